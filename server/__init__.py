@@ -1,0 +1,1 @@
+"""The coordinator: rounds, aggregation, the journal and the report."""

@@ -1,0 +1,124 @@
+"""The tree of errors that MammoFed raises on purpose, each with a stable exit code; raised everywhere, shown by the CLI.
+
+Every message says what was found, what was expected and what to do. Exit codes are a contract with scripts: a number is
+never given a new meaning.
+"""
+
+from __future__ import annotations
+
+
+class MammoFedError(Exception):
+    """Root of all expected failures.
+
+    Args:
+        problem: what is wrong, naming the file and the field.
+        found: the offending value, already free of identities.
+        expected: what would have been right.
+        remedy: what the reader should do next.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problem: str, *, found: object = None, expected: object = None, remedy: str | None = None) -> None:
+        self.problem, self.found, self.expected, self.remedy = problem, found, expected, remedy
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        parts = [self.problem]
+        if self.found is not None:
+            parts.append(f"found: {self.found}")
+        if self.expected is not None:
+            parts.append(f"expected: {self.expected}")
+        if self.remedy is not None:
+            parts.append(f"to do: {self.remedy}")
+        return "; ".join(parts)
+
+
+class ConfigError(MammoFedError):
+    """A configuration value is missing, unknown or contradicts another one."""
+
+    exit_code = 10
+
+
+class ContractError(MammoFedError):
+    """A clinical table breaks the data contract."""
+
+    exit_code = 20
+
+
+class LeakageError(ContractError):
+    """A column would tell the model the outcome of the very read that it is to make."""
+
+    exit_code = 21
+
+
+class ImagingError(MammoFedError):
+    """A DICOM file cannot become a view tensor. `reason` is a stable code for counting and quarantine."""
+
+    exit_code = 22
+
+    def __init__(
+        self, problem: str, *, reason: str, found: object = None, expected: object = None, remedy: str | None = None
+    ) -> None:
+        self.reason = reason
+        super().__init__(problem, found=found, expected=expected, remedy=remedy)
+
+
+class CohortError(MammoFedError):
+    """A prepared cohort is absent, damaged, of another schema, or cannot serve the study."""
+
+    exit_code = 23
+
+
+class ProtocolError(MammoFedError):
+    """A study protocol is malformed, of another release, or not the one that was approved."""
+
+    exit_code = 30
+
+
+class MessageError(MammoFedError):
+    """A message breaks its declared schema or bounds."""
+
+    exit_code = 31
+
+
+class WeightsError(MammoFedError):
+    """Model weights are absent, damaged, or not those that the protocol names."""
+
+    exit_code = 32
+
+
+class PrivacyError(MammoFedError):
+    """A request would break the privacy promise; nothing was trained."""
+
+    exit_code = 40
+
+
+class BudgetExhaustedError(PrivacyError):
+    """The site cannot afford the round; it abstains."""
+
+    exit_code = 41
+
+
+class TrainerError(MammoFedError):
+    """The trainer service cannot be reached or failed on a request."""
+
+    exit_code = 50
+
+
+class RoundError(MammoFedError):
+    """A round could not be closed."""
+
+    exit_code = 60
+
+
+class QuorumError(RoundError):
+    """Too few sites contributed; the study is INCOMPLETE, never a success."""
+
+    exit_code = 61
+
+
+class StorageError(MammoFedError):
+    """A durable record could not be written or read back (disk full, damaged file)."""
+
+    exit_code = 70
