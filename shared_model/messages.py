@@ -1,0 +1,247 @@
+"""What crosses between coordinator and site: declared fields and named tensors, bounded and checked before allocation.
+
+Used by the courier's shim, the trainer and the server; needs neither torch nor Flower. On the wire a message is one
+safetensors file whose metadata holds the kind and the fields as JSON, so that both ends decode into declared types only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from shared_model.errors import MessageError
+
+MAX_HEADER_BYTES = 1 << 20
+MAX_FRAME_BYTES = 128 << 20  # Flower with SQLite fails somewhere between 200 and 400 MB (research/flower.md, 4.5)
+MAX_REPORT_BYTES = 8 << 20
+CHUNK_BYTES = 1 << 20
+
+Arrays = Mapping[str, NDArray[np.float32]]
+Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
+SiteName = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+
+
+class Fields(BaseModel):
+    """Base of all messages' fields: immutable, finite numbers, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DescribeRequest(Fields):
+    """Who are you?"""
+
+    kind: Literal["describe"] = "describe"
+
+
+class DescribeReply(Fields):
+    """What a trainer says about itself; nothing here depends on a patient but the rounded count."""
+
+    kind: Literal["described"] = "described"
+    site: str = SiteName
+    role: Literal["site", "evaluator"]
+    release: str = Field(max_length=32)
+    protocols: tuple[str, ...] = Field(max_length=100)
+    device: str = Field(max_length=100)
+
+
+class TrainRequest(Fields):
+    """Train one round from the weights that come along. (study, round, attempt, weights) identifies the request."""
+
+    kind: Literal["train"] = "train"
+    study: str = Field(max_length=64)
+    protocol_sha256: str = Sha256
+    round: int = Field(ge=1)
+    attempt: int = Field(ge=1)
+    weights_sha256: str = Sha256
+
+
+class PrivacySpent(Fields):
+    """State of a site's accountant after a request, for its training patients."""
+
+    unit: Literal["patient"] = "patient"
+    adjacency: Literal["add_or_remove_one"] = "add_or_remove_one"
+    accountant: Literal["prv"] = "prv"
+    epsilon: float = Field(ge=0)
+    budget: float = Field(ge=0)
+    delta: float = Field(gt=0, lt=1)
+    noise_multiplier: float = Field(ge=0)
+    sample_rate: float = Field(gt=0, le=1)
+    steps: int = Field(ge=0)
+
+
+class TrainReply(Fields):
+    """A site's answer to a :class:`TrainRequest`. `weights` come as tensors beside it, only when `trained`.
+
+    loss: mean training loss of the round, dimensionless; absent under DP (it is not noised, so it stays at the site).
+    """
+
+    kind: Literal["trained"] = "trained"
+    site: str = SiteName
+    study: str = Field(max_length=64)
+    round: int = Field(ge=1)
+    attempt: int = Field(ge=1)
+    weights_sha256: str = Sha256
+    outcome: Literal["trained", "abstained"]
+    reason: str = Field(default="", max_length=300)
+    seconds: float = Field(ge=0)
+    loss: float | None = None
+    privacy: PrivacySpent | None = None
+
+
+class EvaluateRequest(Fields):
+    """Evaluate the weights that come along on one split.
+
+    scope: `selection` and `test` are the evaluator's; `site` asks a hospital, once and at the end, about its own women.
+    reference: a second evaluation of the *initial* weights is wanted for the row "public weights only".
+    threshold, temperature: taken from `selection`, applied to `test` and `site`.
+    """
+
+    kind: Literal["evaluate"] = "evaluate"
+    study: str = Field(max_length=64)
+    protocol_sha256: str = Sha256
+    round: int = Field(ge=0)
+    weights_sha256: str = Sha256
+    scope: Literal["selection", "test", "site"]
+    image_only: bool = False
+    thresholds: dict[str, float] = Field(default_factory=dict, max_length=16)
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class EvaluateReply(Fields):
+    """Result of an evaluation: one JSON document whose schema `shared_model.evaluation` owns."""
+
+    kind: Literal["evaluated"] = "evaluated"
+    site: str = SiteName
+    study: str = Field(max_length=64)
+    round: int = Field(ge=0)
+    weights_sha256: str = Sha256
+    scope: Literal["selection", "test", "site"]
+    outcome: Literal["evaluated", "abstained"]
+    reason: str = Field(default="", max_length=300)
+    seconds: float = Field(ge=0)
+    report: str = Field(default="{}", max_length=MAX_REPORT_BYTES)
+    privacy: PrivacySpent | None = None
+
+
+class ErrorReply(Fields):
+    """A refusal or failure in words, with the exit code of the error tree; no identity, no path of the site."""
+
+    kind: Literal["error"] = "error"
+    code: int
+    reason: str = Field(max_length=500)
+
+
+Request = DescribeRequest | TrainRequest | EvaluateRequest
+Reply = DescribeReply | TrainReply | EvaluateReply | ErrorReply
+Message = Request | Reply
+
+_TYPES: dict[str, type[Fields]] = {
+    "describe": DescribeRequest, "described": DescribeReply, "train": TrainRequest, "trained": TrainReply,
+    "evaluate": EvaluateRequest, "evaluated": EvaluateReply, "error": ErrorReply,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One message: its fields and, where the kind has them, named float32 tensors."""
+
+    message: Message
+    arrays: Arrays = field(default_factory=dict)
+
+
+def weights_sha256(arrays: Arrays) -> str:
+    """Hex SHA-256 over names, shapes and float32 bytes in name order; the identity of a set of weights."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name], dtype="<f4")
+        digest.update(f"{name}:{array.shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def encode(frame: Frame) -> bytes:
+    """Frame -> bytes.
+
+    Raises:
+        MessageError: above `MAX_FRAME_BYTES`.
+    """
+    tensors = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in frame.arrays.items()}
+    data = save_safetensors(tensors, metadata={"message": frame.message.model_dump_json()})
+    if len(data) > MAX_FRAME_BYTES:
+        raise MessageError("message is too large", found=f"{len(data)} bytes", expected=f"at most {MAX_FRAME_BYTES}",
+                           remedy="choose a smaller model size")  # fmt: skip
+    return data
+
+
+def decode(data: bytes) -> Frame:
+    """Bytes that are not trusted -> Frame. Only float32 tensors; unknown kinds and fields are refused.
+
+    Raises:
+        MessageError: in words, never with the content.
+    """
+    message = parse_fields(data)
+    try:
+        arrays = load_safetensors(data)
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise MessageError(f"message is damaged: {type(error).__name__}") from None
+    for name, array in arrays.items():
+        if array.dtype != np.float32:
+            raise MessageError("tensor of a wrong type", found=f"{name[:80]}: {array.dtype}", expected="float32")
+    return Frame(message, arrays)
+
+
+def parse_fields(data: bytes) -> Message:
+    """The fields of an encoded frame alone, without touching its tensors (what the courier needs for its log)."""
+    if len(data) > MAX_FRAME_BYTES:
+        raise MessageError("message is too large", found=len(data), expected=f"at most {MAX_FRAME_BYTES} bytes")
+    length = int.from_bytes(data[:8], "little") if len(data) >= 8 else -1
+    if not 2 <= length <= MAX_HEADER_BYTES + MAX_REPORT_BYTES or 8 + length > len(data):
+        raise MessageError("message is damaged: bad header length", found=length)
+    try:
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        return parse_message(metadata["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise MessageError("message is damaged: header is not what a MammoFed message has") from None
+
+
+def parse_message(text: str) -> Message:
+    """JSON text of a message's fields -> typed message.
+
+    Raises:
+        MessageError: unknown kind, or a field is missing, unknown or out of bounds.
+    """
+    try:
+        values = json.loads(text)
+        kind = values["kind"]
+        declared = _TYPES[kind]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise MessageError("message of an unknown kind", expected=sorted(_TYPES)) from None
+    try:
+        return declared.model_validate(values)  # type: ignore[return-value]
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)[:5])
+        raise MessageError(f"message of kind {kind!r} breaks its schema: {faults}") from None
+
+
+def check_shapes(arrays: Arrays, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse tensors that are not exactly those expected (no broadcasting, none missing, none more).
+
+    Raises:
+        MessageError: naming the first difference.
+    """
+    if set(arrays) != set(expected):
+        missing, extra = sorted(set(expected) - set(arrays)), sorted(set(arrays) - set(expected))
+        raise MessageError("tensors are not those of the model", found=f"missing {missing[:3]}, unknown {extra[:3]}")
+    for name, shape in expected.items():
+        if arrays[name].shape != shape:
+            raise MessageError(f"tensor {name} has a wrong shape", found=arrays[name].shape, expected=shape)

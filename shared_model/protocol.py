@@ -1,0 +1,352 @@
+"""The study protocol: the frozen, declarative description of one federated training, hashed and checked field by field.
+
+Written once by the coordinator, approved by each site, read by the server loop and by every trainer. It holds no code, no
+path and no address: only numbers, names from closed lists, and hashes. What was approved is what runs, because every
+request names the protocol's hash and a trainer serves only the protocols on its own disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared_model.errors import ProtocolError
+
+SCHEMA_VERSION = 1
+MAX_PROTOCOL_BYTES = 1 << 20  # a protocol of a hundred sites has some 30 KB
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Terms(BaseModel):
+    """Base of all protocol parts: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ContractTerms(Terms):
+    """Which clinical data contract the sites prepared their tables by."""
+
+    version: str = Field(max_length=32)
+    sha256: Sha256
+    n_features: int = Field(gt=0, le=4096)
+
+
+class PipelineTerms(Terms):
+    """Which imaging pipeline the sites prepared their films by; height and width in pixels, spacing in mm."""
+
+    sha256: Sha256
+    height: int = Field(ge=16, le=8192)
+    width: int = Field(ge=16, le=8192)
+    spacing_mm: Positive
+
+
+class ModelTerms(Terms):
+    """Shape of the fusion model."""
+
+    size: Literal["tiny", "small", "medium", "full"]
+    fusion: Literal["gated", "early", "mid", "late"]
+
+
+class WeightsTerms(Terms):
+    """Initial weights, by hash. `origin` is `public` (pre-trained on procedural films) or `random`."""
+
+    sha256: Sha256
+    origin: Literal["public", "random"]
+    recipe: str = Field(max_length=200)
+
+
+class LossTerms(Terms):
+    """Loss of one patient: a function of that patient and of public constants only (no batch statistics).
+
+    prevalence: public share of positives in (0, 1), for the bias of the heads at initialisation.
+    pos_weight: public weight of a positive, dimensionless; it acts only while clipping does not bind.
+    auxiliary: weight of the image and clinical heads' own losses.
+    """
+
+    kind: Literal["bce", "focal"]
+    prevalence: float = Field(gt=0, lt=1)
+    pos_weight: Positive
+    focal_gamma: NonNegative
+    focal_alpha: Fraction
+    auxiliary: NonNegative
+
+
+class AugmentationTerms(Terms):
+    """Augmentation inside one patient. Angles in degrees, shifts as a share of the image, probabilities in [0, 1]."""
+
+    enabled: bool
+    rotation_degrees: NonNegative
+    shift: Fraction
+    scale: Fraction
+    vertical_flip: Fraction
+    elastic: Fraction
+    intensity: Fraction
+    view_dropout: Fraction
+    modality_dropout: Fraction
+    feature_dropout: Fraction
+
+
+class PhaseTerms(Terms):
+    """Consecutive rounds with one objective: `image` trains the image branch alone, `fusion` everything.
+
+    learning_rate: step of the fusion part; encoder_rate: factor on it for the view encoder (0 freezes it).
+    """
+
+    name: Name
+    rounds: int = Field(ge=1, le=10_000)
+    objective: Literal["image", "fusion"]
+    learning_rate: Positive
+    encoder_rate: NonNegative
+
+
+class TrainingTerms(Terms):
+    """What one site does in one round, the same at every site.
+
+    engine: `loop` (one autograd pass a patient) or `opacus` (per-sample gradients by hooks) when privacy is on;
+        without privacy the ordinary mini-batch path is used and `engine` says `batch`.
+    sample_rate: q in (0, 1], the probability with which each patient enters a step (Poisson); without privacy the
+        share of patients in a mini-batch.
+    steps_per_round: optimiser steps T_r at each site in each round.
+    gradient_clip: norm bound of a mini-batch gradient without privacy (0 turns it off).
+    """
+
+    engine: Literal["loop", "opacus", "batch"]
+    optimizer: Literal["sgd", "adamw"]
+    momentum: float = Field(ge=0, lt=1)
+    weight_decay: NonNegative
+    sample_rate: float = Field(gt=0, le=1)
+    steps_per_round: int = Field(ge=1, le=100_000)
+    decay: Literal["constant", "sqrt", "cosine"]
+    gradient_clip: NonNegative
+    proximal_mu: NonNegative
+    ema_decay: float = Field(ge=0, lt=1)
+    precision: Literal["fp32", "bf16"]
+    oversampling: Literal["none", "positives", "smote"]
+    phases: tuple[PhaseTerms, ...] = Field(min_length=1, max_length=16)
+    augmentation: AugmentationTerms
+
+    @property
+    def rounds(self) -> int:
+        """Rounds R of the study: the phases one after another."""
+        return sum(phase.rounds for phase in self.phases)
+
+    def phase(self, round_number: int) -> PhaseTerms:
+        """The phase that round 1..R belongs to."""
+        last = 0
+        for phase in self.phases:
+            last += phase.rounds
+            if 1 <= round_number <= last:
+                return phase
+        raise ProtocolError("round outside the protocol", found=round_number, expected=f"1..{self.rounds}")
+
+
+class PrivacyTerms(Terms):
+    """The privacy promise, for each patient of each site, under add-or-remove-one adjacency.
+
+    clip: C, greatest L2 norm of one patient's gradient; noise_multiplier: sigma, noise std divided by C.
+    epsilon: what sigma was calibrated to over all rounds at this delta; a site that has less left abstains.
+    metrics: whether a site releases one noised score histogram of its own test women, once, at the end.
+    metrics_noise_multiplier: noise std of each histogram count (one patient changes one count by one).
+    """
+
+    mode: Literal["patient", "none"]
+    clip: Positive
+    noise_multiplier: NonNegative
+    epsilon: NonNegative
+    delta: float = Field(gt=0, lt=1)
+    accountant: Literal["prv"] = "prv"
+    adjacency: Literal["add_or_remove_one"] = "add_or_remove_one"
+    unit: Literal["patient"] = "patient"
+    metrics: Literal["final", "none"]
+    metrics_noise_multiplier: NonNegative
+    metrics_bins: int = Field(ge=4, le=256)
+
+
+class SiteTerms(Terms):
+    """One hospital as all parties know it. patients: *rounded*, public number of training patients."""
+
+    name: Name
+    patients: int = Field(ge=1)
+    weight: Positive
+
+
+class FederationTerms(Terms):
+    """Who takes part and how updates become one model. deadline_s: seconds a round waits for replies."""
+
+    strategy: Literal["fedavg", "fedprox", "fedadam"]
+    server_learning_rate: Positive
+    server_beta_1: float = Field(ge=0, lt=1)
+    server_beta_2: float = Field(ge=0, lt=1)
+    server_tau: Positive
+    sites: tuple[SiteTerms, ...] = Field(min_length=1, max_length=1000)
+    sites_per_round: int = Field(ge=1)
+    quorum: int = Field(ge=1)
+    deadline_s: Positive
+    attempts: int = Field(ge=1, le=10)
+
+    def site(self, name: str) -> SiteTerms:
+        """The terms of one site by name."""
+        for site in self.sites:
+            if site.name == name:
+                return site
+        raise ProtocolError("site is not part of the study", found=name, expected=[s.name for s in self.sites])
+
+
+class EvaluationTerms(Terms):
+    """How the model is chosen and judged; stated before anything was trained.
+
+    selection_rule: `best_selection_auc` (the round with the greatest AUC on `selection`, ties to the earlier) or `last`.
+    every: evaluate on `selection` after every n-th round (the last one always).
+    specificity: level at which sensitivity is reported, threshold taken from `selection`.
+    collapse_auc: alarm when the image branch's selection AUC falls below it after having been above.
+    """
+
+    selection_rule: Literal["best_selection_auc", "last"]
+    every: int = Field(ge=1)
+    specificity: float = Field(gt=0, lt=1)
+    confidence: float = Field(gt=0, lt=1)
+    bootstrap: int = Field(ge=0, le=100_000)
+    collapse_auc: Fraction
+
+
+class Protocol(Terms):
+    """A whole study. Build it with :meth:`create`, read it with :meth:`from_json`; its hash is :attr:`sha256`."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    study: Name
+    release: str = Field(max_length=32)
+    seed: int = Field(ge=0, lt=1 << 32)
+    contract: ContractTerms
+    pipeline: PipelineTerms
+    model: ModelTerms
+    initial_weights: WeightsTerms
+    loss: LossTerms
+    training: TrainingTerms
+    privacy: PrivacyTerms
+    federation: FederationTerms
+    evaluation: EvaluationTerms
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Protocol:
+        names = [s.name for s in self.federation.sites]
+        if len(set(names)) != len(names):
+            raise ValueError(f"federation.sites: names must be unique, found {names}")
+        if not self.federation.quorum <= self.federation.sites_per_round <= len(names):
+            raise ValueError(
+                f"federation: need quorum <= sites_per_round <= sites, found {self.federation.quorum}, "
+                f"{self.federation.sites_per_round}, {len(names)}"
+            )
+        if self.private:
+            if self.privacy.noise_multiplier <= 0:
+                raise ValueError("privacy.noise_multiplier: must be above 0 with privacy.mode=patient")
+            if self.training.engine == "batch":
+                raise ValueError("training.engine: `batch` mixes patients before clipping; use `loop` or `opacus`")
+            if self.training.oversampling != "none":
+                raise ValueError(
+                    f"training.oversampling: `{self.training.oversampling}` is refused with privacy.mode=patient: a "
+                    "repeated or interpolated patient is clipped several times, so one patient moves the sum by more "
+                    "than C and the printed epsilon would be false; use `none`"
+                )
+        elif self.training.engine != "batch":
+            raise ValueError("training.engine: without privacy the engine is `batch`")
+        return self
+
+    @property
+    def private(self) -> bool:
+        """Whether patients are protected by differential privacy."""
+        return self.privacy.mode == "patient"
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds R."""
+        return self.training.rounds
+
+    def expected_batch(self, site: str) -> float:
+        """Public expected number of patients in a step at `site`: q times its *rounded* size (at least 1)."""
+        return max(1.0, self.training.sample_rate * self.federation.site(site).patients)
+
+    def learning_rate(self, round_number: int) -> float:
+        """Step size of the fusion part in round 1..R, after decay within the whole study."""
+        phase = self.training.phase(round_number)
+        progress = (round_number - 1) / self.rounds
+        factor = {
+            "constant": 1.0,
+            "sqrt": math.sqrt(1.0 - progress),
+            "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
+        }[self.training.decay]
+        return phase.learning_rate * factor
+
+    def canonical(self) -> bytes:
+        """The bytes that are hashed: JSON with sorted keys and no spaces."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+
+    @property
+    def sha256(self) -> str:
+        """Hex SHA-256 of :meth:`canonical`."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    @classmethod
+    def create(cls, values: dict[str, object], *, source: str = "configuration") -> Protocol:
+        """Check plain values and freeze them.
+
+        Raises:
+            ProtocolError: naming every field that is wrong.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            faults = "; ".join(
+                f"{'.'.join(str(part) for part in e['loc']) or 'protocol'}: {e['msg'].removeprefix('Value error, ')}"
+                for e in error.errors(include_url=False)
+            )
+            raise ProtocolError(f"{source} is not a valid protocol: {faults}", remedy="correct the named fields") from None
+
+    @classmethod
+    def from_json(cls, data: bytes | str, *, source: str = "protocol") -> Protocol:
+        """Read a protocol (or the envelope that :meth:`write` makes) from bytes that are not trusted.
+
+        Raises:
+            ProtocolError: too large, not JSON, wrong schema, or the stated hash is not that of the content.
+        """
+        if len(data) > MAX_PROTOCOL_BYTES:
+            raise ProtocolError(f"{source} is too large", found=len(data), expected=f"at most {MAX_PROTOCOL_BYTES} bytes")
+        try:
+            values = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise ProtocolError(f"{source} is not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise ProtocolError(f"{source} is not a JSON object", found=type(values).__name__)
+        stated = None
+        if set(values) == {"protocol", "sha256"}:
+            stated, values = values["sha256"], values["protocol"]
+        protocol = cls.create(values, source=source)
+        if stated is not None and stated != protocol.sha256:
+            raise ProtocolError(
+                f"{source} was changed after it was frozen", found=protocol.sha256, expected=stated,
+                remedy="take the file from the coordinator again",
+            )  # fmt: skip
+        return protocol
+
+    def to_json(self) -> str:
+        """The envelope `{"protocol": ..., "sha256": ...}`, indented for reading."""
+        return json.dumps({"protocol": self.model_dump(mode="json"), "sha256": self.sha256}, indent=2) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Protocol:
+        """Read a protocol file of bounded size."""
+        try:
+            with path.open("rb") as stream:
+                data = stream.read(MAX_PROTOCOL_BYTES + 1)
+        except OSError as error:
+            raise ProtocolError(f"cannot read the protocol {path}: {error.strerror}") from None
+        return cls.from_json(data, source=str(path))
