@@ -1,0 +1,77 @@
+"""`mammofed simulate`: hands every argument to Hydra untouched, except the words `resume` and `bench`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from shared_model.errors import MammoFedError
+
+
+class _HydraByDefault(click.Group):
+    """A group whose own arguments are Hydra's; only its named sub-commands are click's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Route `resume` and `bench`; everything else (also --help, --multirun, --cfg) belongs to Hydra."""
+        if args and args[0] in self.commands:
+            return super().parse_args(ctx, args)
+        return super().parse_args(ctx, ["run", *args])
+
+
+@click.group(cls=_HydraByDefault, add_help_option=False)
+def simulate() -> None:
+    """Launch a multi-site study on this machine."""
+
+
+@simulate.command(
+    "run", hidden=True, add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
+)
+@click.pass_context
+def run(ctx: click.Context) -> None:
+    """Compose the configuration with Hydra and launch the study."""
+    import hydra
+    from omegaconf import DictConfig
+
+    def task(config: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        from simulations.launch import launch
+
+        hydra_config = HydraConfig.get()
+        try:
+            code = launch(config, Path(hydra_config.runtime.output_dir))
+        except MammoFedError as error:
+            click.secho(f"mammofed: {error}", fg="red", err=True)
+            code = error.exit_code
+        if code and hydra_config.mode.name == "RUN":
+            sys.exit(code)  # in a multirun the other jobs go on; each run's summary.json tells its status
+
+    sys.argv = ["mammofed simulate", *ctx.args]
+    hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")(task)()
+
+
+@simulate.command()
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def resume(run_dir: Path) -> None:
+    """Go on with a stopped study from its last closed round.
+
+    Example:  mammofed simulate resume runs/quick-20261122-120000
+    """
+    from simulations.launch import resume as resume_run
+
+    sys.exit(resume_run(run_dir))
+
+
+@simulate.command()
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the rows here.")
+@click.option("--only", multiple=True, help="Sections to run (default: all).")
+def bench(json_path: Path | None, only: tuple[str, ...]) -> None:
+    """Measure speed, memory and bytes, each as a ratio against a baseline in the same run.
+
+    Example:  mammofed simulate bench --json bench.json
+    """
+    from simulations.benchmarks.bench import run_bench
+
+    run_bench(json_path=json_path, only=only)

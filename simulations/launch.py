@@ -1,0 +1,264 @@
+"""Runs one study on this machine: hospitals, cohorts, protocol, trainers, rounds, report. Called by `mammofed simulate`.
+
+This process imports no torch: films are made by worker processes, the model is built in a child, trainers are processes of
+their own, and the server loop aggregates in numpy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from client.ingest import prepare_site
+from client.trainer.config import SiteConfig
+from server.reporting import write_report
+from server.rounds.loop import run_study
+from server.rounds.summary import write_summary
+from shared_model.cohort import Cohort, split_indices
+from shared_model.contract import Contract, load_contract
+from shared_model.errors import ConfigError, QuorumError, StorageError
+from shared_model.imaging import PipelineConfig
+from shared_model.protocol import Protocol
+from simulations.engine import LocalGrid, TrainerPool
+from simulations.hospitals import default_hospitals
+from simulations.live import LiveView
+from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key
+from simulations.population import generate
+
+EVALUATOR = "evaluator"  # name of the coordinator's own trainer
+HELD_OUT = "held_out"    # name of the population that it holds
+EXIT_STOPPED = 130       # as a shell reports Ctrl-C
+
+
+def launch(config: DictConfig, run_dir: Path) -> int:
+    """Start a new study in `run_dir`; returns the exit code (0 only when the study is COMPLETE)."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    settings: Config = {str(k): v for k, v in values.items()}
+    _check(settings)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with _lock(run_dir):
+        (run_dir / "launch.json").write_text(json.dumps(settings, indent=2) + "\n")
+        return _run(settings, run_dir)
+
+
+def resume(run_dir: Path) -> int:
+    """Go on with a study that was stopped, from its last closed round."""
+    path = run_dir / "launch.json"
+    if not path.exists() or not (run_dir / "protocol.json").exists():
+        raise ConfigError(f"{run_dir} is no run that can be resumed", expected="launch.json and protocol.json in it",
+                          remedy="start it anew with `mammofed simulate`")  # fmt: skip
+    with _lock(run_dir):
+        return _run(json.loads(path.read_text()), run_dir)
+
+
+def _check(config: Config) -> None:
+    if config["engine"]["kind"] != "local":
+        raise ConfigError("engine: unknown choice", found=config["engine"]["kind"], expected="local")
+    for key in ("sites", "patients", "held_out", "rounds"):
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise ConfigError(f"{key}: must be a whole number of at least 1", found=config[key])
+    if config["patients"] < 20 * config["sites"]:
+        raise ConfigError("patients: too few for the sites", found=config["patients"],
+                          expected=f"at least 20 a site, {20 * config['sites']}")  # fmt: skip
+
+
+def _run(config: Config, run_dir: Path) -> int:
+    contract = load_contract()
+    imaging = config["imaging"]
+    pipeline = PipelineConfig(**{**imaging, "percentiles": tuple(imaging["percentiles"])})
+    with LiveView(run_dir) as view:
+        with _one_child() as child:
+            initial_file = run_dir / "initial.safetensors"
+            pending: Future[tuple[float, dict[str, str]]] | None = None
+            if not (run_dir / "protocol.json").exists():  # calibration and model need a core while films are made
+                pending = child.submit(calibrate_and_initialise, config, contract.n_features, initial_file)
+            cohorts = _cohorts(config, contract, pipeline, view)
+            protocol = _protocol(config, run_dir, contract, pipeline, cohorts, pending)
+        site_files = _install_sites(config, run_dir, protocol, cohorts)
+        stop = threading.Event()
+        with _ctrl_c(stop), _trainers(config, run_dir, site_files, view) as grid:
+            outcome = run_study(
+                grid=grid, protocol=protocol, run_dir=run_dir, initial=_read_weights(initial_file),
+                observer=view.observe, stop=stop,
+            )  # fmt: skip
+    summary = write_summary(run_dir)
+    report = write_report(run_dir)
+    view.final(summary, report)
+    return {"COMPLETE": 0, "INCOMPLETE": QuorumError.exit_code, "STOPPED": EXIT_STOPPED}[outcome.status]
+
+
+def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view: LiveView) -> dict[str, Path]:
+    """Generate the hospitals and prepare each one's cohort, both from the cache where they are there already."""
+    settings = config["cohort"]
+    cache = Path(config["cache"] or Path.home() / ".cache" / "mammofed").expanduser()
+    workers = config["workers"] or os.cpu_count() or 1
+    population = default_hospitals(
+        sites=config["sites"], patients=config["patients"], held_out=config["held_out"], seed=config["seed"],
+        film_height=settings["film_height"], film_width=settings["film_width"],
+        film_spacing_mm=settings["film_spacing_mm"], conspicuity=settings["conspicuity"],
+    )  # fmt: skip
+    with view.stage("Generate synthetic hospitals (DICOM films and tables)", None) as advance:
+        sources = generate(population, cache / "populations", workers=workers, progress=advance)
+    recipe = next(iter(sources.values())).parent.name
+    folder = cache / "cohorts" / f"{recipe}-{pipeline.sha256[:12]}-{contract.sha256[:12]}"
+    cohorts = {name: folder / name for name in sources}
+    missing = {name: source for name, source in sources.items() if not (cohorts[name] / "cohort.json").exists()}
+    if missing:
+        with view.stage("Prepare cohorts (check, pseudonymise, decode once)", None) as advance:
+            done = 0
+            for name, source in missing.items():
+                base = done
+
+                def progress(count: int, total: int, base: int = base) -> None:
+                    advance(base + count, None)
+
+                report = prepare_site(
+                    source=source, destination=cohorts[name], contract=contract, pipeline=pipeline, site=name,
+                    key=importer_key(config["seed"], name), workers=workers, progress=progress,
+                )  # fmt: skip
+                done += report.films
+    return cohorts
+
+
+def _protocol(
+    config: Config,
+    run_dir: Path,
+    contract: Contract,
+    pipeline: PipelineConfig,
+    cohorts: dict[str, Path],
+    pending: Future[tuple[float, dict[str, str]]] | None,
+) -> Protocol:
+    """The frozen protocol of the run directory: written once, read again on resume."""
+    path = run_dir / "protocol.json"
+    if pending is None:
+        return Protocol.read(path)
+    sigma, initial_weights = pending.result()
+    patients = {
+        name: len(split_indices(Cohort.open(folder), **_split(config, name))["train"])
+        for name, folder in cohorts.items() if name != HELD_OUT
+    }  # fmt: skip
+    protocol = build_protocol(
+        config, patients=patients, sigma=sigma, initial_weights=initial_weights,
+        contract={"version": contract.version, "sha256": contract.sha256, "n_features": contract.n_features},
+        pipeline=pipeline.terms(),
+    )  # fmt: skip
+    _write(path, protocol.to_json())
+    return protocol
+
+
+def _split(config: Config, name: str) -> dict[str, Any]:
+    """Salt and fractions of a party's patient-wise split."""
+    if name == HELD_OUT:
+        share = float(config["cohort"]["selection_fraction"])
+        fractions = {"selection": share, "test": 1.0 - share}
+    else:
+        share = float(config["cohort"]["test_fraction"])
+        fractions = {"train": 1.0 - share, "test": share}
+    return {"salt": f"{config['name']}-{config['seed']}", "fractions": fractions}
+
+
+def _install_sites(config: Config, run_dir: Path, protocol: Protocol, cohorts: dict[str, Path]) -> list[Path]:
+    """Lay out each party's trainer as a hospital would have it: site.json, state, approved protocols. Sites by name,
+    the evaluator last."""
+    files = []
+    for name in [*sorted(n for n in cohorts if n != HELD_OUT), HELD_OUT]:
+        party = EVALUATOR if name == HELD_OUT else name
+        home = run_dir / "sites" / party
+        (home / "protocols").mkdir(parents=True, exist_ok=True)
+        (home / "state").mkdir(exist_ok=True)
+        _write(home / "protocols" / f"{protocol.sha256[:16]}.json", protocol.to_json())
+        site = SiteConfig(
+            site=party, role="evaluator" if name == HELD_OUT else "site", cohort=cohorts[name].resolve(),
+            state=(home / "state").resolve(), protocols=(home / "protocols").resolve(),
+            device=config["engine"]["device"], **_split(config, name),
+        )  # fmt: skip
+        path = home / "site.json"
+        _write(path, site.to_json())
+        files.append(path)
+    return files
+
+
+@contextlib.contextmanager
+def _trainers(config: Config, run_dir: Path, site_files: list[Path], view: LiveView) -> Iterator[LocalGrid]:
+    engine = config["engine"]
+    with view.stage("Start trainers", len(site_files)) as advance:
+        pool = TrainerPool(
+            site_files, log_dir=run_dir / "logs", processes=engine["processes"],
+            start_timeout_s=float(engine["start_timeout_s"]),
+        )  # fmt: skip
+        pool.start()
+        advance(len(site_files), len(site_files))
+    try:
+        yield LocalGrid(pool)
+    finally:
+        pool.stop()
+
+
+@contextlib.contextmanager
+def _one_child() -> Iterator[ProcessPoolExecutor]:
+    """A child process for the work that needs torch."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        yield executor
+
+
+@contextlib.contextmanager
+def _ctrl_c(stop: threading.Event) -> Iterator[None]:
+    """First Ctrl-C: end after the step that is running; second: at once (the journal stays good either way)."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _lock(run_dir: Path) -> Iterator[None]:
+    """One process at a time works on a run directory."""
+    with (run_dir / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(f"{run_dir} is in use by another process", remedy="wait for it or stop it") from None
+        yield
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a small file atomically."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    return dict(load_file(path))
+
+
+@dataclass(frozen=True)
+class Release:
+    """What runs."""
+
+    version: str = version("mammofed")
