@@ -14,8 +14,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
@@ -256,9 +254,3 @@ def _read_weights(path: Path) -> dict[str, Any]:
 
     return dict(load_file(path))
 
-
-@dataclass(frozen=True)
-class Release:
-    """What runs."""
-
-    version: str = version("mammofed")

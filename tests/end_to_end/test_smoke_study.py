@@ -1,0 +1,153 @@
+"""Whole studies from DICOM files to the report, with real trainer processes: the run directory, resume, the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+from safetensors.numpy import load_file
+
+from shared_model.messages import weights_sha256
+from shared_model.protocol import Protocol
+
+pytestmark = pytest.mark.slow
+SUMMARY_SCHEMA = Path(__file__).parents[2] / "server" / "rounds" / "summary.schema.json"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("studies")
+
+
+def command(place: Path, run: str, *overrides: str) -> list[str]:
+    return [
+        sys.executable, "-m", "mammofed", "simulate", "study=smoke", f"hydra.run.dir={place / run}",
+        f"cache={place / 'cache'}", *overrides,
+    ]  # fmt: skip
+
+
+def simulate(place: Path, run: str, *overrides: str) -> Path:
+    result = subprocess.run(command(place, run, *overrides), cwd=place, capture_output=True, text=True, timeout=400)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return place / run
+
+
+@pytest.fixture(scope="module")
+def private_run(place: Path) -> Path:
+    return simulate(place, "private")
+
+
+@pytest.fixture(scope="module")
+def plain_run(place: Path) -> Path:
+    return simulate(place, "plain", "privacy=none")
+
+
+def summary(run: Path) -> dict[str, object]:
+    document: dict[str, object] = json.loads((run / "summary.json").read_text())
+    return document
+
+
+def test_the_run_directory_keeps_its_contract(private_run: Path) -> None:
+    for name in ("protocol.json", "journal.sqlite", "model.safetensors", "summary.json", "report.html"):
+        assert (private_run / name).stat().st_size > 0, name
+    rounds = sorted(p.name for p in (private_run / "checkpoints").glob("round-*.safetensors"))
+    assert rounds == [f"round-{r:04d}.safetensors" for r in range(len(rounds))] or rounds == [
+        f"round-{r:04d}.safetensors" for r in range(1, len(rounds) + 1)
+    ]
+    document = summary(private_run)
+    Draft202012Validator(json.loads(SUMMARY_SCHEMA.read_text())).validate(document)
+    assert document["status"] == "COMPLETE" and document["rounds_completed"] == 3
+    protocol = Protocol.read(private_run / "protocol.json")
+    assert document["protocol_sha256"] == protocol.sha256
+
+
+def test_every_site_spent_what_the_protocol_says_and_not_more(private_run: Path) -> None:
+    protocol = Protocol.read(private_run / "protocol.json")
+    privacy = summary(private_run)["privacy"]
+    assert isinstance(privacy, dict) and set(privacy) == {s.name for s in protocol.federation.sites}
+    for entry in privacy.values():
+        assert entry["unit"] == "patient" and entry["adjacency"] == "add_or_remove_one"
+        assert entry["accountant"] == "prv" and entry["delta"] == protocol.privacy.delta
+        assert entry["noise_multiplier"] == pytest.approx(protocol.privacy.noise_multiplier)
+        assert entry["steps"] == protocol.rounds * protocol.training.steps_per_round
+        assert 0.97 * protocol.privacy.epsilon < entry["epsilon"] <= protocol.privacy.epsilon
+
+
+def test_under_privacy_no_loss_leaves_a_site(private_run: Path) -> None:
+    with sqlite3.connect(f"file:{private_run / 'journal.sqlite'}?mode=ro", uri=True) as db:
+        names = {row[0] for row in db.execute("select distinct name from metrics where scope not in ('selection', 'test')")}
+    assert not {n for n in names if "loss" in n}
+
+
+def test_no_identity_reaches_the_run_directory(private_run: Path) -> None:
+    """The synthetic women's names and ids stand in their DICOM files; outside the source folders they must not."""
+    for path in private_run.rglob("*"):
+        if path.is_file():
+            assert b"SYNTH" not in path.read_bytes(), path
+
+
+def test_without_privacy_one_seed_gives_the_same_model_to_the_bit(place: Path, plain_run: Path) -> None:
+    again = simulate(place, "plain-again", "privacy=none", "engine.processes=1")
+    assert digest(again / "model.safetensors") == digest(plain_run / "model.safetensors")
+
+
+def test_a_stopped_study_resumes_to_the_same_bits(place: Path, plain_run: Path) -> None:
+    run = place / "stopped"
+    with subprocess.Popen(command(place, "stopped", "privacy=none"), cwd=place, stdout=subprocess.DEVNULL) as process:
+        wait_for(lambda: (run / "checkpoints" / "round-0001.safetensors").exists(), process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == 130
+    assert summary(run)["status"] == "STOPPED"
+    resume = [sys.executable, "-m", "mammofed", "simulate", "resume", str(run)]
+    result = subprocess.run(resume, cwd=place, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert summary(run)["status"] == "COMPLETE"
+    assert digest(run / "model.safetensors") == digest(plain_run / "model.safetensors")
+
+
+def test_a_killed_study_resumes_to_the_same_bits(place: Path, plain_run: Path) -> None:
+    run = place / "killed"
+    process = subprocess.Popen(
+        command(place, "killed", "privacy=none"), cwd=place, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    wait_for(lambda: (run / "checkpoints" / "round-0001.safetensors").exists(), process)
+    os.killpg(process.pid, signal.SIGKILL)  # launcher and trainers together, as a power cut would
+    process.wait(timeout=60)
+    resume = [sys.executable, "-m", "mammofed", "simulate", "resume", str(run)]
+    result = subprocess.run(resume, cwd=place, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert digest(run / "model.safetensors") == digest(plain_run / "model.safetensors")
+
+
+def test_the_chosen_model_is_the_one_that_the_rule_names(plain_run: Path) -> None:
+    document = summary(plain_run)
+    model = document["model"]
+    assert isinstance(model, dict)
+    weights = load_file(plain_run / "model.safetensors")
+    assert weights_sha256(weights) == model["sha256"]
+    with sqlite3.connect(f"file:{plain_run / 'journal.sqlite'}?mode=ro", uri=True) as db:
+        rows = db.execute("select round, value from metrics where scope = 'selection' and name = 'auc_fused'").fetchall()
+    best = max(rows, key=lambda row: (row[1], -row[0]))[0]
+    assert model["round"] == best
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def wait_for(condition, process: subprocess.Popen[bytes], seconds: float = 300) -> None:  # type: ignore[no-untyped-def]
+    """Poll until the condition holds; fail at once when the process has ended."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the study ended before it could be disturbed"
+        assert time.monotonic() < deadline, "the study did not get there"
+        time.sleep(0.05)

@@ -1,0 +1,59 @@
+"""The command line is a contract: names, Hydra's own behaviour, exit codes, and no torch where none is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MAMMOFED = [sys.executable, "-m", "mammofed"]
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*MAMMOFED, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_the_commands_are_these(tmp_path: Path) -> None:
+    result = run("--help", cwd=tmp_path)
+    assert result.returncode == 0
+    names = [line.split()[0] for line in result.stdout.split("Commands:")[1].strip().splitlines() if line.startswith("  ")]
+    assert [n for n in names if n in ("simulate", "pretrain", "report")] == ["simulate", "pretrain", "report"]
+
+
+def test_help_of_simulate_is_hydras_with_our_examples(tmp_path: Path) -> None:
+    result = run("simulate", "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    for words in ("privacy: none, patient", "strategy: fedadam, fedavg, fedprox", "mammofed simulate resume RUN_DIR"):
+        assert words in result.stdout
+
+
+def test_cfg_job_prints_the_composed_configuration_with_overrides(tmp_path: Path) -> None:
+    result = run("simulate", "--cfg", "job", "privacy=none", "sites=8", "rounds=30", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "sites: 8\n" in result.stdout and "rounds: 30\n" in result.stdout and "  mode: none\n" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments,code,words", [
+    (["simulate", "privacy=some"], 1, "Could not find 'privacy/some'"),
+    (["simulate", "sitez=3"], 1, "Key 'sitez' is not in struct"),
+    (["simulate", "sites=0"], 10, "sites: must be a whole number"),
+    (["simulate", "patients=10"], 10, "too few for the sites"),
+    (["simulate", "resume", "."], 10, "no run that can be resumed"),
+    (["simulate", "resume", "nowhere"], 2, "does not exist"),
+])  # fmt: skip
+def test_what_is_wrong_is_said_with_a_stable_exit_code(
+    tmp_path: Path, arguments: list[str], code: int, words: str
+) -> None:
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode == code, result.stdout + result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_launcher_itself_needs_no_torch() -> None:
+    code = "import simulations.launch, sys; print(sorted({'torch', 'opacus', 'ray'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,140 @@
+"""The way from the composed configuration to a frozen protocol: rounding, phases, noise, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from shared_model.errors import ConfigError, ProtocolError
+from shared_model.protocol import Protocol
+from simulations.plan import build_protocol, noise_multiplier, phases, rounded, total_steps
+
+SHA = "0" * 64
+
+
+def configuration(*overrides: str) -> dict[str, Any]:
+    with initialize_config_module(config_module="configs", version_base="1.3"):
+        config = compose("config", overrides=[*overrides, "name=quick"])
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(k): v for k, v in values.items()}
+
+
+def protocol(*overrides: str, sigma: float = 2.0) -> Protocol:
+    config = configuration(*overrides)
+    return build_protocol(
+        config,
+        patients={"site_b": 104, "site_a": 296},
+        sigma=0.0 if config["privacy"]["mode"] == "none" else sigma,
+        initial_weights={"sha256": SHA, "origin": "public", "recipe": "test"},
+        contract={"version": "1", "sha256": SHA, "n_features": 40},
+        pipeline={"sha256": SHA, "height": 112, "width": 84, "spacing_mm": 1.75},
+    )
+
+
+def test_sites_are_in_name_order_with_rounded_sizes_and_public_weights() -> None:
+    sites = protocol().federation.sites
+    assert [(s.name, s.patients) for s in sites] == [("site_a", 300), ("site_b", 100)]
+    assert [s.weight for s in sites] == [0.75, 0.25]
+
+
+def test_expected_batch_is_the_sampling_rate_times_the_public_size() -> None:
+    frozen = protocol("training.sample_rate=0.25")
+    assert frozen.expected_batch("site_a") == 75.0
+    with pytest.raises(ProtocolError, match="not part of the study"):
+        frozen.expected_batch("site_z")
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedprox", "fedadam"])
+@pytest.mark.parametrize("privacy", ["patient", "none"])
+@pytest.mark.parametrize("study", ["quick", "smoke"])
+def test_every_combination_of_groups_is_a_valid_protocol(strategy: str, privacy: str, study: str) -> None:
+    frozen = protocol(f"strategy={strategy}", f"privacy={privacy}", f"study={study}")
+    assert frozen.private == (privacy == "patient")
+    assert Protocol.from_json(frozen.to_json()) == frozen
+
+
+@given(rounds=st.integers(2, 200))
+@settings(deadline=None, max_examples=40)
+def test_phases_fill_exactly_the_rounds(rounds: int) -> None:
+    config = {"rounds": rounds, "training": {"phases": [{"name": "a", "share": 0.4}, {"name": "b", "share": 0.6}]}}
+    parts = phases(config)
+    assert sum(p["rounds"] for p in parts) == rounds
+    assert all(p["rounds"] >= 1 for p in parts)
+
+
+def test_too_few_rounds_and_wrong_shares_are_refused() -> None:
+    parts = [{"name": "a", "share": 0.5}, {"name": "b", "share": 0.5}]
+    with pytest.raises(ConfigError, match="too few"):
+        phases({"rounds": 1, "training": {"phases": parts}})
+    parts[0]["share"] = 0.6
+    with pytest.raises(ConfigError, match="add up"):
+        phases({"rounds": 4, "training": {"phases": parts}})
+
+
+@given(n=st.integers(0, 10_000), to=st.integers(1, 100))
+def test_public_sizes_are_multiples_and_never_zero(n: int, to: int) -> None:
+    assert rounded(n, to) % to == 0
+    assert rounded(n, to) >= to
+    assert abs(rounded(n, to) - n) <= max(to / 2, to - n)
+
+
+def test_noise_is_calibrated_to_the_budget_over_all_planned_steps() -> None:
+    from client.privacy.accountant import Account
+
+    config = configuration()
+    sigma = noise_multiplier(config)
+    steps, rate = total_steps(config), config["training"]["sample_rate"]
+    spent = Account([(sigma, rate, steps)]).epsilon(config["privacy"]["delta"])
+    assert 0.97 * config["privacy"]["epsilon"] < spent <= config["privacy"]["epsilon"]
+
+
+def test_a_stated_noise_multiplier_is_taken_as_it_is_and_none_without_privacy() -> None:
+    assert noise_multiplier(configuration("privacy.noise_multiplier=3.5")) == 3.5
+    assert noise_multiplier(configuration("privacy=none")) == 0.0
+
+
+@pytest.mark.parametrize("overrides,words", [
+    (["training.oversampling=positives"], "oversampling"),
+    (["training.oversampling=smote"], "oversampling"),
+    (["training.engine=batch"], "mixes patients"),
+    (["strategy.quorum=9"], "quorum"),
+    (["evaluation.specificity=2"], "evaluation.specificity"),
+    (["+training.learning_rate_encoder=1"], "learning_rate_encoder"),
+])  # fmt: skip
+def test_what_would_break_the_promise_or_is_unknown_is_refused_by_name(overrides: list[str], words: str) -> None:
+    with pytest.raises(ProtocolError, match=words):
+        protocol(*overrides)
+
+
+def test_a_changed_protocol_file_is_found() -> None:
+    envelope = json.loads(protocol().to_json())
+    envelope["protocol"]["privacy"]["noise_multiplier"] = 0.01
+    with pytest.raises(ProtocolError, match="changed after it was frozen"):
+        Protocol.from_json(json.dumps(envelope))
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{" * 5000, b"null", b'{"protocol": 1, "sha256": 2}', b"\xff\xfe"])
+def test_garbage_is_refused_in_words(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        Protocol.from_json(data)
+
+
+def test_the_learning_rate_decays_within_the_study() -> None:
+    frozen = protocol("training.decay=sqrt")
+    rates = [frozen.learning_rate(r) for r in range(1, frozen.rounds + 1)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == frozen.training.phases[0].learning_rate
+    assert rates[-1] > 0
+
+
+def test_frozen_means_frozen() -> None:
+    with pytest.raises((dataclasses.FrozenInstanceError, ValueError)):
+        protocol().seed = 3  # type: ignore[misc]
