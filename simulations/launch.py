@@ -10,13 +10,11 @@ import contextlib
 import fcntl
 import json
 import os
-import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -33,7 +31,7 @@ from shared_model.imaging import PipelineConfig
 from shared_model.protocol import Protocol
 from simulations.engine import LocalGrid, TrainerPool
 from simulations.hospitals import default_hospitals
-from simulations.live import LiveView
+from simulations.live import LiveView, stop_on_interrupt
 from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key
 from simulations.population import generate
 
@@ -89,7 +87,7 @@ def _run(config: Config, run_dir: Path) -> int:
             protocol = _protocol(config, run_dir, contract, pipeline, cohorts, pending)
         site_files = _install_sites(config, run_dir, protocol, cohorts)
         stop = threading.Event()
-        with _ctrl_c(stop), _trainers(config, run_dir, site_files, view) as grid:
+        with stop_on_interrupt(stop, view), _trainers(config, run_dir, site_files, view) as grid:
             outcome = run_study(
                 grid=grid, protocol=protocol, run_dir=run_dir, initial=_read_weights(initial_file),
                 observer=view.observe, stop=stop,
@@ -212,23 +210,6 @@ def _one_child() -> Iterator[ProcessPoolExecutor]:
     """A child process for the work that needs torch."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         yield executor
-
-
-@contextlib.contextmanager
-def _ctrl_c(stop: threading.Event) -> Iterator[None]:
-    """First Ctrl-C: end after the step that is running; second: at once (the journal stays good either way)."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
