@@ -1,0 +1,209 @@
+"""One site's training of one round; called by the trainer after the ledger has reserved the round's privacy.
+
+The public entry is :func:`train_round`. It draws patients, sums their gradients, adds noise and steps, `steps_per_round`
+times, and changes the model in place. It decides nothing about budgets and writes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from typing import Protocol as Interface
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from client.privacy.randomness import Randomness, SecureRandomness, SeededRandomness
+from client.training.checks import check_training
+from client.training.engines import BatchGradient, GradientEngine, LoopEngine, PatientLoss, trainable
+from client.training.sampling import Rows, oversample_positives, poisson_batches, shuffled_batches
+from client.training.update import Update, add_noise, clip_by_norm, select_parameters
+from shared_model.cohort.batch import PatientBatch
+from shared_model.errors import CohortError, TrainerError
+from shared_model.fusion import FusionModel, augment, patient_loss_B
+from shared_model.protocol import Protocol
+
+LOAD_BYTES = 128 << 20  # pixels in memory at a time, whatever the size of a Poisson batch
+
+
+class Patients(Interface):
+    """What training needs of a prepared cohort."""
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """0 or 1 per patient."""
+        ...
+
+    def batch(self, indices: Sequence[int]) -> PatientBatch:
+        """Tensors of the patients at these positions."""
+        ...
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What a round did. steps: optimiser steps. loss: mean training loss, None with privacy (it is not noised).
+    seconds: wall clock."""
+
+    steps: int
+    loss: float | None
+    seconds: float
+
+
+def randomness_for(protocol: Protocol, *, site: str, round_number: int) -> Randomness:
+    """Secret randomness with privacy, otherwise a pure function of (seed, site, round)."""
+    if protocol.private:
+        return SecureRandomness()
+    return SeededRandomness(seed=protocol.seed, site=site, round_number=round_number)
+
+
+def train_round(
+    *,
+    model: FusionModel,
+    cohort: Patients,
+    indices: Sequence[int] | NDArray[np.integer[Any]],
+    protocol: Protocol,
+    site: str,
+    round_number: int,
+    device: torch.device,
+    randomness: Randomness,
+    workers: int = 1,
+    fields: Sequence[Sequence[int]] = (),
+) -> RoundResult:
+    """Train `model` in place on the patients at `indices`.
+
+    Args:
+        model: global weights in; on `device` afterwards.
+        indices: positions of the site's training patients in `cohort`.
+        site: name in the protocol; gives the *public* expected batch.
+        round_number: 1..R.
+        randomness: :func:`randomness_for`; secret with privacy.
+        workers: patients in work at a time with engine `loop` (threads).
+        fields: columns of each clinical field (`Contract.groups`), for dropping whole fields in augmentation.
+
+    Raises:
+        PrivacyError, ConfigError: see :func:`client.training.checks.check_training`; nothing was trained.
+        CohortError: no training patient.
+        TrainerError: without privacy, a gradient that is not finite.
+    """
+    started = time.monotonic()
+    check_training(protocol, model, randomness)
+    rows: Rows = np.asarray(indices, dtype=np.int64)
+    if len(rows) == 0:
+        raise CohortError("no training patient at this site", found=0, expected="at least 1",
+                          remedy="check the cohort's split")  # fmt: skip
+    objective = protocol.training.phase(round_number).objective
+    model.to(device)
+    if device.type == "cpu":
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.train()
+    select_parameters(model, protocol, round_number)
+    loss: PatientLoss = functools.partial(patient_loss_B, terms=protocol.loss, objective=objective)
+    update = Update(model, protocol, round_number)
+    loader = _Loader(cohort, protocol, round_number, device, randomness, fields)
+    run = _private if protocol.private else _ordinary
+    mean_loss = run(model, rows, loader, update, loss, protocol, site, randomness, workers)
+    update.finish()
+    model.requires_grad_(True)
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    model.eval()
+    return RoundResult(protocol.training.steps_per_round, mean_loss, time.monotonic() - started)
+
+
+def make_engine(protocol: Protocol, *, workers: int) -> GradientEngine:
+    """The private engine that the protocol fixes."""
+    if protocol.training.engine == "opacus":
+        from client.training.hooks import OpacusEngine  # 1.5 s of import that the loop engine does not need
+
+        return OpacusEngine(precision=protocol.training.precision)
+    return LoopEngine(precision=protocol.training.precision, workers=workers)
+
+
+def _private(
+    model: FusionModel, rows: Rows, loader: _Loader, update: Update, loss: PatientLoss, protocol: Protocol, site: str,
+    randomness: Randomness, workers: int,
+) -> None:  # fmt: skip
+    """DP-SGD (Abadi et al. 2016) with patients as examples. Returns nothing: no loss leaves this function."""
+    terms, privacy = protocol.training, protocol.privacy
+    engine = make_engine(protocol, workers=workers)
+    expected = protocol.expected_batch(site)
+    for members in poisson_batches(
+        rows, sample_rate=terms.sample_rate, steps=terms.steps_per_round, randomness=randomness
+    ):
+        sums = [torch.zeros_like(p) for p in trainable(model)]
+        for batch in loader.batches(members):
+            torch._foreach_add_(sums, engine.clipped_sum(model, batch, clip=privacy.clip, loss=loss).sums)
+        # Also for an empty batch: a step left out would tell that nobody was drawn.
+        add_noise(sums, std=privacy.noise_multiplier * privacy.clip, randomness=randomness)
+        # A public constant: the true size of the batch is the patients' secret.
+        torch._foreach_div_(sums, expected)
+        update.step(sums)
+
+
+def _ordinary(
+    model: FusionModel, rows: Rows, loader: _Loader, update: Update, loss: PatientLoss, protocol: Protocol, site: str,
+    randomness: Randomness, workers: int,
+) -> float:  # fmt: skip
+    """Mini-batch training without privacy; returns the mean loss per patient drawn."""
+    terms = protocol.training
+    engine = BatchGradient(precision=terms.precision)
+    if terms.oversampling == "positives":
+        rows = oversample_positives(rows, loader.cohort.labels)
+    total, drawn = 0.0, 0
+    for members in shuffled_batches(
+        rows, sample_rate=terms.sample_rate, steps=terms.steps_per_round, randomness=randomness
+    ):
+        sums = [torch.zeros_like(p) for p in trainable(model)]
+        for batch in loader.batches(members):
+            part = engine.gradient_sum(model, batch, loss=loss)
+            torch._foreach_add_(sums, part.sums)
+            total += part.loss
+        drawn += len(members)
+        torch._foreach_div_(sums, float(len(members)))
+        _check_finite(sums, total)
+        clip_by_norm(sums, bound=terms.gradient_clip)
+        update.step(sums)
+    return total / drawn
+
+
+def _check_finite(gradients: list[Tensor], loss: float) -> None:
+    if not (math.isfinite(loss) and all(bool(torch.isfinite(n)) for n in torch._foreach_norm(gradients))):
+        raise TrainerError("training without privacy met a gradient that is not finite", found=f"loss {loss}",
+                           expected="finite numbers", remedy="check the cohort's values, or lower the learning rate")  # fmt: skip
+
+
+class _Loader:
+    """Batches of patients on the device, augmented, in pieces of bounded memory."""
+
+    def __init__(
+        self, cohort: Patients, protocol: Protocol, round_number: int, device: torch.device, randomness: Randomness,
+        fields: Sequence[Sequence[int]],
+    ) -> None:  # fmt: skip
+        self.cohort, self._device, self._fields = cohort, device, fields
+        self._terms = protocol.training.augmentation
+        self._objective = protocol.training.phase(round_number).objective
+        self._generator = randomness.generator()
+        pixels = 4 * 2 * protocol.pipeline.height * protocol.pipeline.width
+        self._size = max(1, LOAD_BYTES // (4 * pixels))
+
+    def batches(self, members: Rows) -> Iterator[PatientBatch]:
+        """The patients at `members`, in order; nothing for an empty sample."""
+        for start in range(0, len(members), self._size):
+            batch = self._move(self.cohort.batch(members[start : start + self._size].tolist()))
+            yield augment(
+                batch, terms=self._terms, generator=self._generator, objective=self._objective, fields=self._fields
+            )
+
+    def _move(self, batch: PatientBatch) -> PatientBatch:
+        if self._device.type != "cuda":
+            return batch
+        pinned = PatientBatch(
+            batch.pixels_BVCHW.pin_memory(), batch.view_mask_BV.pin_memory(), batch.clinical_BF.pin_memory(),
+            batch.clinical_mask_B.pin_memory(), batch.labels_B.pin_memory(),
+        )  # fmt: skip
+        return pinned.to(self._device)
