@@ -1,0 +1,198 @@
+"""The fusion model: four films and a clinical row of one woman -> one logit; used by training, evaluation, explanation.
+
+Letters: B patients, V = 4 views, C = 2 channels, H W pixels, F clinical features, D embedding width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from shared_model.cohort.batch import VIEWS, PatientBatch
+from shared_model.errors import ConfigError
+from shared_model.fusion.attention import ClinicalEncoder, ViewBag
+from shared_model.fusion.config import FusionConfig, Objective
+from shared_model.fusion.encoder import ViewEncoder
+from shared_model.fusion.joints import JOINTS, Evidence
+
+IMAGE_REPRESENTATION = ("encoder", "view_embedding", "bag")
+IMAGE_BRANCH = (*IMAGE_REPRESENTATION, "image_head")
+
+
+class FusionOutput(NamedTuple):
+    """What the model says about B patients.
+
+    logit_B: log odds of cancer from all that is there; image_logit_B, clinical_logit_B: from one modality alone (the
+        prior where it is missing). gate_B2: how much image and table counted, present entries sum to 1, exactly 0 for a
+        missing modality. view_weights_BV: attention over the views, exactly 0 for a missing one.
+    """
+
+    logit_B: Tensor
+    image_logit_B: Tensor
+    clinical_logit_B: Tensor
+    gate_B2: Tensor
+    view_weights_BV: Tensor
+
+
+class FusionModel(nn.Module):
+    """See the module. Every parameter belongs to a layer with exact per-sample gradients.
+
+    Args:
+        config: shape of the model.
+        prior_logit: public log odds of a positive; a constant, not a parameter, so that weights trained at one
+            prevalence serve at another by exchanging it.
+
+    Attributes:
+        fold_views: True (default) encodes all present films of all patients as one batch and skips missing films: for
+            evaluation, explanation, training without privacy, and per-patient passes. False encodes view after view,
+            [B, ...] each: what hooks need to give *per-patient* gradients. Both give the same logits.
+    """
+
+    def __init__(self, config: FusionConfig, *, prior_logit: float) -> None:
+        super().__init__()
+        spec = config.spec
+        self.config = config
+        self.prior_logit = prior_logit
+        self.fold_views = True
+        self.encoder = ViewEncoder(spec)
+        self.view_embedding = nn.Embedding(len(VIEWS), spec.embedding)
+        self.bag = ViewBag(spec.embedding, spec.attention)
+        self.image_head = nn.Linear(spec.embedding, 1)
+        self.clinical = ClinicalEncoder(config.n_clinical, spec.hidden, spec.embedding)
+        self.clinical_head = nn.Linear(spec.embedding, 1)
+        self.joint = JOINTS[config.fusion](config)
+
+    def forward(self, batch: PatientBatch) -> FusionOutput:
+        """Score the patients of a batch."""
+        return self.forward_tensors(
+            batch.pixels_BVCHW, batch.view_mask_BV, batch.clinical_BF, batch.modality_mask_B2
+        )
+
+    def forward_tensors(
+        self,
+        pixels_BVCHW: Tensor,
+        view_mask_BV: Tensor,
+        clinical_BF: Tensor,
+        modality_mask_B2: Tensor,
+        view_index_BV: Tensor | None = None,
+    ) -> FusionOutput:
+        """The same from bare tensors, for gradient and explanation libraries.
+
+        view_index_BV: int64 indices into `VIEWS` of each film; needed when a patient comes with fewer than four slots.
+
+        Raises:
+            ConfigError: fewer or more than four view slots without `view_index_BV`.
+        """
+        present_B2 = modality_mask_B2 > 0
+        view_mask_BV = view_mask_BV & present_B2[:, :1]
+        present_B2 = torch.stack([view_mask_BV.any(dim=1), present_B2[:, 1]], dim=1)
+        row_BF = clinical_BF.masked_fill(~present_B2[:, 1:], 0.0)
+        views_BVD = self.describe_views(pixels_BVCHW, view_mask_BV, view_index_BV)
+        image_BD, weights_BV = self.bag(views_BVD, view_mask_BV)
+        return self.fuse(image_BD, row_BF, present_B2, views_BVD, view_mask_BV, weights_BV)
+
+    def describe_views(self, pixels_BVCHW: Tensor, view_mask_BV: Tensor, view_index_BV: Tensor | None = None) -> Tensor:
+        """Descriptors of the films [B, V, D], view embedding added; meaningless where a view is missing."""
+        B, V = view_mask_BV.shape
+        if view_index_BV is None:
+            if len(VIEWS) != V:
+                raise ConfigError(
+                    "films without their view positions", found=f"{V} slots", expected=f"{len(VIEWS)} slots",
+                    remedy="pass view_index_BV",
+                )  # fmt: skip
+            # Expanded to [B, V]: an index shared by the batch would have a per-sample gradient of batch size 1.
+            view_index_BV = torch.arange(V, device=view_mask_BV.device).expand(B, V)
+        encoded_BVD = (
+            self._encode_folded(pixels_BVCHW, view_mask_BV)
+            if self.fold_views
+            else torch.stack([self.encoder(pixels_BVCHW[:, v]) for v in range(V)], dim=1)
+        )
+        return encoded_BVD + self.view_embedding(view_index_BV)  # type: ignore[no-any-return]
+
+    def _encode_folded(self, pixels_BVCHW: Tensor, view_mask_BV: Tensor) -> Tensor:
+        B, V = view_mask_BV.shape
+        width = self.config.spec.embedding
+        films = view_mask_BV.flatten().nonzero().squeeze(1)
+        if len(films) == 0:
+            return pixels_BVCHW.new_zeros(B, V, width)
+        pixels_NCHW = pixels_BVCHW.flatten(0, 1)
+        if len(films) == B * V:
+            return self.encoder(pixels_NCHW).view(B, V, width)  # type: ignore[no-any-return]
+        encoded_ND = self.encoder(pixels_NCHW.index_select(0, films))
+        return encoded_ND.new_zeros(B * V, width).index_copy(0, films, encoded_ND).view(B, V, width)  # type: ignore[no-any-return]
+
+    def fuse(
+        self, image_BD: Tensor, row_BF: Tensor, present_B2: Tensor, views_BVD: Tensor, view_mask_BV: Tensor,
+        weights_BV: Tensor,
+    ) -> FusionOutput:  # fmt: skip
+        """From image token and clinical row on; what table attributions evaluate with the image token cached."""
+        present = present_B2.to(image_BD.dtype)
+        clinical_BD = self.clinical(row_BF) * present[:, 1:]
+        # A missing modality says nothing: not even the bias of its head.
+        image_B = self.image_head(image_BD).squeeze(1) * present[:, 0]
+        clinical_B = self.clinical_head(clinical_BD).squeeze(1) * present[:, 1]
+        evidence = Evidence(
+            image_BD * present[:, :1], clinical_BD, image_B, clinical_B, present_B2, views_BVD, view_mask_BV, row_BF
+        )
+        joined_B, gate_B2 = self.joint(evidence)
+        prior = self.prior_logit
+        return FusionOutput(prior + joined_B, prior + image_B, prior + clinical_B, gate_B2, weights_BV)
+
+    def encoder_parameters(self) -> tuple[str, ...]:
+        """Names of the image representation's parameters: encoder, view embedding, bag (the low learning rate)."""
+        return self._names(IMAGE_REPRESENTATION)
+
+    def image_parameters(self) -> tuple[str, ...]:
+        """Names of all that an image-only prediction needs: the representation and the image head."""
+        return self._names(IMAGE_BRANCH)
+
+    def fusion_parameters(self) -> tuple[str, ...]:
+        """Names of all the rest: heads, clinical encoder, joint."""
+        low = set(self.encoder_parameters())
+        return tuple(name for name, _ in self.named_parameters() if name not in low)
+
+    def trainable_parameters(self, objective: Objective) -> tuple[str, ...]:
+        """Names that a phase trains: the image branch alone for `image`, everything for `fusion`."""
+        return self.image_parameters() if objective == "image" else tuple(n for n, _ in self.named_parameters())
+
+    def _names(self, modules: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.named_parameters() if name.split(".", 1)[0] in modules)
+
+
+def build_model(config: FusionConfig, *, seed: int, prevalence: float) -> FusionModel:
+    """A freshly initialised model on the CPU: the same bits for the same seed, global generators untouched.
+
+    Args:
+        config: shape.
+        seed: 0 <= seed < 2**32.
+        prevalence: public share of positives in (0, 1); sets the prior log odds.
+
+    The clinical head, the gate and the joint's head end in zeros: at first the fused logit is the image logit.
+    """
+    if not 0 < prevalence < 1:
+        raise ConfigError("prevalence must be a share", found=prevalence, expected="in (0, 1)")
+    with torch.device("meta"):  # no memory and no random numbers until ours
+        model = FusionModel(config, prior_logit=math.log(prevalence / (1 - prevalence)))
+    model.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(seed)
+    for name, module in model.named_modules():
+        _initialise(module, generator, zero=name.endswith(("clinical_head", "gate_final", "head.final")))
+    return model
+
+
+@torch.no_grad()
+def _initialise(module: nn.Module, generator: torch.Generator, *, zero: bool) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+    elif isinstance(module, nn.Linear):
+        spread = 0.0 if zero else 1.0 / math.sqrt(module.in_features)
+        nn.init.normal_(module.weight, std=spread, generator=generator)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02, generator=generator)
+    elif isinstance(module, nn.GroupNorm | nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
