@@ -1,0 +1,12 @@
+"""DICOM film -> two-channel view tensor: decode, photometric, orient, mask, resample, equalise. Needs no torch."""
+
+from shared_model.imaging.admission import VIEWS
+from shared_model.imaging.channels import Channels, film_to_channels
+from shared_model.imaging.config import PIPELINE_VERSION, PipelineConfig
+from shared_model.imaging.reasons import REASONS
+from shared_model.imaging.view import View, prepare_view, read_header
+
+__all__ = [
+    "PIPELINE_VERSION", "REASONS", "VIEWS", "Channels", "PipelineConfig", "View", "film_to_channels", "prepare_view",
+    "read_header",
+]  # fmt: skip

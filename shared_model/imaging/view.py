@@ -1,0 +1,80 @@
+"""One DICOM file -> one prepared view; called by the worker processes of pool, and directly for single films."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared_model.imaging.admission import Film, admit
+from shared_model.imaging.channels import film_to_channels
+from shared_model.imaging.codecs import decode
+from shared_model.imaging.config import PipelineConfig
+from shared_model.imaging.greys import canonical
+from shared_model.imaging.header import FilmFile, quiet_pydicom, read_film
+
+
+@dataclass(frozen=True)
+class View:
+    """One film as the model takes it.
+
+    pixels: float32 [2, H, W] in [0, 1]; channel 0 percentile-normalised, 1 equalised, both zero outside the breast.
+    view: one of VIEWS. spacing_mm: native distance of pixel rows in the breast. age_years: completed years or None.
+    canvas_spacing_mm: edge of a canvas pixel (coarser than configured where the breast would not fit).
+    factor: native pixels a canvas pixel, along rows; below 1 the film was enlarged, which adds no detail.
+    """
+
+    pixels: NDArray[np.float32] = field(repr=False)
+    view: str
+    patient_id: str = field(repr=False)
+    study_uid: str = field(repr=False)
+    sop_uid: str = field(repr=False)
+    study_date: str = field(repr=False)
+    vendor: str
+    spacing_mm: float
+    spacing_source: str
+    age_years: float | None
+    canvas_spacing_mm: float
+    factor: float
+
+
+def read_header(path: Path, config: PipelineConfig, *, declared_spacing_mm: float | None = None) -> Film:
+    """Admission by header alone, without decoding; what ingest sorts exams by.
+
+    Raises:
+        ImagingError: the reason why the film cannot be used.
+    """
+    return _open(path, config, declared_spacing_mm)[1]
+
+
+def prepare_view(path: Path, config: PipelineConfig, *, declared_spacing_mm: float | None = None) -> View:
+    """Read, check, decode and normalise one film.
+
+    Args:
+        path: DICOM Part 10 file of any name.
+        declared_spacing_mm: the scanner's pixel spacing, stated by the site for films whose header has none.
+
+    Raises:
+        ImagingError: with a stable `reason` (see REASONS); its text names no file and no person.
+    """
+    file, film = _open(path, config, declared_spacing_mm)
+    with quiet_pydicom():
+        greys = canonical(decode(file, rows=film.rows, columns=film.columns), file.header)
+    channels = film_to_channels(
+        greys.pixels_HW, spacing_mm=film.spacing_mm, config=config, brightness=greys.brightness,
+        chest_left=film.chest_left, flip_rows=film.flip_rows, padding=greys.padding,
+    )  # fmt: skip
+    return View(
+        pixels=channels.pixels_CHW, view=film.view, patient_id=film.patient_id, study_uid=film.study_uid,
+        sop_uid=film.sop_uid, study_date=film.study_date, vendor=film.vendor, spacing_mm=film.spacing_mm[0],
+        spacing_source=film.spacing_source, age_years=film.age_years, canvas_spacing_mm=channels.spacing_mm,
+        factor=channels.factor[0],
+    )  # fmt: skip
+
+
+def _open(path: Path, config: PipelineConfig, declared_spacing_mm: float | None) -> tuple[FilmFile, Film]:
+    with quiet_pydicom():
+        file = read_film(path, max_bytes=config.max_bytes)
+        return file, admit(file.header, max_pixels=config.max_pixels, declared_spacing_mm=declared_spacing_mm)
