@@ -1,0 +1,116 @@
+"""The Flower ClientApp that the courier runs: a shim that hands each message to the site's trainer and returns the reply.
+
+Flower starts it, ships it, and may start a fresh process for every message, so it imports no torch and keeps no state:
+the patients, the model and the privacy ledger are the trainer's, on the other side of a Unix socket that only typed,
+bounded messages cross. Layout of a Flower message here: `content["message"]` is a ConfigRecord `{"json": fields}`,
+`content["arrays"]` an ArrayRecord of float32 tensors (absent when there are none). The site's own node configuration
+gives `trainer-socket` and `site`.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
+
+from client.trainer.client import call
+from shared_model.errors import ConfigError, MammoFedError, MessageError
+from shared_model.messages import MAX_FRAME_BYTES, ErrorReply, Frame, decode, encode, parse_message
+
+MESSAGE, ARRAYS, JSON = "message", "arrays", "json"
+SOCKET_KEY, SITE_KEY = "trainer-socket", "site"
+MAX_TENSORS = 10_000
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """One round of local training."""
+    return forward(message, context)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """One evaluation."""
+    return forward(message, context)
+
+
+@app.query("describe")
+def describe(message: Message, context: Context) -> Message:
+    """Who is this site, and which studies has it approved?"""
+    return forward(message, context)
+
+
+def forward(message: Message, context: Context) -> Message:
+    """Flower message -> frame -> trainer -> frame -> Flower reply. Failures come back as an `ErrorReply`, in words."""
+    try:
+        socket, site = _node(context)
+        left = message.metadata.created_at + message.metadata.ttl - time.time()
+        request = encode(frame_of(message.content))
+        reply = decode(call(socket, site, request, max(left, 0.0)))
+    except MammoFedError as error:
+        reply = Frame(ErrorReply(code=error.exit_code, reason=str(error)[:500]))
+    return Message(content_of(reply), reply_to=message)
+
+
+def frame_of(content: RecordDict) -> Frame:
+    """Content that is not trusted -> frame.
+
+    Raises:
+        MessageError: records, types or sizes are not those of a MammoFed message.
+    """
+    try:
+        text = content.config_records[MESSAGE][JSON]
+    except KeyError:
+        raise MessageError("no MammoFed message", expected=f"a config record {MESSAGE!r} with {JSON!r}") from None
+    if not isinstance(text, str):
+        raise MessageError("no MammoFed message", found=type(text).__name__, expected="JSON text")
+    record = content.array_records.get(ARRAYS, ArrayRecord())
+    if len(record) > MAX_TENSORS or sum(len(array.data) for array in record.values()) > MAX_FRAME_BYTES:
+        raise MessageError("message is too large", found=f"{len(record)} tensors", expected=f"{MAX_FRAME_BYTES} bytes")
+    return Frame(parse_message(text), {name: _tensor(name, array) for name, array in record.items()})
+
+
+def content_of(frame: Frame) -> RecordDict:
+    """Frame -> content of a Flower message."""
+    content = RecordDict({MESSAGE: ConfigRecord({JSON: frame.message.model_dump_json()})})
+    if frame.arrays:
+        content[ARRAYS] = ArrayRecord({name: Array(np.asarray(array)) for name, array in frame.arrays.items()})
+    return content
+
+
+def _tensor(name: str, array: Array) -> NDArray[np.float32]:
+    """The float32 values of a Flower array, in C order.
+
+    Flower's own `Array.numpy` lets `numpy.load` allocate what the header claims; here the claim is first compared with
+    the bytes that are there. Format: numpy/lib/format.py, version 1.0, as `Array` writes it.
+    """
+    stream = io.BytesIO(array.data)
+    try:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("version")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    except (ValueError, EOFError, SyntaxError):
+        raise MessageError(f"tensor {name[:80]} is damaged") from None
+    values = memoryview(array.data)[stream.tell() :]
+    count = 1
+    for size in shape:
+        count *= size
+    if dtype != np.dtype("<f4") or count * 4 != len(values):
+        raise MessageError(f"tensor {name[:80]} is damaged or of a wrong type", found=f"{dtype}, {len(values)} bytes",
+                           expected=f"float32, {count * 4} bytes")  # fmt: skip
+    return np.frombuffer(values, dtype="<f4").reshape(shape, order="F" if fortran else "C")
+
+
+def _node(context: Context) -> tuple[Path, str]:
+    socket, site = context.node_config.get(SOCKET_KEY), context.node_config.get(SITE_KEY)
+    if not isinstance(socket, str) or not isinstance(site, str):
+        raise ConfigError("the courier's node configuration is incomplete", found=sorted(context.node_config),
+                          expected=[SOCKET_KEY, SITE_KEY])  # fmt: skip
+    return Path(socket), site

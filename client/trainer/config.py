@@ -1,0 +1,87 @@
+"""A site's own settings for its trainer, read from a JSON file that its administrator (or the simulator) wrote."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from shared_model.errors import ConfigError
+
+MAX_CONFIG_BYTES = 1 << 16
+SPLITS = {"site": {"train", "test"}, "evaluator": {"selection", "test"}}
+
+
+class SiteConfig(BaseModel):
+    """Where one site's things lie and how its patients are split. All paths are absolute.
+
+    site: public name. role: `site` trains; `evaluator` holds the coordinator's held-out cohort and only evaluates.
+    cohort: prepared cohort, read-only. state: ledger and replies, this trainer's own folder.
+    protocols: folder of approved protocols (`*.json`); nothing else is ever served.
+    device: `auto`, `cpu`, `cuda` or `cuda:<n>`.
+    salt, fractions: patient-wise split by salted hash; `train` and `test` at a site, `selection` and `test` at the
+        evaluator. They must not change while the site's state lives, or women of `test` would have been trained on.
+    epsilon_limit: the site's own cap on epsilon for each patient over all studies; None: the protocol's epsilon.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    site: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    role: Literal["site", "evaluator"]
+    cohort: Path
+    state: Path
+    protocols: Path
+    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")
+    salt: str = Field(min_length=1, max_length=200)
+    fractions: Mapping[str, float]
+    epsilon_limit: float | None = Field(default=None, ge=0)
+
+    @field_validator("cohort", "state", "protocols")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        if not path.is_absolute():
+            raise ValueError("must be an absolute path")
+        return path
+
+    @model_validator(mode="after")
+    def _splits(self) -> SiteConfig:
+        if set(self.fractions) != SPLITS[self.role]:
+            raise ValueError(f"fractions: a {self.role} splits into {sorted(SPLITS[self.role])}")
+        if any(not 0 < share < 1 for share in self.fractions.values()) or not math.isclose(
+            sum(self.fractions.values()), 1.0, abs_tol=1e-6
+        ):
+            raise ValueError("fractions: shares must lie in (0, 1) and add up to 1")
+        return self
+
+    def to_json(self) -> str:
+        """The text of the file, for :meth:`read`."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> SiteConfig:
+        """Read and check a site's file.
+
+        Raises:
+            ConfigError: absent, too large, not JSON, or naming every field that is wrong.
+        """
+        try:
+            with path.open("rb") as stream:
+                data = stream.read(MAX_CONFIG_BYTES + 1)
+        except OSError as error:
+            raise ConfigError(f"cannot read the site configuration {path}: {error.strerror}") from None
+        if len(data) > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path} is too large", expected=f"at most {MAX_CONFIG_BYTES} bytes")
+        try:
+            return cls.model_validate(json.loads(data))
+        except ValidationError as error:
+            faults = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'site'}: {e['msg'].removeprefix('Value error, ')}"
+                for e in error.errors(include_url=False)
+            )
+            raise ConfigError(f"{path} is not a valid site configuration: {faults}") from None
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{path} is not JSON: {error}") from None

@@ -1,0 +1,143 @@
+"""Answers an evaluation request for one site or for the evaluator; called by the service.
+
+`selection` (every round) and `test` (opened once a study) belong to the evaluator. `site` asks a hospital about its own
+test women: with privacy as one noised histogram of scores, once a study and charged to the ledger; without privacy exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.privacy.ledger import LedgerEntry
+from client.privacy.randomness import SecureRandomness
+from client.trainer.site import Site, study_folder
+from client.trainer.train import budget
+from shared_model.cohort import Cohort
+from shared_model.cohort.batch import PatientBatch
+from shared_model.errors import BudgetExhaustedError, ProtocolError
+from shared_model.evaluation import (
+    evaluate_cohort,
+    metrics_from_histogram,
+    score_histogram,
+    selection_report,
+    test_report,
+)
+from shared_model.fusion import FusionModel
+from shared_model.messages import Arrays, EvaluateReply, EvaluateRequest, Frame, PrivacySpent, encode
+from shared_model.protocol import Protocol
+
+BATCH = 32  # patients at a time: bounds memory, does not change a score
+
+OWNERS = {"selection": "evaluator", "test": "evaluator", "site": "site"}
+
+
+class ImageOnlyCohort:
+    """A cohort seen without its clinical table: how public weights, which know no table, are judged."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        self._cohort = cohort
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cohort, name)
+
+    def batch(self, indices: Any) -> PatientBatch:
+        """The patients' films, with every clinical row masked out."""
+        full = self._cohort.batch(indices)
+        return replace(full, clinical_BF=torch.zeros_like(full.clinical_BF),
+                       clinical_mask_B=torch.zeros_like(full.clinical_mask_B))  # fmt: skip
+
+
+def answer_evaluate(site: Site, request: EvaluateRequest, arrays: Arrays) -> bytes:
+    """One evaluation. What is opened once (`test`; `site` with privacy) is kept, and a repetition returns those bytes.
+
+    Raises:
+        ProtocolError, CohortError, WeightsError, MessageError: the request does not fit this site.
+        PrivacyError: the split was already opened for another request of this study.
+        StorageError: the ledger or the reply could not be written; nothing is sent.
+    """
+    protocol = site.protocol(request.protocol_sha256, study=request.study)
+    if OWNERS[request.scope] != site.config.role:
+        raise ProtocolError(f"scope `{request.scope}` is not this party's", found=site.config.role,
+                            expected=OWNERS[request.scope])  # fmt: skip
+    model = site.model(protocol, arrays, request.weights_sha256)
+    folder, slot, identity = study_folder(protocol), _slot(protocol, request), _identity(request)
+    stored = site.replies.find(folder, slot, identity) if slot else None
+    if stored is not None:
+        return stored
+    data = encode(Frame(_evaluate(site, protocol, request, model)))
+    if slot:
+        site.replies.store(folder, slot, identity, data)
+    return data
+
+
+def _slot(protocol: Protocol, request: EvaluateRequest) -> str | None:
+    """What may be answered once in a study, or None; `test` once for the chosen model, once for public weights."""
+    if request.scope == "test":
+        return "test-image-only" if request.image_only else "test"
+    return "site" if request.scope == "site" and protocol.private else None
+
+
+def _identity(request: EvaluateRequest) -> str:
+    return hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+
+
+def _evaluate(site: Site, protocol: Protocol, request: EvaluateRequest, model: FusionModel) -> EvaluateReply:
+    started = time.monotonic()
+    reason, privacy, report = "", None, None
+    if request.scope == "site" and protocol.private:
+        try:
+            report, privacy = _private_report(site, protocol, request, model)
+        except BudgetExhaustedError as error:
+            reason = str(error)[:300]
+    else:
+        report = _exact_report(site, protocol, request, model)
+    return EvaluateReply(
+        site=site.config.site, study=protocol.study, round=request.round, weights_sha256=request.weights_sha256,
+        scope=request.scope, outcome="abstained" if report is None else "evaluated", reason=reason,
+        seconds=time.monotonic() - started, report=json.dumps(report or {}, allow_nan=False), privacy=privacy,
+    )  # fmt: skip
+
+
+def _exact_report(site: Site, protocol: Protocol, request: EvaluateRequest, model: FusionModel) -> dict[str, Any]:
+    indices = site.indices("selection" if request.scope == "selection" else "test")
+    cohort = ImageOnlyCohort(site.cohort) if request.image_only else site.cohort
+    scores = evaluate_cohort(model, cohort, indices, batch_size=BATCH, device=site.device)
+    if request.scope == "selection":
+        return selection_report(scores, protocol.evaluation)
+    attributes = site.cohort.attributes.iloc[indices]
+    return test_report(scores, request.thresholds, request.temperature, protocol.evaluation, attributes)
+
+
+def _private_report(
+    site: Site, protocol: Protocol, request: EvaluateRequest, model: FusionModel
+) -> tuple[dict[str, Any], PrivacySpent]:
+    """AUC and the like from one noised histogram. One woman is in one of its counts, so its sensitivity is 1 and the
+    release is one Gaussian mechanism without sampling (Dwork and Roth 2014, appendix A)."""
+    terms = protocol.privacy
+    if terms.metrics != "final":
+        raise BudgetExhaustedError("the protocol gives the sites' own metrics no share of the privacy budget")
+    entry = LedgerEntry(
+        group="metrics", study=protocol.study, protocol_sha256=protocol.sha256, round=max(request.round, 1), attempt=1,
+        noise_multiplier=terms.metrics_noise_multiplier, sample_rate=1.0, steps=1,
+    )  # fmt: skip
+    reservation = site.ledger.reserve(entry, budget=budget(site, protocol), delta=terms.delta)
+    indices = site.indices("test")
+    scores = evaluate_cohort(model, site.cohort, indices, batch_size=BATCH, device=site.device)
+    histogram = score_histogram(scores.labels, scores.fused, terms.metrics_bins)
+    noise = SecureRandomness().normal(histogram.size, std=terms.metrics_noise_multiplier).numpy()
+    noised: NDArray[np.float64] = histogram + noise.reshape(histogram.shape)
+    site.ledger.settle(reservation)
+    account = site.ledger.account("metrics")
+    privacy = PrivacySpent(
+        epsilon=account.epsilon(delta=terms.delta), budget=budget(site, protocol), delta=terms.delta,
+        noise_multiplier=terms.metrics_noise_multiplier, sample_rate=1.0, steps=account.steps,
+    )  # fmt: skip
+    return metrics_from_histogram(noised), privacy

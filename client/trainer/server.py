@@ -1,0 +1,164 @@
+"""The trainer's process: hosts one or more sites on a Unix socket. Started by a service file or the simulator's pool.
+
+    python -m client.trainer.server --socket /run/mammofed/trainer.sock /etc/mammofed/site.json
+
+One computation at a time in a process (sites of a process take turns, so memory and threads stay those of one), while
+`describe` is answered at once: the service is ready when it answers one. torch is imported only after the thread
+settings are in the environment, where its OpenMP reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from client.trainer.config import SiteConfig
+from client.trainer.wire import CHANNEL_OPTIONS, METHOD, SERVICE, SITE_KEY, address, chunks, join
+from shared_model.errors import ConfigError, MammoFedError, MessageError
+
+if TYPE_CHECKING:
+    from client.trainer.service import TrainerService
+
+GRACE_S = 5.0  # a request that runs longer is dropped on SIGTERM: whatever counts is on the disk already
+SPARE_THREADS = 8  # handlers beyond one a site: describes and repeated requests that wait for the running one
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+log = logging.getLogger("mammofed.trainer")
+
+
+class _Handler:
+    """The one RPC: bytes of a frame in, bytes of its reply out, for the site named in the call's metadata."""
+
+    def __init__(self, services: Mapping[str, TrainerService]) -> None:
+        self._services = services
+
+    def exchange(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        """Answer one request; `context.is_active` tells whether anybody still waits for it."""
+        site = dict(context.invocation_metadata()).get(SITE_KEY)
+        service = self._services.get(site) if isinstance(site, str) else None
+        if service is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, "this trainer does not host the site")  # raises
+        assert service is not None
+        try:
+            data = join(requests)
+        except MessageError as error:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, error.problem)
+        yield from chunks(service.exchange(data, wanted=context.is_active))
+
+    def register(self, server: grpc.Server) -> None:
+        """Add the handler without generated code: both (de)serialisers are the identity on bytes."""
+        method = grpc.stream_stream_rpc_method_handler(self.exchange)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: method}),))
+
+
+@contextlib.contextmanager
+def listening(services: Mapping[str, TrainerService], socket: Path) -> Iterator[grpc.Server]:
+    """Serve on `socket` (readable by this user only) until the block ends; used by :func:`main` and by tests.
+
+    Raises:
+        ConfigError: the path is no free socket, or cannot be bound.
+    """
+    target = address(socket)
+    _clear(socket)
+    threads = len(services) + SPARE_THREADS
+    server = grpc.server(ThreadPoolExecutor(threads, "trainer"), options=CHANNEL_OPTIONS,
+                         maximum_concurrent_rpcs=threads)  # fmt: skip
+    _Handler(services).register(server)
+    before = os.umask(0o177)  # the socket is the border of the patients' side: no other user may knock
+    try:
+        server.add_insecure_port(target)
+    except RuntimeError:
+        raise ConfigError("trainer socket: cannot listen there", found=str(socket)) from None
+    finally:
+        os.umask(before)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop(GRACE_S).wait(GRACE_S)
+        socket.unlink(missing_ok=True)
+
+
+def _clear(socket: Path) -> None:
+    """Remove the socket that a killed trainer left behind; anything else in its place is not ours to remove."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(socket.stat().st_mode):
+            raise ConfigError("trainer socket: something else lies there", found=str(socket), expected="a free path")
+        socket.unlink()
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m client.trainer.server", description=__doc__)
+    parser.add_argument("sites", nargs="+", type=Path, metavar="SITE.JSON", help="configuration of each hosted site")
+    parser.add_argument("--socket", required=True, type=Path, help="Unix socket to listen on (absolute path)")
+    parser.add_argument("--threads", type=int, default=1, help="intra-op threads; 1 where processes share the cores")
+    parser.add_argument("--stop-with-stdin", action="store_true", help="end when the starting process goes away")
+    return parser.parse_args(arguments)
+
+
+def _prepare_threads(threads: int) -> None:
+    if "torch" in sys.modules:
+        raise ConfigError("torch was imported before the thread settings", remedy="start the trainer as a process")
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(threads)
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # spinning threads of neighbours cost six- to elevenfold
+
+
+def _services(paths: Sequence[Path]) -> dict[str, TrainerService]:
+    from client.trainer.service import TrainerService
+
+    lock = threading.Lock()
+    configs = [SiteConfig.read(path) for path in paths]
+    names = [config.site for config in configs]
+    if len(set(names)) != len(names):
+        raise ConfigError("a trainer cannot host a site twice", found=names)
+    return {config.site: TrainerService(config, compute=lock) for config in configs}
+
+
+def _watch_stdin(stop: threading.Event) -> None:
+    while sys.stdin.buffer.read(1 << 12):
+        pass
+    stop.set()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code."""
+    options = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        _prepare_threads(options.threads)
+        import torch
+
+        torch.set_num_threads(options.threads)
+        services = _services(options.sites)
+        if options.stop_with_stdin:
+            threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
+        with listening(services, options.socket):
+            log.info("ready: %s", ", ".join(f"{name} ({s.device})" for name, s in services.items()))
+            stop.wait()
+            log.info("stopping")
+    except MammoFedError as error:
+        log.error("%s", error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    logging.shutdown()
+    os._exit(code)  # a computation that outlived the grace must not hold the process: all that counts is on the disk

@@ -1,0 +1,90 @@
+"""One site's side of the typed interface: bytes of a request in, bytes of the reply out; hosted by the server."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable
+
+from client.trainer.config import SiteConfig
+from client.trainer.evaluate import answer_evaluate
+from client.trainer.site import Site, release
+from client.trainer.train import answer_train
+from shared_model.errors import MammoFedError, MessageError, TrainerError
+from shared_model.messages import (
+    DescribeReply,
+    DescribeRequest,
+    ErrorReply,
+    EvaluateRequest,
+    Frame,
+    TrainRequest,
+    decode,
+    encode,
+    parse_fields,
+)
+
+_PATH = re.compile(r"(?:~|\.{1,2})?/[^\s'\";,:()]+")
+_PSEUDONYM = re.compile(r"\b[0-9a-f]{16}\b")
+
+log = logging.getLogger("mammofed.trainer")
+
+
+class TrainerService:
+    """Answers `describe`, `train` and `evaluate` for one site.
+
+    Args:
+        config: the site's own settings.
+        compute: held during training and evaluation; share one among all services of a process.
+
+    Raises:
+        MammoFedError: the site cannot be opened (see :class:`client.trainer.site.Site`).
+    """
+
+    def __init__(self, config: SiteConfig, *, compute: threading.Lock) -> None:
+        self._site, self._compute = Site(config), compute
+
+    @property
+    def device(self) -> str:
+        """Where this site computes."""
+        return str(self._site.device)
+
+    def exchange(self, data: bytes, *, wanted: Callable[[], bool]) -> bytes:
+        """Answer one encoded frame. Every failure becomes an `ErrorReply` in words, without paths or pseudonyms.
+
+        Args:
+            wanted: whether the asker still waits; asked again when the turn comes, before anything is spent.
+        """
+        try:
+            if isinstance(parse_fields(data), DescribeRequest):
+                return encode(Frame(self._describe()))
+            with self._compute:
+                if not wanted():
+                    raise TrainerError("the request was given up before its turn came; nothing was done")
+                return self._answer(decode(data))
+        except MammoFedError as error:
+            log.warning("%s: refused or failed: %s", self._site.config.site, error)
+            return encode(Frame(ErrorReply(code=error.exit_code, reason=without_identity(str(error)))))
+        except Exception as error:  # the asker gets an answer whatever happens; the cause stays in the site's own log
+            log.exception("%s: internal failure", self._site.config.site)
+            reason = f"internal failure ({type(error).__name__}); the site's own log has the details"
+            return encode(Frame(ErrorReply(code=TrainerError.exit_code, reason=reason)))
+
+    def _answer(self, frame: Frame) -> bytes:
+        match frame.message:
+            case TrainRequest() as request:
+                return answer_train(self._site, request, frame.arrays)
+            case EvaluateRequest() as request:
+                return answer_evaluate(self._site, request, frame.arrays)
+            case other:
+                raise MessageError("a trainer answers requests only", found=other.kind)
+
+    def _describe(self) -> DescribeReply:
+        config = self._site.config
+        return DescribeReply(site=config.site, role=config.role, release=release(),
+                             protocols=tuple(self._site.approved()), device=str(self._site.device))  # fmt: skip
+
+
+def without_identity(words: str) -> str:
+    """Words that may leave the site: paths and pseudonyms replaced, at most 500 characters."""
+    return _PSEUDONYM.sub("<patient>", _PATH.sub("<path>", words))[:500]

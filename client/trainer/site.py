@@ -1,0 +1,222 @@
+"""What a trainer keeps warm for one site: cohort, split, protocols, ledger, replies, models; used by its handlers."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.privacy.ledger import Ledger
+from client.trainer.config import SiteConfig
+from client.trainer.replies import ReplyStore
+from shared_model.cohort import Cohort, split_indices
+from shared_model.contract import load_contract
+from shared_model.errors import CohortError, ConfigError, PrivacyError, ProtocolError, StorageError, WeightsError
+from shared_model.fusion import FusionConfig, FusionModel, build_model, load_arrays
+from shared_model.messages import Arrays, check_shapes, weights_sha256
+from shared_model.protocol import Protocol
+
+KEPT_REPLIES = 4      # the coordinator repeats only the round that it is in; each reply is as large as the model
+KEPT_MODELS = 2       # one study at a time, and a change-over
+MAX_PROTOCOLS = 100   # what a describe reply can list
+
+log = logging.getLogger("mammofed.trainer")
+
+
+class Site:
+    """One hosted site. Opening it takes the lock on its state, so that no second trainer spends the same budget.
+
+    Raises:
+        ConfigError: the state is in use, or the device does not exist.
+        CohortError: the cohort is absent, damaged, or another site's.
+        PrivacyError: the split is not the one that this state began with.
+    """
+
+    def __init__(self, config: SiteConfig) -> None:
+        self.config = config
+        self.device = _device(config.device)
+        self._lock = _claim(config.state)
+        self.cohort = Cohort.open(config.cohort)
+        if config.role == "site" and self.cohort.site != config.site:
+            raise CohortError("the cohort was prepared for another site", found=self.cohort.site, expected=config.site)
+        _pin_split(config)
+        self._indices = split_indices(self.cohort, salt=config.salt, fractions=config.fractions)
+        self.ledger = Ledger(config.state / "ledger.json")
+        self.replies = ReplyStore(config.state / "replies", keep=KEPT_REPLIES)
+        self._protocols: dict[tuple[str, int, int], Protocol] = {}
+        self._models: dict[str, tuple[FusionModel, dict[str, tuple[int, ...]]]] = {}
+
+    def indices(self, split: str) -> NDArray[np.int64]:
+        """Positions of a split's patients in the cohort, ascending.
+
+        Raises:
+            CohortError: nobody is in it.
+        """
+        chosen = np.asarray(self._indices[split], dtype=np.int64)
+        if not len(chosen):
+            raise CohortError(f"no patient of {self.config.site} is in the split `{split}`", expected="at least one",
+                              remedy="prepare more patients")  # fmt: skip
+        return chosen
+
+    def approved(self) -> dict[str, Protocol]:
+        """The protocols on this site's disk by hash. A file is read once; one that is no protocol is passed over, loudly."""
+        found: dict[str, Protocol] = {}
+        for path in sorted(self.config.protocols.glob("*.json"))[:MAX_PROTOCOLS]:
+            status = path.stat()
+            key = (path.name, status.st_mtime_ns, status.st_size)
+            if key not in self._protocols:
+                try:
+                    self._protocols[key] = Protocol.read(path)
+                except ProtocolError as error:
+                    log.warning("%s: not served: %s", self.config.site, error)
+                    continue
+            protocol = self._protocols[key]
+            found[protocol.sha256] = protocol
+        return found
+
+    def protocol(self, sha256: str, *, study: str) -> Protocol:
+        """The approved protocol that a request names, checked against what is installed and prepared here.
+
+        Raises:
+            ProtocolError: not approved, of another study or release, or the site has no part in it.
+            CohortError: the cohort was prepared by another contract or pipeline, or does not fit the public size.
+        """
+        protocol = self.approved().get(sha256)
+        if protocol is None:
+            raise ProtocolError(f"{self.config.site} has not approved this protocol", found=sha256[:12],
+                                remedy="ask the site's administrator to read and approve it")  # fmt: skip
+        if protocol.study != study:
+            raise ProtocolError("the request names another study than its protocol", found=study[:64],
+                                expected=protocol.study)  # fmt: skip
+        if protocol.release != release():
+            raise ProtocolError(f"{self.config.site} runs another release than the protocol asks for", found=release(),
+                                expected=protocol.release, remedy="install that release at the site")  # fmt: skip
+        self._check_cohort(protocol)
+        return protocol
+
+    def fields(self, protocol: Protocol) -> tuple[tuple[int, ...], ...]:
+        """Columns of each clinical field, by the contract that is installed here.
+
+        Raises:
+            ProtocolError: the protocol was written for another contract.
+        """
+        contract = load_contract()
+        if contract.sha256 != protocol.contract.sha256:
+            raise ProtocolError(f"{self.config.site} has another data contract than the protocol's",
+                                found=contract.version, expected=protocol.contract.version,
+                                remedy="install the protocol's release at the site")  # fmt: skip
+        return tuple(tuple(columns) for columns in contract.groups.values())
+
+    def _check_cohort(self, protocol: Protocol) -> None:
+        cohort, pipeline = self.cohort, protocol.pipeline
+        for what, found, expected in (
+            ("data contract", cohort.contract_sha256, protocol.contract.sha256),
+            ("imaging pipeline", cohort.pipeline_sha256, pipeline.sha256),
+            ("film size", (cohort.height, cohort.width), (pipeline.height, pipeline.width)),
+            ("number of clinical features", cohort.n_features, protocol.contract.n_features),
+        ):
+            if found != expected:
+                raise CohortError(f"the cohort of {self.config.site} has another {what} than the protocol",
+                                  found=found, expected=expected, remedy="prepare the cohort again")  # fmt: skip
+        if self.config.role == "site":
+            self._check_size(protocol)
+
+    def _check_size(self, protocol: Protocol) -> None:
+        """Sampling runs over the true patients, the divisor is the public size: far more patients than that would make
+        steps beyond the norm that the coordinator expects."""
+        public, true = protocol.federation.site(self.config.site).patients, len(self.indices("train"))
+        if true > 2 * public:
+            raise CohortError(f"{self.config.site} has far more training patients than the protocol says",
+                              found=f"more than {2 * public}", expected=f"about {public}",
+                              remedy="ask the coordinator for a protocol with the site's present size")  # fmt: skip
+
+    def model(self, protocol: Protocol, arrays: Arrays, claimed_sha256: str) -> FusionModel:
+        """The warm model with the weights of a request in it.
+
+        Raises:
+            WeightsError: the tensors are not those that the request names, or not finite.
+            MessageError: a tensor is missing, unknown, or of another shape.
+        """
+        model, shapes = self._built(protocol)
+        check_shapes(arrays, shapes)
+        found = weights_sha256(arrays)
+        if found != claimed_sha256:
+            raise WeightsError("weights were changed on the way", found=found[:12], expected=claimed_sha256[:12])
+        load_arrays(model, arrays)
+        return model
+
+    def _built(self, protocol: Protocol) -> tuple[FusionModel, dict[str, tuple[int, ...]]]:
+        key = protocol.sha256
+        if key not in self._models:
+            config = FusionConfig(
+                size=protocol.model.size, fusion=protocol.model.fusion, n_clinical=protocol.contract.n_features,
+                height=protocol.pipeline.height, width=protocol.pipeline.width,
+            )  # fmt: skip
+            model = build_model(config, seed=protocol.seed, prevalence=protocol.loss.prevalence).to(self.device)
+            while len(self._models) >= KEPT_MODELS:
+                self._models.pop(next(iter(self._models)))
+            self._models[key] = model, {name: tuple(p.shape) for name, p in model.named_parameters()}
+        return self._models[key]
+
+
+def study_folder(protocol: Protocol) -> str:
+    """Name of the folder of a study's replies: two protocols of one name never share replies."""
+    return f"{protocol.study}-{protocol.sha256[:16]}"
+
+
+def release() -> str:
+    """The installed release of MammoFed."""
+    return version("mammofed")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError("device: there is no such GPU", found=name, expected=f"{torch.cuda.device_count()} GPUs seen",
+                          remedy="use `auto` or `cpu`")  # fmt: skip
+    return device
+
+
+def _claim(state: Path) -> int:
+    """Hold an exclusive lock in `state` until the process ends (the kernel drops it, however the process ends)."""
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(state / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StorageError("the site's state cannot be written", found=error.strerror) from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise ConfigError(f"another trainer uses the state {state}", remedy="stop it first") from None
+    return handle
+
+
+def _pin_split(config: SiteConfig) -> None:
+    """Write the split's definition on first use and refuse another one afterwards.
+
+    `train` and `test` are accounted as disjoint patients; another salt would put a woman into both.
+    """
+    path = config.state / "split.json"
+    wanted = {"salt": config.salt, "fractions": dict(config.fractions)}
+    if path.exists():
+        try:
+            pinned = json.loads(path.read_text())
+        except ValueError:
+            raise StorageError("the site's split.json is damaged", remedy="restore it from backup") from None
+        if pinned != wanted:
+            raise PrivacyError(f"the split of {config.site} was changed after it was used", found=wanted,
+                               expected=pinned, remedy="use the first salt and fractions again")  # fmt: skip
+        return
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(wanted))
+    temporary.replace(path)

@@ -1,0 +1,108 @@
+"""Answers a training request for one site: check, reserve privacy, train, settle, keep the reply; called by the service."""
+
+from __future__ import annotations
+
+import time
+
+from client.privacy.ledger import LedgerEntry, privacy_spent
+from client.privacy.randomness import Randomness
+from client.trainer.replies import round_slot
+from client.trainer.site import Site, study_folder
+from client.training.checks import check_training
+from client.training.local import RoundResult, randomness_for, train_round
+from shared_model.errors import BudgetExhaustedError, ProtocolError
+from shared_model.fusion import FusionModel, arrays_of
+from shared_model.messages import Arrays, Frame, PrivacySpent, TrainReply, TrainRequest, encode
+from shared_model.protocol import Protocol
+
+
+def answer_train(site: Site, request: TrainRequest, arrays: Arrays) -> bytes:
+    """One round at one site; the reply is on the disk before it is returned, and a repetition returns those bytes.
+
+    A crash between the reservation and the stored reply makes the repetition reserve and train again: the ledger then
+    counts a round that nobody saw, and never misses one that somebody did.
+
+    Raises:
+        ProtocolError, CohortError, WeightsError, MessageError: the request does not fit this site; nothing was spent.
+        PrivacyError: the round was already answered for other weights.
+        StorageError: the ledger or the reply could not be written; nothing is sent.
+    """
+    protocol = _checked(site, request)
+    model = site.model(protocol, arrays, request.weights_sha256)
+    folder, slot = study_folder(protocol), round_slot(request.round, request.attempt)
+    stored = site.replies.find(folder, slot, request.weights_sha256)
+    if stored is not None:
+        return stored
+    started = time.monotonic()
+    randomness = randomness_for(protocol, site=site.config.site, round_number=request.round)
+    check_training(protocol, model, randomness)  # before anything is charged
+    try:
+        reservation = _reserve(site, protocol, request)
+    except BudgetExhaustedError as error:
+        reply = _reply(site, protocol, request, started, None, abstained=str(error))
+        data = encode(Frame(reply))
+    else:
+        result = _train(site, protocol, request, model, randomness)
+        if reservation is not None:
+            site.ledger.settle(reservation)
+        data = encode(Frame(_reply(site, protocol, request, started, result), arrays_of(model)))
+    site.replies.store(folder, slot, request.weights_sha256, data)
+    return data
+
+
+def budget(site: Site, protocol: Protocol) -> float:
+    """Greatest epsilon that a patient of the site may reach: the protocol's, or less where the site says so."""
+    limit = site.config.epsilon_limit
+    return protocol.privacy.epsilon if limit is None else min(limit, protocol.privacy.epsilon)
+
+
+def spent(site: Site, protocol: Protocol) -> PrivacySpent:
+    """State of the training patients' account under the site's own budget."""
+    return privacy_spent(site.ledger, protocol).model_copy(update={"budget": budget(site, protocol)})
+
+
+def _checked(site: Site, request: TrainRequest) -> Protocol:
+    if site.config.role != "site":
+        raise ProtocolError("the evaluator never trains", found="a training request", expected="an evaluation")
+    protocol = site.protocol(request.protocol_sha256, study=request.study)
+    if request.round > protocol.rounds or request.attempt > protocol.federation.attempts:
+        raise ProtocolError("round or attempt outside the protocol",
+                            found=f"{request.round}, attempt {request.attempt}",
+                            expected=f"1..{protocol.rounds}, attempt 1..{protocol.federation.attempts}")  # fmt: skip
+    site.indices("train")
+    site.fields(protocol)
+    return protocol
+
+
+def _reserve(site: Site, protocol: Protocol, request: TrainRequest) -> int | None:
+    """Charge the round to the ledger; None without privacy."""
+    if not protocol.private:
+        return None
+    entry = LedgerEntry(
+        group="train", study=protocol.study, protocol_sha256=protocol.sha256, round=request.round,
+        attempt=request.attempt, noise_multiplier=protocol.privacy.noise_multiplier,
+        sample_rate=protocol.training.sample_rate, steps=protocol.training.steps_per_round,
+    )  # fmt: skip
+    return site.ledger.reserve(entry, budget=budget(site, protocol), delta=protocol.privacy.delta)
+
+
+def _train(
+    site: Site, protocol: Protocol, request: TrainRequest, model: FusionModel, randomness: Randomness
+) -> RoundResult:
+    return train_round(
+        model=model, cohort=site.cohort, indices=site.indices("train"), protocol=protocol, site=site.config.site,
+        round_number=request.round, device=site.device, randomness=randomness, fields=site.fields(protocol),
+    )  # fmt: skip
+
+
+def _reply(
+    site: Site, protocol: Protocol, request: TrainRequest, started: float, result: RoundResult | None, *,
+    abstained: str = "",
+) -> TrainReply:  # fmt: skip
+    return TrainReply(
+        site=site.config.site, study=protocol.study, round=request.round, attempt=request.attempt,
+        weights_sha256=request.weights_sha256, outcome="abstained" if result is None else "trained",
+        reason=abstained[:300], seconds=time.monotonic() - started,
+        loss=None if result is None or protocol.private else result.loss,  # not noised, so it stays here
+        privacy=spent(site, protocol) if protocol.private else None,
+    )  # fmt: skip
