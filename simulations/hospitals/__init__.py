@@ -1,0 +1,5 @@
+"""How hospitals differ: who comes, what their detector does, what their records lack; called by simulations/launch."""
+
+from simulations.hospitals.defaults import default_hospitals
+
+__all__ = ["default_hospitals"]
