@@ -1,0 +1,82 @@
+"""The answer of a study, as sentences and as rows, as far as its numbers carry it; for the report and the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from server.reporting.facts import mapping
+from shared_model.protocol import Protocol
+
+MODEL_ROWS = (("clinical", "Clinical table only"), ("image", "Images only"), ("fused", "Images + clinical table (fused)"))
+
+
+def model_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the main table, from what was there before any hospital to the fused model; empty when not measured.
+
+    Each row is a model of the `test` report with a `key` and a `label` for people.
+    """
+    held_out = mapping(mapping(summary.get("metrics")).get("held_out"))
+    models = mapping(held_out.get("models"))
+    rows = [{"key": name, "label": label, **models[name]} for name, label in MODEL_ROWS if mapping(models.get(name))]
+    public = mapping(held_out.get("public_weights"))
+    if public:
+        rows.insert(0, {"key": "public", "label": "Public weights only, no hospital data", **public})
+    return rows
+
+
+def answer(summary: Mapping[str, Any], protocol: Protocol) -> list[str]:
+    """Sentences in order of weight: what came of the study, what hospitals added, what it cost in privacy.
+
+    Args:
+        summary: the content of `summary.json`.
+    """
+    held_out = mapping(mapping(summary.get("metrics")).get("held_out"))
+    sentences = [_result(summary, held_out, protocol), _added(held_out), _cost(summary, protocol)]
+    return [sentence for sentence in sentences if sentence]
+
+
+def _result(summary: Mapping[str, Any], held_out: Mapping[str, Any], protocol: Protocol) -> str:
+    fused = mapping(mapping(held_out.get("models")).get("fused"))
+    done, planned = summary.get("rounds_completed", 0), summary.get("rounds_planned", protocol.rounds)
+    sites = len(protocol.federation.sites)
+    if summary.get("status") != "COMPLETE":
+        words = f"This study is {summary.get('status', 'INCOMPLETE')}: {done} of {planned} rounds closed."
+        return words + ("" if fused else " There is no held-out result.")
+    if not fused:
+        return f"All {planned} rounds closed, and no held-out result was recorded."
+    percent = round(100 * protocol.evaluation.confidence)
+    return (
+        f"After {done} rounds with {sites} hospitals, the fused model reaches an AUC of {fused['auc']:.3f} "
+        f"({percent} % interval {fused['auc_low']:.3f} to {fused['auc_high']:.3f}) on {held_out['n']:,} held-out women."
+    )
+
+
+def _added(held_out: Mapping[str, Any]) -> str:
+    """What hospitals added to the public weights: the difference, and whether its interval stays clear of zero."""
+    public, fused = mapping(held_out.get("public_weights")), mapping(mapping(held_out.get("models")).get("fused"))
+    if not public or not fused:
+        return ""
+    difference = fused["auc"] - public["auc"]
+    if difference <= 0:
+        return f"It is not better than the public weights alone, which reach {public['auc']:.3f} with no hospital data."
+    words = f"Public weights alone, with no hospital data, reach {public['auc']:.3f}: hospitals added {difference:.3f}"
+    paired = mapping(mapping(held_out.get("comparisons")).get("fused_vs_public"))
+    if not paired:
+        return words + "."
+    clear = paired["low"] > 0
+    judged = "clear of" if clear else "not clear of"
+    return f"{words} (paired interval {paired['low']:.3f} to {paired['high']:.3f}, {judged} zero)."
+
+
+def _cost(summary: Mapping[str, Any], protocol: Protocol) -> str:
+    terms = protocol.privacy
+    if not protocol.private:
+        return "No differential privacy was used: this says what is possible without it, and is nothing to run on patients' data."
+    spent = [row["epsilon"] for row in mapping(summary.get("privacy")).values() if row.get("epsilon") is not None]
+    if not spent:
+        return "No privacy was spent."
+    return (
+        f"No hospital spent more than epsilon {max(spent):.2f} of {terms.epsilon:g} for each patient (delta {terms.delta:g}, "
+        "add or remove one patient)."
+    )

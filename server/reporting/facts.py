@@ -1,0 +1,161 @@
+"""Reads what a run directory says about its study into plain values for the report; nothing here decides or draws.
+
+Sources: `summary.json` (schema in `server/rounds/summary.schema.json`), `protocol.json`, and `journal.sqlite` for what
+only the journal has, round by round. The journal is opened read-only, so a report can be written of a running study.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared_model.errors import StorageError
+from shared_model.protocol import Protocol
+
+MAX_JSON_BYTES = 64 << 20
+MAX_EVENTS = 500  # the report shows the latest; the journal keeps them all
+MODELS = ("fused", "image", "clinical")
+LOUD = ("warning", "error")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """AUC on `selection` of one model: rounds R and values in [0, 1], equally long."""
+
+    model: str
+    rounds: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class JournalEvent:
+    """One line of the journal's events. time: as the journal has it (seconds since 1970, or ISO 8601)."""
+
+    time: str
+    severity: str
+    code: str
+    site: str
+    round: int | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that the report is made of.
+
+    data: what kind of women the study was about, as its launch said (`synthetic`), or empty when nobody said.
+    participation: outcome by (site, round) of the last attempt; reasons: words beside it where there are any.
+    events: those above `info`, oldest first; events_left_out: how many older ones are not among them.
+    """
+
+    run_dir: Path
+    summary: Mapping[str, Any]
+    protocol: Protocol
+    data: str
+    curves: tuple[Curve, ...]
+    participation: Mapping[tuple[str, int], str]
+    reasons: Mapping[tuple[str, int], str]
+    events: tuple[JournalEvent, ...]
+    events_left_out: int
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the study's sites in name order."""
+        return tuple(sorted(site.name for site in self.protocol.federation.sites))
+
+    @property
+    def held_out(self) -> Mapping[str, Any]:
+        """The held-out result on `test`, or empty when the study never got that far."""
+        return mapping(mapping(self.summary.get("metrics")).get("held_out"))
+
+    @property
+    def privacy(self) -> Mapping[str, Mapping[str, Any]]:
+        """Privacy spent by site; empty without privacy."""
+        return mapping(self.summary.get("privacy"))
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """`value` when it is a JSON object, an empty one otherwise (JSON null: not measured)."""
+    return value if isinstance(value, dict) else {}
+
+
+def read_facts(run_dir: Path) -> Facts:
+    """Read a run directory.
+
+    Raises:
+        StorageError: summary or journal are absent or damaged.
+        ProtocolError: `protocol.json` is absent, damaged or was changed after it was frozen.
+    """
+    protocol = Protocol.read(run_dir / "protocol.json")
+    summary = _read_object(run_dir / "summary.json")
+    journal = run_dir / "journal.sqlite"
+    if not journal.is_file():
+        raise StorageError("the run directory has no journal", found=journal, expected="journal.sqlite of a study",
+                           remedy="give the directory that `mammofed simulate` printed")  # fmt: skip
+    try:
+        connection = sqlite3.connect(f"{journal.resolve().as_uri()}?mode=ro", uri=True)
+        try:
+            return _from_journal(connection, run_dir=run_dir, summary=summary, protocol=protocol)
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise StorageError(f"cannot read {journal}: {error}", remedy="restore the file from the run's backup") from None
+
+
+def _data_kind(run_dir: Path) -> str:
+    launched = run_dir / "launch.json"  # only studies launched on one machine have it
+    return str(mapping(_read_object(launched).get("cohort")).get("kind", "")) if launched.is_file() else ""
+
+
+def _read_object(path: Path) -> Mapping[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}", remedy="let the study end, or write its summary") from None
+    if len(data) > MAX_JSON_BYTES:
+        raise StorageError(f"{path} is too large", expected=f"at most {MAX_JSON_BYTES} bytes")
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise StorageError(f"{path} is not a JSON object", found=type(values).__name__)
+    return values
+
+
+def _from_journal(
+    connection: sqlite3.Connection, *, run_dir: Path, summary: Mapping[str, Any], protocol: Protocol
+) -> Facts:
+    outcomes: dict[tuple[str, int], str] = {}
+    reasons: dict[tuple[str, int], str] = {}
+    rows = connection.execute("SELECT site, round, outcome, reason FROM participation ORDER BY round, attempt")
+    for site, number, outcome, reason in rows:
+        outcomes[site, number] = outcome
+        reasons[site, number] = reason or ""
+    marks = ",".join("?" for _ in LOUD)
+    (loud,) = connection.execute(f"SELECT count(*) FROM events WHERE severity IN ({marks})", LOUD).fetchone()  # noqa: S608 - only question marks are put in
+    latest = connection.execute(
+        f"SELECT time, severity, code, site, round, text FROM events WHERE severity IN ({marks}) ORDER BY id DESC LIMIT ?",  # noqa: S608 - only question marks are put in
+        (*LOUD, MAX_EVENTS),
+    ).fetchall()
+    events = tuple(
+        JournalEvent(str(time), severity, code or "", site or "", number, text)
+        for time, severity, code, site, number, text in reversed(latest)
+    )
+    return Facts(run_dir, summary, protocol, _data_kind(run_dir), _curves(connection), outcomes, reasons, events, loud - len(events))
+
+
+def _curves(connection: sqlite3.Connection) -> tuple[Curve, ...]:
+    curves = []
+    for model in MODELS:
+        rows = connection.execute(
+            "SELECT round, value FROM metrics WHERE scope = 'selection' AND name = ? ORDER BY round", (f"auc_{model}",)
+        ).fetchall()
+        if rows:
+            curves.append(Curve(model, tuple(row[0] for row in rows), tuple(row[1] for row in rows)))
+    return tuple(curves)

@@ -1,0 +1,156 @@
+"""Writes `report.html` of a run directory: the answer in a sentence first, then what stands behind it.
+
+Called by the launcher at the end of a study and again whenever somebody asks. The page needs nothing from outside: style
+and figures are inside it, and a content security policy forbids the rest.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from server.reporting import plots
+from server.reporting.answer import answer, model_rows
+from server.reporting.facts import Facts, mapping, read_facts
+from shared_model.errors import StorageError
+
+REPORT_NAME = "report.html"
+MAX_STRIP_CELLS = 20_000  # sites x rounds drawn one by one; above, the counts alone
+SITE_METRICS = ("auc", "sensitivity", "specificity", "n", "positives")
+LETTERS = {"contributed": "C", "abstained": "A", "late": "L", "refused": "R", "failed": "F", "not_sampled": "·"}
+OUTCOMES = ("contributed", "abstained", "late", "refused", "failed", "not_sampled")
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write the report into `run_dir` and return its path.
+
+    Raises:
+        StorageError: summary or journal cannot be read, or the report cannot be written.
+        ProtocolError: the frozen protocol cannot be read or was changed.
+    """
+    page = render(read_facts(run_dir))
+    path = run_dir / REPORT_NAME
+    draft = path.with_name(f".{REPORT_NAME}.partial")
+    try:
+        draft.write_text(page, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path}: {error.strerror}", remedy="make room and ask for the report again") from None
+    return path
+
+
+def render(facts: Facts) -> str:
+    """The page as text; the same facts give the same bytes."""
+    environment = Environment(
+        loader=PackageLoader("server.reporting", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= FILTERS
+    patients = {site.name: site.patients for site in facts.protocol.federation.sites}
+    sites_metrics = _sites_metrics(facts)
+    return environment.get_template("report.html.j2").render(
+        facts=facts, summary=facts.summary, protocol=facts.protocol, answer=answer(facts.summary, facts.protocol),
+        models=model_rows(facts.summary), comparisons=_comparisons(facts), figures=_figures(facts), strip=_strip(facts),
+        counts=participation_counts(facts), outcomes=OUTCOMES, subgroups=facts.held_out.get("subgroups") or [],
+        other_deltas=other_deltas(facts), sites_metrics=sites_metrics, patients=patients,
+        site_metric_names=[n for n in SITE_METRICS if any(n in row for _, row in sites_metrics)],
+        site_sizes=", ".join(f"{patients[site]:,}" for site in facts.sites), curve_rows=_curve_rows(facts),
+        fused=mapping(mapping(facts.held_out.get("models")).get("fused")), data=facts.data,
+        versions=mapping(facts.summary.get("versions")), model=mapping(facts.summary.get("model")),
+    )  # fmt: skip
+
+
+def participation_counts(facts: Facts) -> dict[str, Mapping[str, int]]:
+    """Rounds by outcome for each site, counted from the journal (the last attempt of each round)."""
+    counts = {site: Counter[str]() for site in facts.sites}
+    for (site, _), outcome in facts.participation.items():
+        counts.setdefault(site, Counter())[outcome] += 1
+    return dict(counts)
+
+
+def other_deltas(facts: Facts) -> list[str]:
+    """The deltas, as written, at which epsilon is stated besides the protocol's own; greatest first."""
+    found = {delta for row in facts.privacy.values() for delta in mapping(row.get("other_deltas"))}
+    return sorted(found, key=float, reverse=True)
+
+
+def _comparisons(facts: Facts) -> list[dict[str, Any]]:
+    rows = mapping(facts.held_out.get("comparisons"))
+    return [{"label": name.replace("_vs_", " against ").replace("_", " "), **row} for name, row in rows.items() if row]
+
+
+def _figures(facts: Facts) -> dict[str, Markup]:
+    # Markup: our own SVG, whose every text came through an escaping writer.
+    figures = {}
+    rows = {row["key"]: row for row in model_rows(facts.summary)}
+    if facts.curves:
+        chosen = mapping(facts.summary.get("model")).get("round")
+        figures["learning"] = Markup(plots.learning_curves(facts.curves, chosen=chosen or None))  # noqa: S704
+    curves = {name: row["roc"] for name, row in rows.items() if row.get("roc")}
+    if curves:
+        figures["roc"] = Markup(plots.roc(curves, auc={name: rows[name]["auc"] for name in curves}))  # noqa: S704
+    fused = rows.get("fused", {})
+    if fused.get("calibration"):
+        figures["calibration"] = Markup(  # noqa: S704
+            plots.calibration(fused["calibration"], slope=fused.get("calibration_slope"), ece=fused.get("ece"))
+        )
+    return figures
+
+
+def _strip(facts: Facts) -> list[tuple[str, list[tuple[int, str, str]]]]:
+    """Participation as (site, [(round, outcome, words)]); empty when it has too many cells to draw."""
+    rounds = range(1, max((number for _, number in facts.participation), default=0) + 1)
+    if len(rounds) * len(facts.sites) > MAX_STRIP_CELLS:
+        return []
+    return [
+        (site, [(r, facts.participation.get((site, r), ""), facts.reasons.get((site, r), "")) for r in rounds])
+        for site in facts.sites
+        if rounds
+    ]
+
+
+def _sites_metrics(facts: Facts) -> list[tuple[str, Mapping[str, Any]]]:
+    rows = mapping(mapping(facts.summary.get("metrics")).get("sites"))
+    return [(site, mapping(row)) for site, row in sorted(rows.items())]
+
+
+def _curve_rows(facts: Facts) -> list[tuple[int, list[float | None]]]:
+    values = [dict(zip(curve.rounds, curve.values, strict=True)) for curve in facts.curves]
+    return [(r, [curve.get(r) for curve in values]) for r in sorted({r for curve in values for r in curve})]
+
+
+def _number(value: object, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "–"
+
+
+def _general(value: object) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else "–"
+
+
+def _p_value(value: object) -> str:
+    return "–" if not isinstance(value, (int, float)) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _percent(value: object) -> str:
+    return f"{100 * value:.0f} %" if isinstance(value, (int, float)) else "–"
+
+
+def _interval(row: Mapping[str, Any], name: str, *, percent: bool = False) -> str:
+    """`0.87 (0.84 to 0.90)` out of the keys `name`, `name_low`, `name_high`."""
+    show = _percent if percent else _number
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    words = show(row.get(name))
+    return words if low is None or high is None else f"{words} ({show(low)} to {show(high)})"
+
+
+FILTERS = {
+    "number": _number, "general": _general, "p_value": _p_value, "percent": _percent, "interval": _interval,
+    "words": lambda name: str(name).replace("_", " "), "letter": lambda outcome: LETTERS.get(outcome, ""),
+}  # fmt: skip

@@ -1,0 +1,96 @@
+"""The tables that a study ends with in the terminal: the result, its privacy, who took part, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from server.reporting.answer import answer, model_rows
+from server.reporting.facts import mapping
+from shared_model.protocol import Protocol
+from simulations.words import bytes_in_words, seconds_in_words
+
+STATUS_STYLES = {"COMPLETE": "bold green", "INCOMPLETE": "bold red", "STOPPED": "bold yellow"}
+OUTCOMES = ("contributed", "abstained", "late", "refused", "failed", "not_sampled")
+
+
+def final_tables(summary: Mapping[str, Any], protocol: Protocol, *, run_dir: Path, report: Path) -> RenderableType:
+    """Everything that is printed at the end of a study.
+
+    Args:
+        summary: the content of `summary.json`.
+        report: path of the report that was written.
+    """
+    status = str(summary.get("status", "INCOMPLETE"))
+    traffic = mapping(summary.get("bytes"))
+    head = Text.assemble(
+        ("\n" + status, STATUS_STYLES.get(status, "bold")),
+        f"  {summary.get('rounds_completed', 0)} of {summary.get('rounds_planned', protocol.rounds)} rounds in "
+        f"{seconds_in_words(float(summary.get('seconds') or 0))}, "
+        f"{bytes_in_words(sum(traffic.values()))} between sites and coordinator",
+    )
+    parts: list[RenderableType] = [head, *(Text(sentence) for sentence in answer(summary, protocol))]
+    rows = model_rows(summary)
+    if rows:
+        parts.append(_held_out_table(rows, summary, protocol))
+    parts += [_site_table(summary, protocol), _next_steps(status, run_dir=run_dir, report=report)]
+    return Group(*parts)
+
+
+def _held_out_table(rows: list[dict[str, Any]], summary: Mapping[str, Any], protocol: Protocol) -> Table:
+    held_out = summary["metrics"]["held_out"]
+    percent, level = round(100 * protocol.evaluation.confidence), round(100 * protocol.evaluation.specificity)
+    title = f"Held-out test split: {held_out['n']:,} women, {held_out['positives']:,} with cancer"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Model")
+    table.add_column(f"AUC ({percent} % interval)", justify="right", no_wrap=True)
+    table.add_column(f"Sensitivity at {level} % specificity", justify="right")
+    table.add_column("Realised specificity", justify="right")
+    for row in rows:
+        table.add_row(
+            row["label"], f"{row['auc']:.3f} ({row['auc_low']:.3f}-{row['auc_high']:.3f})",
+            f"{share(row.get('sensitivity'))} ({share(row.get('sensitivity_low'))}-{share(row.get('sensitivity_high'))})",
+            share(row.get("specificity")), style="bold" if row["key"] == "fused" else "",
+        )  # fmt: skip
+    return table
+
+
+def _site_table(summary: Mapping[str, Any], protocol: Protocol) -> Table:
+    privacy, participation = mapping(summary.get("privacy")), mapping(summary.get("participation"))
+    shown = [name for name in OUTCOMES if name == "contributed" or any(mapping(p).get(name) for p in participation.values())]
+    table = Table(title="Sites", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Site", no_wrap=True)
+    table.add_column("Patients", justify="right")
+    for name in shown:
+        table.add_column(name.replace("_", " ").capitalize(), justify="right")
+    if protocol.private:
+        table.add_column(f"Epsilon of budget (delta {protocol.privacy.delta:g})", justify="right")
+    for site in sorted(protocol.federation.sites, key=lambda site: site.name):
+        counts, spent = mapping(participation.get(site.name)), mapping(privacy.get(site.name))
+        cells = [site.name, f"{site.patients:,}", *(str(counts.get(name, 0)) for name in shown)]
+        if protocol.private:
+            epsilon = spent.get("epsilon")
+            cells.append("none spent" if epsilon is None else f"{epsilon:.2f} of {spent['budget']:.2f}")
+        table.add_row(*cells)
+    return table
+
+
+def _next_steps(status: str, *, run_dir: Path, report: Path) -> Text:
+    lines = [("Run directory  ", str(run_dir)), ("Report         ", str(report))]
+    if status == "COMPLETE":
+        lines.append(("Model          ", str(run_dir / "model.safetensors")))
+        lines.append(("Next           ", "open the report; compare with `mammofed simulate privacy=none`"))
+    else:
+        lines.append(("Next           ", f"mammofed simulate resume {run_dir}"))
+    return Text("\n").join([Text.assemble((name, "dim"), value) for name, value in lines])
+
+
+def share(value: object) -> str:
+    """A share in [0, 1] as whole percent, a dash when there is none."""
+    return f"{100 * value:.0f} %" if isinstance(value, (int, float)) else "–"

@@ -1,0 +1,140 @@
+"""A run directory made by hand, with everything that a report can show: numbers are invented and fixed."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared_model.protocol import Protocol
+
+SHA = "ab" * 32
+SITES = {"north": 300, "east": 250, "south": 180, "west": 100}
+ROUNDS = 12
+
+
+def protocol_values(*, private: bool = True) -> dict[str, Any]:
+    return {
+        "study": "quick", "release": "0.1.0", "seed": 0,
+        "contract": {"version": "1", "sha256": SHA, "n_features": 40},
+        "pipeline": {"sha256": SHA, "height": 112, "width": 84, "spacing_mm": 1.75},
+        "model": {"size": "tiny", "fusion": "gated"},
+        "initial_weights": {"sha256": SHA, "origin": "public", "recipe": "public tiny"},
+        "loss": {"kind": "bce", "prevalence": 0.2, "pos_weight": 1.0, "focal_gamma": 2.0, "focal_alpha": 0.5,
+                 "auxiliary": 0.3},
+        "training": {
+            "engine": "loop" if private else "batch", "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0,
+            "sample_rate": 0.1, "steps_per_round": 5, "decay": "sqrt", "gradient_clip": 1.0, "proximal_mu": 0.0,
+            "ema_decay": 0.9, "precision": "fp32", "oversampling": "none",
+            "phases": [
+                {"name": "image", "rounds": 4, "objective": "image", "learning_rate": 0.5, "encoder_rate": 1.0},
+                {"name": "fusion", "rounds": ROUNDS - 4, "objective": "fusion", "learning_rate": 0.5, "encoder_rate": 0.1},
+            ],
+            "augmentation": {"enabled": False} | dict.fromkeys(
+                ("rotation_degrees", "shift", "scale", "vertical_flip", "elastic", "intensity", "view_dropout",
+                 "modality_dropout", "feature_dropout"), 0.0),
+        },
+        "privacy": {"mode": "patient" if private else "none", "clip": 1.0, "noise_multiplier": 1.3 if private else 0.0,
+                    "epsilon": 8.0, "delta": 1e-5, "metrics": "final" if private else "none",
+                    "metrics_noise_multiplier": 4.0, "metrics_bins": 32},
+        "federation": {
+            "strategy": "fedavg", "server_learning_rate": 1.0, "server_beta_1": 0.9, "server_beta_2": 0.99,
+            "server_tau": 1e-3, "sites": [{"name": n, "patients": p, "weight": p / 830} for n, p in SITES.items()],
+            "sites_per_round": 4, "quorum": 2, "deadline_s": 600.0, "attempts": 2,
+        },
+        "evaluation": {"selection_rule": "best_selection_auc", "every": 1, "specificity": 0.85, "confidence": 0.95,
+                       "bootstrap": 0, "collapse_auc": 0.55},
+    }  # fmt: skip
+
+
+def model_report(auc: float) -> dict[str, Any]:
+    roc = [[fpr / 100, (fpr / 100) ** ((1 - auc) / auc)] for fpr in range(101)]
+    return {
+        "auc": auc, "auc_low": auc - 0.03, "auc_high": auc + 0.025, "average_precision": auc - 0.2, "sensitivity": auc - 0.1,
+        "sensitivity_low": auc - 0.2, "sensitivity_high": auc - 0.02, "specificity": 0.84, "threshold": 0.3, "brier": 0.1,
+        "calibration_slope": 0.94, "calibration_intercept": 0.05, "ece": 0.03, "roc": roc,
+        "calibration": [[0.05 + 0.1 * i, min(1.0, 0.04 + 0.105 * i), 60 - 5 * i] for i in range(10)],
+    }  # fmt: skip
+
+
+def summary_values(protocol: Protocol) -> dict[str, Any]:
+    spent = {
+        "unit": "patient", "epsilon": 7.4321, "delta": 1e-5, "adjacency": "add_or_remove_one", "accountant": "prv",
+        "noise_multiplier": 1.3, "sampling_rate": 0.1, "budget": 8.0, "steps": 60,
+        "other_deltas": {"1e-06": 8.91, "0.0001": 6.02},
+    }  # fmt: skip
+    counts = dict.fromkeys(("contributed", "abstained", "refused", "late", "failed", "not_sampled"), 0)
+    held_out = {
+        "n": 400, "positives": 80,
+        "models": {"fused": model_report(0.873), "image": model_report(0.842), "clinical": model_report(0.651)},
+        "public_weights": model_report(0.79),
+        "comparisons": {
+            "fused_vs_image": {"difference": 0.031, "low": 0.011, "high": 0.051, "p": 0.0023},
+            "fused_vs_clinical": {"difference": 0.222, "low": 0.17, "high": 0.27, "p": 1e-9},
+            "fused_vs_public": {"difference": 0.083, "low": 0.05, "high": 0.11, "p": 0.0001},
+        },
+        "subgroups": [
+            {"name": "density", "level": "d", "n": 60, "positives": 12, "auc": 0.81, "auc_low": 0.7, "auc_high": 0.9},
+            {"name": "vendor", "level": "E", "suppressed": True},
+        ],
+    }  # fmt: skip
+    return {
+        "status": "COMPLETE", "study": "quick", "protocol_sha256": protocol.sha256, "rounds_planned": ROUNDS,
+        "rounds_completed": ROUNDS, "seconds": 214.0, "bytes": {"up": 40_000_000, "down": 41_000_000},
+        "participation": {site: counts | {"contributed": ROUNDS} for site in SITES},
+        "metrics": {"held_out": held_out, "sites": {"north": {"auc": 0.88, "n": 61.0, "positives": 12.0}, "west": None}},
+        "privacy": {site: spent for site in SITES} if protocol.private else {},
+        "versions": {"mammofed": "0.1.0", "torch": "2.13.0", "flwr": "1.41.0", "python": "3.11.7"},
+        "model": {"round": 11, "rule": "best_selection_auc", "sha256": SHA}, "alarms": [],
+    }  # fmt: skip
+
+
+def write_journal(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        """
+        CREATE TABLE participation(round, attempt, site, outcome, reason, seconds, bytes_up, bytes_down);
+        CREATE TABLE events(id INTEGER PRIMARY KEY, time, severity, code, site, round, text);
+        CREATE TABLE metrics(round, scope, name, value);
+        """
+    )
+    for number in range(1, ROUNDS + 1):
+        for name, start in (("fused", 0.79), ("image", 0.79), ("clinical", 0.5)):
+            value = start + (0.09 if name == "fused" else 0.05) * (1 - math.exp(-number / 4))
+            connection.execute("INSERT INTO metrics VALUES (?, 'selection', ?, ?)", (number, f"auc_{name}", value))
+        for site in SITES:
+            outcome = "late" if (site, number) == ("west", 5) else "abstained" if (site, number) == ("east", 12) else "contributed"
+            reason = "budget would be exceeded" if outcome == "abstained" else ""
+            if (site, number) == ("north", 3):  # a first attempt that failed: the report counts the last one
+                connection.execute("INSERT INTO participation VALUES (3, 1, 'north', 'failed', '', 1, 1, 1)")
+            connection.execute(
+                "INSERT INTO participation VALUES (?, ?, ?, ?, ?, 1.5, 1000, 1000)",
+                (number, 2 if number == 3 else 1, site, outcome, reason),
+            )
+    connection.execute(
+        "INSERT INTO events(time, severity, code, site, round, text) VALUES (1.8e9, 'warning', 'late', 'west', 5, ?)",
+        ("no reply within 600 s <script>alert(1)</script>",),
+    )
+    connection.execute(
+        "INSERT INTO events(time, severity, code, site, round, text) VALUES (1.8e9, 'info', '', NULL, 1, 'ordinary line')"
+    )
+    connection.commit()
+    connection.close()
+
+
+@pytest.fixture
+def protocol() -> Protocol:
+    return Protocol.create(protocol_values())
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, protocol: Protocol) -> Path:
+    (tmp_path / "protocol.json").write_text(protocol.to_json())
+    (tmp_path / "summary.json").write_text(json.dumps(summary_values(protocol)))
+    (tmp_path / "launch.json").write_text(json.dumps({"cohort": {"kind": "synthetic"}}))
+    write_journal(tmp_path / "journal.sqlite")
+    return tmp_path
