@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-VIEWS: tuple[str, ...] = ("L_CC", "L_MLO", "R_CC", "R_MLO")
+from shared_model.cohort.views import VIEWS
+
+__all__ = ["VIEWS", "PatientBatch"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,325 @@
+"""Writes a prepared cohort: films go straight to disk, everything becomes visible at once. Called by the importer."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from shared_model.cohort.layout import (
+    CHANNELS,
+    HEADER_BYTES,
+    MANIFEST,
+    PATIENTS,
+    PIXELS,
+    PSEUDONYM_PATTERN,
+    SCHEMA_VERSION,
+    FileEntry,
+    Manifest,
+    canonical,
+    content_digest,
+    npy_header,
+    patient_digest,
+)
+from shared_model.cohort.views import VIEWS
+from shared_model.errors import CohortError, StorageError
+
+Attributes = Mapping[str, str | float | None]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One patient while the cohort is written: everything but the pixels, which are on disk already."""
+
+    views: tuple[int, ...]
+    clinical: NDArray[np.float32] | None
+    label: int
+    attributes: dict[str, str | float | None]
+    digest: bytes
+
+
+class CohortWriter:
+    """Context manager that builds a cohort beside `destination` and puts it there when the block ends without error.
+
+    Memory holds no pixels: it grows by some hundred bytes a patient. Whatever goes wrong, `destination` is either what it
+    was before or the whole new cohort, and the half-written folder is removed.
+
+    Args:
+        destination: folder that must not exist yet (an empty one will do).
+        site: name of the hospital as in the protocol.
+        contract_sha256, pipeline_sha256: what the patients were prepared by.
+        height, width: of a view in pixels. n_features: F.
+        replace: put a newer preparation in the place of an older one; trainers that hold the old one open keep it.
+
+    >>> with CohortWriter(path, site="a", contract_sha256=c, pipeline_sha256=p, height=112, width=84,
+    ...                   n_features=42) as writer:                                            # doctest: +SKIP
+    ...     writer.add("0f3a", {"L_CC": pixels_CHW}, clinical_F, 1, {"vendor": "A"})
+    """
+
+    def __init__(
+        self,
+        destination: Path,
+        *,
+        site: str,
+        contract_sha256: str,
+        pipeline_sha256: str,
+        height: int,
+        width: int,
+        n_features: int,
+        replace: bool = False,
+    ) -> None:
+        self.destination = Path(destination)
+        self.content_sha256: str | None = None
+        self._terms: dict[str, Any] = {
+            "contract_sha256": contract_sha256, "pipeline_sha256": pipeline_sha256,
+            "height": height, "width": width, "n_features": n_features,
+        }  # fmt: skip
+        self._site, self._replace = site, replace
+        self._rows: dict[str, _Row] = {}
+        self._n_views = 0
+        self._pixels: IO[bytes] | None = None
+        self._partial = self.destination.with_name(f".{self.destination.name}.partial-{secrets.token_hex(4)}")
+        self._manifest(1, 0, "0" * 64, {})  # wrong terms are found before the first film is decoded
+
+    def __enter__(self) -> CohortWriter:
+        if not self._replace and self.destination.exists() and not _is_empty(self.destination):
+            raise CohortError(
+                f"{self.destination} exists already", expected="a new folder",
+                remedy="choose another folder, or ask for the old cohort to be replaced",
+            )  # fmt: skip
+        try:
+            self._partial.parent.mkdir(parents=True, exist_ok=True)
+            self._partial.mkdir(mode=0o750)  # the importer writes, the trainer reads as a member of its group
+            self._pixels = (self._partial / PIXELS).open("wb", buffering=1 << 20)
+            self._pixels.write(b"\0" * HEADER_BYTES)
+        except OSError as error:
+            self._discard()
+            raise self._storage(error) from error
+        return self
+
+    def add(
+        self,
+        pseudonym: str,
+        views: Mapping[str, NDArray[np.float32]],
+        clinical: NDArray[np.float32] | None,
+        label: int,
+        attributes: Attributes,
+    ) -> None:
+        """Adds one patient; nothing of her is written when she is refused, and the writer stays usable.
+
+        Args:
+            pseudonym: letters, digits, - and _; new in this cohort.
+            views: name in `VIEWS` -> pixels [2, H, W] in [0, 1]; kept as float16 (steps of at most 0.0005).
+            clinical: [F] as encoded by the contract, None without a clinical row.
+            label: 0 or 1.
+            attributes: for subgroups, never for the model: text of at most 64 signs, finite number or None.
+
+        Raises:
+            CohortError: something about the patient is not as above, or she is in the cohort already.
+            StorageError: the disk is full or fails; the whole cohort is given up.
+        """
+        if self._pixels is None:
+            raise CohortError("the cohort writer is not open", remedy="use it in a `with` block")
+        where = f"patient {len(self._rows) + 1} ({pseudonym if re.fullmatch(PSEUDONYM_PATTERN, pseudonym) else '?'})"
+        self._check_patient(where, pseudonym, views, label)
+        clinical_F = None if clinical is None else self._checked_clinical(where, clinical)
+        kept = {name: _checked_attribute(where, name, value) for name, value in sorted(attributes.items())}
+        halves = {name: self._checked_pixels(where, name, views[name]) for name in VIEWS if name in views}
+        rows, digests = [-1] * len(VIEWS), {}
+        try:
+            for name, half_CHW in halves.items():
+                self._pixels.write(half_CHW.data)
+                rows[VIEWS.index(name)] = self._n_views
+                self._n_views += 1
+                digests[name] = hashlib.sha256(half_CHW.data).hexdigest()
+        except OSError as error:
+            self._discard()
+            raise self._storage(error) from error
+        digest = patient_digest(
+            pseudonym=pseudonym, label=label, clinical=clinical_F, attributes=kept, view_digests=digests
+        )
+        self._rows[pseudonym] = _Row(tuple(rows), clinical_F, int(label), kept, digest)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._discard()
+            return
+        try:
+            self._publish()
+        except OSError as fault:
+            raise self._storage(fault) from fault
+        finally:
+            self._discard()
+
+    def _check_patient(self, where: str, pseudonym: str, views: Mapping[str, Any], label: object) -> None:
+        if not re.fullmatch(PSEUDONYM_PATTERN, pseudonym):
+            raise CohortError(
+                f"{where}: no valid pseudonym", expected="1 to 64 letters, digits, - or _", remedy="pseudonymise first"
+            )
+        if pseudonym in self._rows:
+            raise CohortError(
+                f"{where} is in the cohort already, as patient {list(self._rows).index(pseudonym) + 1}",
+                expected="each patient once: she is the unit of privacy, twice in the cohort she would be protected half",
+                remedy="join her exams and rows before adding her",
+            )
+        if isinstance(label, float) or label not in (0, 1):
+            raise CohortError(f"{where}: wrong label", found=type(label).__name__, expected="the integer 0 or 1")
+        if unknown := sorted(set(views) - set(VIEWS)):
+            raise CohortError(f"{where}: unknown view", found=unknown, expected=list(VIEWS))
+
+    def _checked_clinical(self, where: str, clinical: NDArray[np.float32]) -> NDArray[np.float32]:
+        row_F = np.array(clinical, dtype="<f4")
+        if row_F.shape != (self._terms["n_features"],) or not np.isfinite(row_F).all():
+            raise CohortError(
+                f"{where}: wrong clinical row", found=f"shape {row_F.shape}, finite: {bool(np.isfinite(row_F).all())}",
+                expected=f"shape ({self._terms['n_features']},), finite", remedy="encode it by the contract",
+            )  # fmt: skip
+        return row_F
+
+    def _checked_pixels(self, where: str, name: str, pixels_CHW: NDArray[np.float32]) -> NDArray[np.float16]:
+        expected = (CHANNELS, self._terms["height"], self._terms["width"])
+        pixels = np.asarray(pixels_CHW)
+        if pixels.shape != expected or pixels.dtype.kind != "f":
+            raise CohortError(
+                f"{where}: view {name} has a wrong shape or type", found=f"{pixels.dtype} {pixels.shape}",
+                expected=f"floats {expected}", remedy="prepare it by the pipeline of this cohort",
+            )  # fmt: skip
+        if not (pixels.min() >= 0.0 and pixels.max() <= 1.0):  # false for NaN too
+            raise CohortError(f"{where}: view {name} has values outside [0, 1] or no numbers", expected="[0, 1]")
+        return np.ascontiguousarray(pixels, dtype="<f2")
+
+    def _manifest(self, n_patients: int, n_positives: int, content: str, files: dict[str, FileEntry]) -> Manifest:
+        try:
+            return Manifest(
+                schema_version=SCHEMA_VERSION, site=self._site, **self._terms, n_patients=n_patients,
+                n_views=self._n_views, n_positives=n_positives, content_sha256=content, files=files,
+            )  # fmt: skip
+        except ValidationError as error:
+            faults = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_url=False))
+            raise CohortError(f"the cohort cannot be described: {faults}", remedy="correct the named terms") from None
+
+    def _publish(self) -> None:
+        if self._pixels is None:
+            raise CohortError("the cohort was given up after an error", remedy="start again once its cause is removed")
+        if not self._rows:
+            raise CohortError(
+                f"no patient to write to {self.destination}", expected="at least one",
+                remedy="look at the importer's report: every patient was quarantined or the source is empty",
+            )  # fmt: skip
+        names = sorted(self._rows)
+        rows = [self._rows[name] for name in names]
+        content = content_digest(patients=[row.digest for row in rows], **self._terms)
+        manifest = self._manifest(len(rows), sum(row.label for row in rows), content, {})
+        dtype, shape = manifest.arrays()[PIXELS]
+        self._pixels.flush()
+        size = os.fstat(self._pixels.fileno()).st_size
+        self._pixels.seek(0)
+        self._pixels.write(npy_header(dtype, shape))
+        self._pixels.flush()
+        os.fsync(self._pixels.fileno())
+        self._pixels.close()
+        files = {PIXELS: FileEntry(bytes=size, sha256=None)}
+        for name, data in self._tables(names, rows, manifest).items():
+            _write(self._partial / name, data)
+            files[name] = FileEntry(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        _write(self._partial / MANIFEST, manifest.model_copy(update={"files": files}).to_bytes())
+        _sync(self._partial)
+        self._move()
+        self.content_sha256 = content
+
+    def _tables(self, names: list[str], rows: list[_Row], manifest: Manifest) -> dict[str, bytes]:
+        """Content of every file but pixels and manifest."""
+        nothing = np.zeros(self._terms["n_features"], dtype="<f4")
+        columns: dict[str, list[Any]] = {
+            "view_index.npy": [row.views for row in rows],
+            "clinical.npy": [nothing if row.clinical is None else row.clinical for row in rows],
+            "clinical_mask.npy": [row.clinical is not None for row in rows],
+            "labels.npy": [row.label for row in rows],
+        }
+        arrays = manifest.arrays()
+        files = {
+            name: npy_header(*arrays[name]) + np.array(values, dtype=arrays[name][0]).tobytes()
+            for name, values in columns.items()
+        }
+        keys = sorted({key for row in rows for key in row.attributes})
+        table = {key: [row.attributes.get(key) for row in rows] for key in keys}
+        return {**files, PATIENTS: canonical({"pseudonym": names, "attributes": table})}
+
+    def _move(self) -> None:
+        """Puts the finished folder in its place. A rename is atomic; for a replacement the old one steps aside first."""
+        aside = self.destination.with_name(f".{self.destination.name}.old-{secrets.token_hex(4)}")
+        if self._replace and self.destination.exists():
+            self.destination.rename(aside)
+        try:
+            self._partial.rename(self.destination)
+        except OSError as error:
+            if aside.exists():
+                aside.rename(self.destination)
+            if self.destination.exists():
+                raise CohortError(
+                    f"{self.destination} appeared meanwhile", expected="a new folder", remedy="choose another folder"
+                ) from error
+            raise
+        _sync(self.destination.parent)
+        if aside.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _discard(self) -> None:
+        if self._pixels is not None:
+            try:
+                self._pixels.close()
+            except OSError:
+                pass  # closing flushes, and on a full disk that fails again; the folder goes either way
+            self._pixels = None
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+    def _storage(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"cohort {self.destination} could not be written: {error.strerror or error}",
+            remedy="make room or check the disk, then prepare the cohort again; the former one is untouched",
+        )
+
+
+def _checked_attribute(where: str, name: str, value: object) -> str | float | None:
+    good_text = isinstance(value, str) and len(value) <= 64
+    good_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name) or not (value is None or good_text or good_number):
+        raise CohortError(
+            f"{where}: wrong attribute", found=f"{name[:64]}: {type(value).__name__}",
+            expected="a lower-case name with text of at most 64 signs, a finite number or None",
+        )  # fmt: skip
+    assert value is None or isinstance(value, (str, int, float))
+    return value
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
