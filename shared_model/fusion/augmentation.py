@@ -59,15 +59,8 @@ def augment(
     view_mask_BV = _drop_views(batch.view_mask_BV, draw.uniform(B, V), terms.view_dropout)
     image_B, table_B = _drop_modalities(batch, draw.uniform(B), terms.modality_dropout, objective)
     view_mask_BV = view_mask_BV & image_B.unsqueeze(1)
-    flat_N = view_mask_BV.flatten().nonzero().squeeze(1)
-    grid_NHW2, greys_N2 = _plan(batch, draw, terms, flat_N)
-    films_NCHW = batch.pixels_BVCHW.flatten(0, 1).index_select(0, flat_N)
-    films_NCHW = functional.grid_sample(films_NCHW, grid_NHW2, align_corners=False)  # bilinear, air outside
-    if terms.intensity > 0:
-        films_NCHW = _change_greys(films_NCHW, greys_N2)
-    pixels = torch.zeros_like(batch.pixels_BVCHW).flatten(0, 1).index_copy(0, flat_N, films_NCHW)
+    pixels_BVCHW = _change_films(batch.pixels_BVCHW, view_mask_BV, draw, terms)
     clinical_BF = _drop_features(batch.clinical_BF, draw, terms.feature_dropout, fields)
-    pixels_BVCHW = pixels.view_as(batch.pixels_BVCHW)
     return PatientBatch(pixels_BVCHW, view_mask_BV, clinical_BF, batch.clinical_mask_B & table_B, batch.labels_B)
 
 
@@ -101,12 +94,26 @@ def _drop_modalities(
     return ~(both_B & (draw_B >= 1 - share)), ~(both_B & (draw_B < share))
 
 
-def _plan(batch: PatientBatch, draw: _Draw, terms: AugmentationTerms, flat_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Sampling grid [N, H, W, 2] and changes of greys [N, 2] (log gamma, gain) of the films that stay."""
-    B, V, _, H, W = batch.pixels_BVCHW.shape
-    pose, flip = draw.symmetric(B * V, 4)[flat_N], draw.uniform(B * V)[flat_N]
-    bend = draw.symmetric(B * V, 2, *CONTROL_POINTS)[flat_N]
-    greys_N2 = draw.symmetric(B * V, 2)[flat_N] * terms.intensity
+def _change_films(pixels_BVCHW: Tensor, view_mask_BV: Tensor, draw: _Draw, terms: AugmentationTerms) -> Tensor:
+    """Every film of the mask changed in its own way, zeros elsewhere."""
+    count = view_mask_BV.numel()
+    pose, flip = draw.symmetric(count, 4), draw.uniform(count)
+    bend, greys = draw.symmetric(count, 2, *CONTROL_POINTS), draw.symmetric(count, 2)
+    flat_N = view_mask_BV.flatten().nonzero().squeeze(1)
+    empty = torch.zeros_like(pixels_BVCHW)
+    if len(flat_N) == 0:
+        return empty
+    films_NCHW = pixels_BVCHW.flatten(0, 1).index_select(0, flat_N)
+    height, width = films_NCHW.shape[2:]
+    grid_NHW2 = _grid(height, width, terms, pose[flat_N], flip[flat_N], bend[flat_N])
+    films_NCHW = functional.grid_sample(films_NCHW, grid_NHW2, align_corners=False)  # bilinear, air outside
+    if terms.intensity > 0:
+        films_NCHW = _change_greys(films_NCHW, greys[flat_N] * terms.intensity)
+    return empty.flatten(0, 1).index_copy(0, flat_N, films_NCHW).view_as(pixels_BVCHW)
+
+
+def _grid(H: int, W: int, terms: AugmentationTerms, pose: Tensor, flip: Tensor, bend: Tensor) -> Tensor:
+    """Where each pixel of the changed films is taken from: [N, H, W, 2] in [-1, 1]."""
     angle = pose[:, 0] * math.radians(terms.rotation_degrees)
     size = 1 + pose[:, 1] * terms.scale
     upright = torch.where(flip < terms.vertical_flip, -1.0, 1.0)
@@ -120,12 +127,12 @@ def _plan(batch: PatientBatch, draw: _Draw, terms: AugmentationTerms, flat_N: Te
         ],
         dim=1,
     )
-    grid_NHW2 = functional.affine_grid(theta_N23, [len(flat_N), 1, H, W], align_corners=False)
+    grid_NHW2 = functional.affine_grid(theta_N23, [len(pose), 1, H, W], align_corners=False)
     if terms.elastic > 0:
         rows_HG, columns_GW = _spline(H, CONTROL_POINTS[0]), _spline(W, CONTROL_POINTS[1]).T
         bent_N2HW = rows_HG.to(bend) @ bend @ columns_GW.to(bend)
         grid_NHW2 = grid_NHW2 + 2 * terms.elastic * bent_N2HW.permute(0, 2, 3, 1)
-    return grid_NHW2, greys_N2
+    return grid_NHW2
 
 
 @lru_cache(maxsize=16)
