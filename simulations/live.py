@@ -1,7 +1,7 @@
 """What a person sees while a study is prepared and run: a live terminal view, or plain lines; used by the launcher.
 
-Preparation reports itself through `LiveView.stage`, the round loop through `LiveView.observe`. On a terminal the view is
-drawn in place with rich; otherwise each stage and each event is one line, so that a log file stays readable.
+Preparation reports itself through `LiveView.stage`, the round loop through `LiveView.observe`. On a terminal the view
+is drawn in place with rich; otherwise each stage and each event is one line, so that a log file stays readable.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ class LiveView:
             self._live.start(refresh=True)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._drawn:
             self._live.stop()
 
@@ -253,6 +255,6 @@ def _selection_line(state: StudyState) -> Text:
         return Text("held-out AUC (selection): not measured yet", style="dim")
     last = state.selection[-1]
     curve = sparkline([point.fused for point in state.selection][-30:], low=0.5, high=1.0)
-    parts = [f"{name} {value:.3f}" for name, value in
-             (("fused", last.fused), ("image", last.image), ("clinical", last.clinical)) if not math.isnan(value)]  # fmt: skip
+    values = {"fused": last.fused, "image": last.image, "clinical": last.clinical}
+    parts = [f"{name} {value:.3f}" for name, value in values.items() if not math.isnan(value)]
     return Text.assemble(("held-out AUC (selection): ", "dim"), "  ".join(parts), "  ", (curve, "green"))

@@ -55,7 +55,8 @@ def _held_out_table(rows: list[dict[str, Any]], summary: Mapping[str, Any], prot
     for row in rows:
         table.add_row(
             row["label"], f"{row['auc']:.3f} ({row['auc_low']:.3f}-{row['auc_high']:.3f})",
-            f"{share(row.get('sensitivity'))} ({share(row.get('sensitivity_low'))}-{share(row.get('sensitivity_high'))})",
+            f"{share(row.get('sensitivity'))} "
+            f"({share(row.get('sensitivity_low'))}-{share(row.get('sensitivity_high'))})",
             share(row.get("specificity")), style="bold" if row["key"] == "fused" else "",
         )  # fmt: skip
     return table
@@ -63,7 +64,9 @@ def _held_out_table(rows: list[dict[str, Any]], summary: Mapping[str, Any], prot
 
 def _site_table(summary: Mapping[str, Any], protocol: Protocol) -> Table:
     privacy, participation = mapping(summary.get("privacy")), mapping(summary.get("participation"))
-    shown = [name for name in OUTCOMES if name == "contributed" or any(mapping(p).get(name) for p in participation.values())]
+    shown = [
+        name for name in OUTCOMES if name == "contributed" or any(mapping(p).get(name) for p in participation.values())
+    ]
     table = Table(title="Sites", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("Site", no_wrap=True)
     table.add_column("Patients", justify="right")

@@ -31,5 +31,6 @@ def sparkline(values: Sequence[float], *, low: float, high: float) -> str:
     """Values as block characters between `low` and `high` (clipped); a gap for NaN."""
     top = len(BLOCKS) - 1
     return "".join(
-        " " if math.isnan(value) else BLOCKS[min(top, max(0, round((value - low) / (high - low) * top)))] for value in values
+        " " if math.isnan(value) else BLOCKS[min(top, max(0, round((value - low) / (high - low) * top)))]
+        for value in values
     )

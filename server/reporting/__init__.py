@@ -1,4 +1,4 @@
-"""The study report: one self-contained HTML page out of a run directory; called by the launcher and by `mammofed report`."""
+"""The study report: one self-contained page out of a run directory; for the launcher and `mammofed report`."""
 
 from server.reporting.report import write_report
 

@@ -8,7 +8,7 @@ from typing import Any
 from server.reporting.facts import mapping
 from shared_model.protocol import Protocol
 
-MODEL_ROWS = (("clinical", "Clinical table only"), ("image", "Images only"), ("fused", "Images + clinical table (fused)"))
+MODEL_ROWS = (("clinical", "Clinical table only"), ("image", "Images only"), ("fused", "Images + clinical (fused)"))
 
 
 def model_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -72,11 +72,13 @@ def _added(held_out: Mapping[str, Any]) -> str:
 def _cost(summary: Mapping[str, Any], protocol: Protocol) -> str:
     terms = protocol.privacy
     if not protocol.private:
-        return "No differential privacy was used: this says what is possible without it, and is nothing to run on patients' data."
+        return (
+            "No differential privacy was used: this bounds what is possible, and is nothing to run on patients' data."
+        )
     spent = [row["epsilon"] for row in mapping(summary.get("privacy")).values() if row.get("epsilon") is not None]
     if not spent:
         return "No privacy was spent."
     return (
-        f"No hospital spent more than epsilon {max(spent):.2f} of {terms.epsilon:g} for each patient (delta {terms.delta:g}, "
-        "add or remove one patient)."
+        f"No hospital spent more than epsilon {max(spent):.2f} of {terms.epsilon:g} for each patient "
+        f"(delta {terms.delta:g}, add or remove one patient)."
     )

@@ -10,6 +10,7 @@ import json
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from shared_model.protocol import Protocol
 MAX_JSON_BYTES = 64 << 20
 MAX_EVENTS = 500  # the report shows the latest; the journal keeps them all
 MODELS = ("fused", "image", "clinical")
-LOUD = ("warning", "error")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class JournalEvent:
-    """One line of the journal's events. time: as the journal has it (seconds since 1970, or ISO 8601)."""
+    """One line of the journal's events. time: UTC, in words."""
 
     time: str
     severity: str
@@ -116,7 +116,7 @@ def _read_object(path: Path) -> Mapping[str, Any]:
         with path.open("rb") as stream:
             data = stream.read(MAX_JSON_BYTES + 1)
     except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}", remedy="let the study end, or write its summary") from None
+        raise StorageError(f"cannot read {path}: {error.strerror}", remedy="let the study end first") from None
     if len(data) > MAX_JSON_BYTES:
         raise StorageError(f"{path} is too large", expected=f"at most {MAX_JSON_BYTES} bytes")
     try:
@@ -137,17 +137,24 @@ def _from_journal(
     for site, number, outcome, reason in rows:
         outcomes[site, number] = outcome
         reasons[site, number] = reason or ""
-    marks = ",".join("?" for _ in LOUD)
-    (loud,) = connection.execute(f"SELECT count(*) FROM events WHERE severity IN ({marks})", LOUD).fetchone()  # noqa: S608 - only question marks are put in
+    (loud,) = connection.execute("SELECT count(*) FROM events WHERE severity <> 'info'").fetchone()
     latest = connection.execute(
-        f"SELECT time, severity, code, site, round, text FROM events WHERE severity IN ({marks}) ORDER BY id DESC LIMIT ?",  # noqa: S608 - only question marks are put in
-        (*LOUD, MAX_EVENTS),
+        "SELECT time, severity, code, site, round, text FROM events WHERE severity <> 'info' ORDER BY id DESC LIMIT ?",
+        (MAX_EVENTS,),
     ).fetchall()
     events = tuple(
-        JournalEvent(str(time), severity, code or "", site or "", number, text)
+        JournalEvent(_utc(time), severity, code or "", site or "", number, text)
         for time, severity, code, site, number, text in reversed(latest)
     )
-    return Facts(run_dir, summary, protocol, _data_kind(run_dir), _curves(connection), outcomes, reasons, events, loud - len(events))
+    return Facts(
+        run_dir=run_dir, summary=summary, protocol=protocol, data=_data_kind(run_dir), curves=_curves(connection),
+        participation=outcomes, reasons=reasons, events=events, events_left_out=loud - len(events),
+    )  # fmt: skip
+
+
+def _utc(seconds: float) -> str:
+    """Seconds since 1970 as a date and time of day, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _curves(connection: sqlite3.Connection) -> tuple[Curve, ...]:

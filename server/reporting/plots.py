@@ -1,4 +1,4 @@
-"""The report's figures as inline SVG: matplotlib draws, the page's style sheet colours (so that light and dark both work).
+"""The report's figures as inline SVG: matplotlib draws, the page's style sheet colours (for light and dark).
 
 Text stays text (searchable, read aloud), ids are prefixed by the figure's name so that several figures share one page,
 and the same numbers give the same bytes.
@@ -16,6 +16,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from server.reporting.facts import Curve
 
@@ -26,7 +27,7 @@ VARIABLES = {INK: "currentColor", GRID: "var(--grid)"} | {colour: f"var(--{name}
 DASHES = {"fused": "-", "image": "--", "clinical": "-.", "public": ":"}  # told apart without colour as well
 LABELS = {"fused": "image + clinical (fused)", "image": "image only", "clinical": "clinical only",
           "public": "public weights only"}  # fmt: skip
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 11.0, "text.color": INK, "axes.labelcolor": INK,
     "axes.edgecolor": GRID, "xtick.color": INK, "ytick.color": INK, "grid.color": GRID, "axes.grid": True,
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "lines.linewidth": 2.0,
@@ -38,17 +39,20 @@ def learning_curves(curves: Sequence[Curve], *, chosen: int | None) -> str:
 
     def draw(axes: Axes) -> None:
         for curve in curves:
-            axes.plot(curve.rounds, curve.values, DASHES[curve.model], color=SERIES[curve.model], label=LABELS[curve.model],
-                      marker="o" if len(curve.rounds) <= 30 else "", markersize=4)  # fmt: skip
+            look = {"linestyle": DASHES[curve.model], "color": SERIES[curve.model], "label": LABELS[curve.model]}
+            axes.plot(curve.rounds, curve.values, marker="o" if len(curve.rounds) <= 30 else "", markersize=4, **look)
         if chosen is not None:
             axes.axvline(chosen, color=INK, linewidth=1, linestyle=(0, (2, 3)))
-            axes.annotate("chosen", (chosen, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=9)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.annotate(
+                "chosen", (chosen, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=9
+            )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="round", ylabel="AUC on the held-out selection split")
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=len(curves))
 
     last = ", ".join(f"{LABELS[curve.model]} {curve.values[-1]:.3f}" for curve in curves)
-    return _svg("learning", draw, title="Learning curves", description=f"AUC by round; at the last round: {last}.")
+    return _svg("learning", draw, title="Learning curves", size=(6.6, 4.2),
+                description=f"AUC by round; at the last round: {last}.")  # fmt: skip
 
 
 def roc(points: Mapping[str, Sequence[Sequence[float]]], *, auc: Mapping[str, float]) -> str:
@@ -63,7 +67,9 @@ def roc(points: Mapping[str, Sequence[Sequence[float]]], *, auc: Mapping[str, fl
         axes.legend(loc="lower right", fontsize=9)
 
     words = ", ".join(f"{LABELS[name]} {auc[name]:.3f}" for name in points)
-    return _svg("roc", draw, title="ROC on the test split", description=f"Area under the curve: {words}.", size=(5.2, 5.2))
+    return _svg(
+        "roc", draw, title="ROC on the test split", description=f"Area under the curve: {words}.", size=(5.2, 5.2)
+    )
 
 
 def calibration(bins: Sequence[Sequence[float]], *, slope: float | None, ece: float | None) -> str:
@@ -78,21 +84,23 @@ def calibration(bins: Sequence[Sequence[float]], *, slope: float | None, ece: fl
         axes.set(xlabel="predicted risk", ylabel="observed share with cancer", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02),
                  aspect="equal")  # fmt: skip
 
-    words = "; ".join(f"{name} {value:.3f}" for name, value in (("slope", slope), ("calibration error", ece)) if value is not None)
+    found = {"slope": slope, "calibration error": ece}
+    words = "; ".join(f"{name} {value:.3f}" for name, value in found.items() if value is not None)
     return _svg("calibration", draw, title="Calibration on the test split", size=(5.2, 5.2),
                 description=f"Observed share against predicted risk, dots sized by patients. {words}.")  # fmt: skip
 
 
-def _svg(name: str, draw: Any, *, title: str, description: str, size: tuple[float, float] = (7.2, 4.2)) -> str:
+def _svg(name: str, draw: Any, *, title: str, description: str, size: tuple[float, float]) -> str:
     """One figure as an `<svg>` element that names and describes itself; size in inches at 72 units each."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": f"mammofed-{name}"}):
         figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
         draw(axes)
         stream = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
+        figure.savefig(stream, format="svg", metadata={"Date": None})
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

@@ -1,12 +1,11 @@
 """Writes `report.html` of a run directory: the answer in a sentence first, then what stands behind it.
 
-Called by the launcher at the end of a study and again whenever somebody asks. The page needs nothing from outside: style
-and figures are inside it, and a content security policy forbids the rest.
+Called by the launcher at the end of a study and again whenever somebody asks. The page needs nothing from outside:
+style and figures are inside it, and a content security policy forbids the rest.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,10 +38,10 @@ def write_report(run_dir: Path) -> Path:
     draft = path.with_name(f".{REPORT_NAME}.partial")
     try:
         draft.write_text(page, encoding="utf-8")
-        os.replace(draft, path)
+        draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise StorageError(f"cannot write {path}: {error.strerror}", remedy="make room and ask for the report again") from None
+        raise StorageError(f"cannot write {path}: {error.strerror}", remedy="make room, ask again") from None
     return path
 
 

@@ -32,7 +32,8 @@ def protocol_values(*, private: bool = True) -> dict[str, Any]:
             "ema_decay": 0.9, "precision": "fp32", "oversampling": "none",
             "phases": [
                 {"name": "image", "rounds": 4, "objective": "image", "learning_rate": 0.5, "encoder_rate": 1.0},
-                {"name": "fusion", "rounds": ROUNDS - 4, "objective": "fusion", "learning_rate": 0.5, "encoder_rate": 0.1},
+                {"name": "fusion", "rounds": ROUNDS - 4, "objective": "fusion", "learning_rate": 0.5,
+                 "encoder_rate": 0.1},
             ],
             "augmentation": {"enabled": False} | dict.fromkeys(
                 ("rotation_degrees", "shift", "scale", "vertical_flip", "elastic", "intensity", "view_dropout",
@@ -54,9 +55,9 @@ def protocol_values(*, private: bool = True) -> dict[str, Any]:
 def model_report(auc: float) -> dict[str, Any]:
     roc = [[fpr / 100, (fpr / 100) ** ((1 - auc) / auc)] for fpr in range(101)]
     return {
-        "auc": auc, "auc_low": auc - 0.03, "auc_high": auc + 0.025, "average_precision": auc - 0.2, "sensitivity": auc - 0.1,
-        "sensitivity_low": auc - 0.2, "sensitivity_high": auc - 0.02, "specificity": 0.84, "threshold": 0.3, "brier": 0.1,
-        "calibration_slope": 0.94, "calibration_intercept": 0.05, "ece": 0.03, "roc": roc,
+        "auc": auc, "auc_low": auc - 0.03, "auc_high": auc + 0.025, "average_precision": auc - 0.2,
+        "sensitivity": auc - 0.1, "sensitivity_low": auc - 0.2, "sensitivity_high": auc - 0.02, "specificity": 0.84,
+        "threshold": 0.3, "brier": 0.1, "calibration_slope": 0.94, "calibration_intercept": 0.05, "ece": 0.03, "roc": roc,
         "calibration": [[0.05 + 0.1 * i, min(1.0, 0.04 + 0.105 * i), 60 - 5 * i] for i in range(10)],
     }  # fmt: skip
 
@@ -86,8 +87,9 @@ def summary_values(protocol: Protocol) -> dict[str, Any]:
         "status": "COMPLETE", "study": "quick", "protocol_sha256": protocol.sha256, "rounds_planned": ROUNDS,
         "rounds_completed": ROUNDS, "seconds": 214.0, "bytes": {"up": 40_000_000, "down": 41_000_000},
         "participation": {site: counts | {"contributed": ROUNDS} for site in SITES},
-        "metrics": {"held_out": held_out, "sites": {"north": {"auc": 0.88, "n": 61.0, "positives": 12.0}, "west": None}},
-        "privacy": {site: spent for site in SITES} if protocol.private else {},
+        "metrics": {"held_out": held_out,
+                    "sites": {"north": {"auc": 0.88, "n": 61.0, "positives": 12.0}, "west": None}},
+        "privacy": dict.fromkeys(SITES, spent) if protocol.private else {},
         "versions": {"mammofed": "0.1.0", "torch": "2.13.0", "flwr": "1.41.0", "python": "3.11.7"},
         "model": {"round": 11, "rule": "best_selection_auc", "sha256": SHA}, "alarms": [],
     }  # fmt: skip
@@ -107,7 +109,13 @@ def write_journal(path: Path) -> None:
             value = start + (0.09 if name == "fused" else 0.05) * (1 - math.exp(-number / 4))
             connection.execute("INSERT INTO metrics VALUES (?, 'selection', ?, ?)", (number, f"auc_{name}", value))
         for site in SITES:
-            outcome = "late" if (site, number) == ("west", 5) else "abstained" if (site, number) == ("east", 12) else "contributed"
+            outcome = (
+                "late"
+                if (site, number) == ("west", 5)
+                else "abstained"
+                if (site, number) == ("east", 12)
+                else "contributed"
+            )
             reason = "budget would be exceeded" if outcome == "abstained" else ""
             if (site, number) == ("north", 3):  # a first attempt that failed: the report counts the last one
                 connection.execute("INSERT INTO participation VALUES (3, 1, 'north', 'failed', '', 1, 1, 1)")
@@ -120,7 +128,7 @@ def write_journal(path: Path) -> None:
         ("no reply within 600 s <script>alert(1)</script>",),
     )
     connection.execute(
-        "INSERT INTO events(time, severity, code, site, round, text) VALUES (1.8e9, 'info', '', NULL, 1, 'ordinary line')"
+        "INSERT INTO events(time, severity, code, site, round, text) VALUES (1.8e9, 'info', '', NULL, 1, 'ordinary')"
     )
     connection.commit()
     connection.close()
