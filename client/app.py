@@ -1,4 +1,4 @@
-"""The Flower ClientApp that the courier runs: a shim that hands each message to the site's trainer and returns the reply.
+"""The Flower ClientApp that the courier runs: a shim that hands each message to the trainer and returns the reply.
 
 Flower starts it, ships it, and may start a fresh process for every message, so it imports no torch and keeps no state:
 the patients, the model and the privacy ledger are the trainer's, on the other side of a Unix socket that only typed,

@@ -1,7 +1,7 @@
 """Answers an evaluation request for one site or for the evaluator; called by the service.
 
 `selection` (every round) and `test` (opened once a study) belong to the evaluator. `site` asks a hospital about its own
-test women: with privacy as one noised histogram of scores, once a study and charged to the ledger; without privacy exactly.
+test women: with privacy as one noised histogram of scores, once a study and charged to the ledger; without, exactly.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Durable replies of a site, so that a repeated request gets the same bytes and never new noise; used by the trainer.
 
 Layout: `<state>/replies/<study>-<protocol hash>/<slot>.<identity>.frame`. A slot is what may be answered once (a round
-and attempt, or a final evaluation); the identity says with which weights. A pruned reply leaves an empty `.gone` behind,
-so that the slot stays taken.
+and attempt, or a final evaluation); the identity says with which weights. A pruned reply leaves an empty `.gone`, so
+that the slot stays taken.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 from pathlib import Path
 
-from shared_model.errors import PrivacyError, StorageError
+from shared_model.errors import MessageError, PrivacyError, StorageError
 from shared_model.messages import MAX_FRAME_BYTES
 
 _NAME = re.compile(r"^[a-z0-9_-]{1,96}$")
@@ -79,7 +79,8 @@ class ReplyStore:
         self._prune(path.parent)
 
     def _path(self, study: str, slot: str, identity: str) -> Path:
-        assert _NAME.match(study) and _NAME.match(slot) and _IDENTITY.match(identity)  # never a path of the sender's
+        if not (_NAME.match(study) and _NAME.match(slot) and _IDENTITY.match(identity)):
+            raise MessageError("a name that cannot be a reply's", expected="lower-case letters, digits, - and _")
         return self._folder / study / f"{slot}.{identity}.frame"
 
     def _read(self, path: Path) -> bytes:

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 
 from client.trainer.config import SiteConfig
-from client.trainer.evaluate import answer_evaluate
 from client.trainer.site import Site, release
 from client.trainer.train import answer_train
 from shared_model.errors import MammoFedError, MessageError, TrainerError
@@ -75,6 +74,7 @@ class TrainerService:
             case TrainRequest() as request:
                 return answer_train(self._site, request, frame.arrays)
             case EvaluateRequest() as request:
+                from client.trainer.evaluate import answer_evaluate
                 return answer_evaluate(self._site, request, frame.arrays)
             case other:
                 raise MessageError("a trainer answers requests only", found=other.kind)

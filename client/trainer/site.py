@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ from client.privacy.ledger import Ledger
 from client.trainer.config import SiteConfig
 from client.trainer.replies import ReplyStore
 from shared_model.cohort import Cohort, split_indices
-from shared_model.contract import load_contract
+from shared_model.contract import Contract, load_contract
 from shared_model.errors import CohortError, ConfigError, PrivacyError, ProtocolError, StorageError, WeightsError
 from shared_model.fusion import FusionConfig, FusionModel, build_model, load_arrays
 from shared_model.messages import Arrays, check_shapes, weights_sha256
@@ -66,7 +67,7 @@ class Site:
         return chosen
 
     def approved(self) -> dict[str, Protocol]:
-        """The protocols on this site's disk by hash. A file is read once; one that is no protocol is passed over, loudly."""
+        """The protocols on this site's disk by hash. One that is damaged is passed over, loudly."""
         found: dict[str, Protocol] = {}
         for path in sorted(self.config.protocols.glob("*.json"))[:MAX_PROTOCOLS]:
             status = path.stat()
@@ -107,7 +108,7 @@ class Site:
         Raises:
             ProtocolError: the protocol was written for another contract.
         """
-        contract = load_contract()
+        contract = _contract()
         if contract.sha256 != protocol.contract.sha256:
             raise ProtocolError(f"{self.config.site} has another data contract than the protocol's",
                                 found=contract.version, expected=protocol.contract.version,
@@ -164,6 +165,11 @@ class Site:
                 self._models.pop(next(iter(self._models)))
             self._models[key] = model, {name: tuple(p.shape) for name, p in model.named_parameters()}
         return self._models[key]
+
+
+@functools.cache
+def _contract() -> Contract:
+    return load_contract()
 
 
 def study_folder(protocol: Protocol) -> str:

@@ -1,4 +1,4 @@
-"""Answers a training request for one site: check, reserve privacy, train, settle, keep the reply; called by the service."""
+"""Answers a training request for one site: check, reserve privacy, train, settle, keep the reply (for the service)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The local engine: Flower's public `Grid` in this process, in front of a pool of trainer processes; used by the launcher.
+"""The local engine: Flower's public `Grid` in front of a pool of trainer processes on this machine; for the launcher.
 
 The server loop, the strategies and the real ClientApp run on it unchanged; only the network between them is left out.
 Each trainer process has one lane, so that one request at a time is under way in a process, and lanes run side by side.
