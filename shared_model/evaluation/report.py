@@ -1,0 +1,167 @@
+"""The JSON documents of an evaluation: what leaves the evaluator; written by the trainer, read by server and report.
+
+`selection` (every evaluated round)::
+
+    {"n", "positives", "auc": {"fused", "image", "clinical"}, "thresholds": {the same names}, "temperature",
+     "brier" (fused, after temperature)}
+
+`test` (opened once, at the end)::
+
+    {"n", "positives",
+     "models": {"fused" | "image" | "clinical": {"auc", "auc_low", "auc_high", "average_precision",
+        "sensitivity", "sensitivity_low", "sensitivity_high", "specificity", "specificity_low", "specificity_high",
+        "threshold", "brier", "calibration_slope", "calibration_intercept", "ece",
+        "roc": [[false positive rate, sensitivity], ...], "calibration": [[stated, observed, n], ...]}},
+     "comparisons": {"fused_vs_image", "fused_vs_clinical": {"difference", "low", "high", "p"}},
+     "bootstrap": {"replicates", "models": {name: {"auc_low", "auc_high", "sensitivity_low", "sensitivity_high"}},
+        "comparisons": {name: {"low", "high"}}}   (only with replicates and both classes),
+     "gate": {"image_mean", "image_sd"}   (over women with both modalities; null without),
+     "subgroups": [{"name", "level", "n", "positives", "auc", "auc_low", "auc_high"} | {"name", "level", "suppressed"}]}
+
+A number that the patients do not determine (no positive, say) is null. Thresholds are on logits, `score > threshold` is
+positive, and they come from `selection` alone; a model without a threshold gets null there. The temperature was fitted to
+the fused logit and is applied to it alone; ranks do not depend on it. A woman without films has the public prior as image
+score, likewise without a table, so that all models are judged on the same women. Needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shared_model.errors import CohortError
+from shared_model.evaluation.auc import auc_interval, average_precision, paired_delong, roc_auc, roc_points
+from shared_model.evaluation.bootstrap import bootstrap, percentile_interval
+from shared_model.evaluation.calibration import calibration, fit_temperature
+from shared_model.evaluation.operating import operating_point, threshold_at_specificity
+from shared_model.evaluation.scores import Scores
+from shared_model.evaluation.subgroups import subgroup_table
+from shared_model.protocol import EvaluationTerms
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Document = dict[str, Any]
+COMPARISONS = (("fused", "image"), ("fused", "clinical"))
+BOOTSTRAP_SEED = 20_261_122  # fixed and public: who repeats the report gets the same bounds
+
+
+def selection_report(scores: Scores, terms: EvaluationTerms) -> Document:
+    """The `selection` document.
+
+    Raises:
+        CohortError: the split lacks positives or negatives, so that nothing can be chosen on it.
+    """
+    positives = int(scores.labels.sum())
+    if not 0 < positives < len(scores):
+        raise CohortError(
+            "the selection split needs positives and negatives", found=f"{positives} positives of {len(scores)}",
+            remedy="prepare a larger held-out cohort",
+        )  # fmt: skip
+    models, labels = scores.models, scores.labels
+    temperature = fit_temperature(labels, scores.fused)
+    return {
+        "n": len(scores),
+        "positives": positives,
+        "auc": {name: roc_auc(labels, s) for name, s in models.items()},
+        "thresholds": {
+            name: threshold_at_specificity(labels, s, specificity=terms.specificity) for name, s in models.items()
+        },
+        "temperature": temperature,
+        "brier": calibration(labels, scores.fused, temperature=temperature).brier,
+    }
+
+
+def test_report(
+    scores: Scores,
+    thresholds: Mapping[str, float],
+    temperature: float,
+    terms: EvaluationTerms,
+    attributes: pd.DataFrame,
+) -> Document:
+    """The `test` document.
+
+    Args:
+        scores: of the split.
+        thresholds: on logits, by model name, from `selection`.
+        temperature: of the fused logit, from `selection`.
+        terms: confidence of all intervals, replicates of the bootstrap.
+        attributes: of the same patients in the same order, for subgroups.
+
+    Raises:
+        CohortError: the split is empty.
+    """
+    if len(scores) == 0:
+        raise CohortError("the split to report on is empty", remedy="prepare a larger cohort")
+    document: Document = {
+        "n": len(scores),
+        "positives": int(scores.labels.sum()),
+        "models": {
+            name: _model(scores, name, thresholds.get(name), temperature if name == "fused" else 1.0, terms)
+            for name in scores.models
+        },
+        "comparisons": {f"{a}_vs_{b}": _comparison(scores, a, b, terms) for a, b in COMPARISONS},
+        "gate": _gate(scores),
+        "subgroups": subgroup_table(scores.labels, scores.fused, attributes, confidence=terms.confidence),
+    }
+    if terms.bootstrap and 0 < document["positives"] < len(scores):
+        document["bootstrap"] = _bootstrap(scores, thresholds, terms)
+    return document
+
+
+test_report.__test__ = False  # type: ignore[attr-defined]  # a report on the test split, not a test
+
+
+def _model(
+    scores: Scores, name: str, threshold: float | None, temperature: float, terms: EvaluationTerms
+) -> Document:
+    labels, s = scores.labels, scores.models[name]
+    auc = auc_interval(labels, s, confidence=terms.confidence)
+    fit = calibration(labels, s, temperature=temperature)
+    document: Document = {
+        "auc": auc.value, "auc_low": auc.low, "auc_high": auc.high, "average_precision": average_precision(labels, s),
+        "threshold": threshold,
+        **dict.fromkeys(f"{what}{end}" for what in ("sensitivity", "specificity") for end in ("", "_low", "_high")),
+        "brier": fit.brier, "calibration_slope": fit.slope, "calibration_intercept": fit.intercept, "ece": fit.ece,
+        "roc": roc_points(labels, s), "calibration": fit.bins,
+    }  # fmt: skip
+    if threshold is not None:
+        point = operating_point(labels, s, threshold=threshold, confidence=terms.confidence)
+        for what, share in (("sensitivity", point.sensitivity), ("specificity", point.specificity)):
+            document |= {what: share.value, f"{what}_low": share.low, f"{what}_high": share.high}
+    return document
+
+
+def _comparison(scores: Scores, first: str, second: str, terms: EvaluationTerms) -> Document:
+    models = scores.models
+    gap = paired_delong(scores.labels, models[first], models[second], confidence=terms.confidence)
+    return {"difference": gap.value, "low": gap.low, "high": gap.high, "p": gap.p}
+
+
+def _gate(scores: Scores) -> Document:
+    both = (scores.gate > 0).all(axis=1)
+    image = scores.gate[both, 0]
+    return {
+        "image_mean": float(np.mean(image)) if len(image) else None,
+        "image_sd": float(np.std(image)) if len(image) else None,
+    }
+
+
+def _bootstrap(scores: Scores, thresholds: Mapping[str, float], terms: EvaluationTerms) -> Document:
+    drawn = bootstrap(
+        scores.labels, scores.models, thresholds=thresholds, replicates=terms.bootstrap, seed=BOOTSTRAP_SEED
+    )
+    models: dict[str, Document] = {}
+    for name, values in drawn.auc.items():
+        low, high = percentile_interval(values, confidence=terms.confidence)
+        models[name] = {"auc_low": low, "auc_high": high, "sensitivity_low": None, "sensitivity_high": None}
+    for name, values in drawn.sensitivity.items():
+        low, high = percentile_interval(values, confidence=terms.confidence)
+        models[name] |= {"sensitivity_low": low, "sensitivity_high": high}
+    comparisons = {}
+    for a, b in COMPARISONS:
+        low, high = percentile_interval(drawn.auc[a] - drawn.auc[b], confidence=terms.confidence)
+        comparisons[f"{a}_vs_{b}"] = {"low": low, "high": high}
+    return {"replicates": terms.bootstrap, "models": models, "comparisons": comparisons}
