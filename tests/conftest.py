@@ -1,4 +1,4 @@
-"""Shared by the tests of trainer, engine and rounds: a small study laid out as a hospital would have it, with real cohorts."""
+"""Shared by the tests of trainer, engine and rounds: a small study laid out as hospitals have it, with real cohorts."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def write_cohort(folder: Path, *, site: str, patients: int, seed: int) -> None:
             }  # fmt: skip
             table = number % 7 == 0 or not views or random.random() < 0.8
             clinical = random.normal(size=contract.n_features).astype(np.float32) * 0.5 + 0.5 * label
-            attributes = {"vendor": f"V{number % 2}", "age_years": float(40 + number % 35), "density": "abcd"[number % 4]}
+            attributes = {"vendor": f"V{number % 2}", "age_years": 40.0 + number % 35, "density": "abcd"[number % 4]}
             writer.add(f"{seed:04x}{number:012x}", views, clinical if table else None, label, attributes)
 
 

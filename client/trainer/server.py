@@ -17,7 +17,7 @@ import signal
 import stat
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,6 +133,11 @@ def _watch_stdin(stop: threading.Event) -> None:
     stop.set()
 
 
+def _warm(services: Iterable[TrainerService]) -> None:
+    for service in services:
+        service.warm()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     options = _parse(arguments)
@@ -149,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.stop_with_stdin:
             threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
         with listening(services, options.socket):
+            threading.Thread(target=_warm, args=(services.values(),), daemon=True).start()
             log.info("ready: %s", ", ".join(f"{name} ({s.device})" for name, s in services.items()))
             stop.wait()
             log.info("stopping")

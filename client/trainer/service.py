@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from client.trainer.config import SiteConfig
 from client.trainer.site import Site, release
@@ -23,7 +24,7 @@ from shared_model.messages import (
     parse_fields,
 )
 
-_PATH = re.compile(r"(?:~|\.{1,2})?/[^\s'\";,:()]+")
+_PATH = re.compile(r"(?<!\w)(?:~|\.{1,2})?/[^\s'\";,:()]+")
 _PSEUDONYM = re.compile(r"\b[0-9a-f]{16}\b")
 
 log = logging.getLogger("mammofed.trainer")
@@ -48,6 +49,19 @@ class TrainerService:
         """Where this site computes."""
         return str(self._site.device)
 
+    def warm(self) -> None:
+        """Do before the first round what would otherwise be done in it: imports, models, the accountant's first sum."""
+        with self._compute:
+            for protocol in self._site.approved().values():
+                try:
+                    self._site.warm(protocol)
+                except MammoFedError as error:  # said again, to the coordinator, when somebody asks for this protocol
+                    log.warning("%s: %s", self._site.config.site, error)
+
+    def close(self) -> None:
+        """Let go of the site's state."""
+        self._site.close()
+
     def exchange(self, data: bytes, *, wanted: Callable[[], bool]) -> bytes:
         """Answer one encoded frame. Every failure becomes an `ErrorReply` in words, without paths or pseudonyms.
 
@@ -63,7 +77,9 @@ class TrainerService:
                 return self._answer(decode(data))
         except MammoFedError as error:
             log.warning("%s: refused or failed: %s", self._site.config.site, error)
-            return encode(Frame(ErrorReply(code=error.exit_code, reason=without_identity(str(error)))))
+            config = self._site.config
+            reason = without_identity(str(error), paths=(config.cohort, config.state, config.protocols))
+            return encode(Frame(ErrorReply(code=error.exit_code, reason=reason)))
         except Exception as error:  # the asker gets an answer whatever happens; the cause stays in the site's own log
             log.exception("%s: internal failure", self._site.config.site)
             reason = f"internal failure ({type(error).__name__}); the site's own log has the details"
@@ -85,6 +101,8 @@ class TrainerService:
                              protocols=tuple(self._site.approved()), device=str(self._site.device))  # fmt: skip
 
 
-def without_identity(words: str) -> str:
-    """Words that may leave the site: paths and pseudonyms replaced, at most 500 characters."""
+def without_identity(words: str, *, paths: Iterable[Path]) -> str:
+    """Words that may leave the site: its own `paths`, whatever looks like one, and pseudonyms replaced; 500 characters."""
+    for path in paths:
+        words = words.replace(str(path), "<path>")
     return _PSEUDONYM.sub("<patient>", _PATH.sub("<path>", words))[:500]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.privacy.accountant import Account
 from client.privacy.ledger import Ledger
 from client.trainer.config import SiteConfig
 from client.trainer.replies import ReplyStore
@@ -43,16 +44,22 @@ class Site:
     def __init__(self, config: SiteConfig) -> None:
         self.config = config
         self.device = _device(config.device)
-        self._lock = _claim(config.state)
         self.cohort = Cohort.open(config.cohort)
         if config.role == "site" and self.cohort.site != config.site:
             raise CohortError("the cohort was prepared for another site", found=self.cohort.site, expected=config.site)
+        self._lock = _claim(config.state)
         _pin_split(config)
         self._indices = split_indices(self.cohort, salt=config.salt, fractions=config.fractions)
         self.ledger = Ledger(config.state / "ledger.json")
         self.replies = ReplyStore(config.state / "replies", keep=KEPT_REPLIES)
         self._protocols: dict[tuple[str, int, int], Protocol] = {}
         self._models: dict[str, tuple[FusionModel, dict[str, tuple[int, ...]]]] = {}
+
+    def close(self) -> None:
+        """Let go of the lock on the state (the end of the process does so, too)."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def indices(self, split: str) -> NDArray[np.int64]:
         """Positions of a split's patients in the cohort, ascending.
@@ -152,6 +159,15 @@ class Site:
             raise WeightsError("weights were changed on the way", found=found[:12], expected=claimed_sha256[:12])
         load_arrays(model, arrays)
         return model
+
+    def warm(self, protocol: Protocol) -> None:
+        """Build the protocol's model and load the accountant, so that no round has to wait for them."""
+        self._built(protocol)
+        if protocol.private:
+            Account().add(
+                noise_multiplier=protocol.privacy.noise_multiplier, sample_rate=protocol.training.sample_rate,
+                steps=protocol.training.steps_per_round,
+            ).epsilon(delta=protocol.privacy.delta)  # fmt: skip
 
     def _built(self, protocol: Protocol) -> tuple[FusionModel, dict[str, tuple[int, ...]]]:
         key = protocol.sha256

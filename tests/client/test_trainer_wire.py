@@ -1,4 +1,4 @@
-"""The Unix socket between courier and trainer: chunks, bounds, names, and what is said when the other side is not there."""
+"""The socket between courier and trainer: chunks, bounds, names, and what is said when the other side is not there."""
 
 from __future__ import annotations
 
