@@ -8,8 +8,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-import pytest
-
+from server.rounds.schema import TABLES
 from shared_model.protocol import Protocol
 
 SHA = "ab" * 32
@@ -57,7 +56,8 @@ def model_report(auc: float) -> dict[str, Any]:
     return {
         "auc": auc, "auc_low": auc - 0.03, "auc_high": auc + 0.025, "average_precision": auc - 0.2,
         "sensitivity": auc - 0.1, "sensitivity_low": auc - 0.2, "sensitivity_high": auc - 0.02, "specificity": 0.84,
-        "threshold": 0.3, "brier": 0.1, "calibration_slope": 0.94, "calibration_intercept": 0.05, "ece": 0.03, "roc": roc,
+        "threshold": 0.3, "brier": 0.1, "calibration_slope": 0.94, "calibration_intercept": 0.05, "ece": 0.03,
+        "roc": roc,
         "calibration": [[0.05 + 0.1 * i, min(1.0, 0.04 + 0.105 * i), 60 - 5 * i] for i in range(10)],
     }  # fmt: skip
 
@@ -97,52 +97,50 @@ def summary_values(protocol: Protocol) -> dict[str, Any]:
 
 def write_journal(path: Path) -> None:
     connection = sqlite3.connect(path)
-    connection.executescript(
-        """
-        CREATE TABLE participation(round, attempt, site, outcome, reason, seconds, bytes_up, bytes_down);
-        CREATE TABLE events(id INTEGER PRIMARY KEY, time, severity, code, site, round, text);
-        CREATE TABLE metrics(round, scope, name, value);
-        """
-    )
+    connection.executescript(TABLES)
     for number in range(1, ROUNDS + 1):
         for name, start in (("fused", 0.79), ("image", 0.79), ("clinical", 0.5)):
             value = start + (0.09 if name == "fused" else 0.05) * (1 - math.exp(-number / 4))
-            connection.execute("INSERT INTO metrics VALUES (?, 'selection', ?, ?)", (number, f"auc_{name}", value))
-        for site in SITES:
-            outcome = (
-                "late"
-                if (site, number) == ("west", 5)
-                else "abstained"
-                if (site, number) == ("east", 12)
-                else "contributed"
-            )
-            reason = "budget would be exceeded" if outcome == "abstained" else ""
-            if (site, number) == ("north", 3):  # a first attempt that failed: the report counts the last one
-                connection.execute("INSERT INTO participation VALUES (3, 1, 'north', 'failed', '', 1, 1, 1)")
             connection.execute(
-                "INSERT INTO participation VALUES (?, ?, ?, ?, ?, 1.5, 1000, 1000)",
-                (number, 2 if number == 3 else 1, site, outcome, reason),
+                "INSERT INTO metrics VALUES (?, 'selection', 'evaluator', ?, ?)", (number, f"auc_{name}", value)
             )
-    connection.execute(
-        "INSERT INTO events(time, severity, code, site, round, text) VALUES (1.8e9, 'warning', 'late', 'west', 5, ?)",
-        ("no reply within 600 s <script>alert(1)</script>",),
+        for site in SITES:
+            _participate(connection, number, site)
+    events = (
+        ("attempt_failed", "warning", "quorum", None, 3, "1 of 4 sites contributed"),
+        ("site_replied", "warning", "late", "west", 5, "no reply within 600 s <script>alert(1)</script>"),
+        ("round_closed", "info", "", None, 6, "an ordinary line"),
     )
-    connection.execute(
-        "INSERT INTO events(time, severity, code, site, round, text) VALUES (1.8e9, 'info', '', NULL, 1, 'ordinary')"
-    )
+    for kind, severity, code, site, number, text in events:
+        connection.execute(
+            "INSERT INTO events (time, kind, severity, code, site, round, attempt, text, data) "
+            "VALUES (1795366800.0, ?, ?, ?, ?, ?, 1, ?, '{}')",
+            (kind, severity, code, site, number, text),
+        )
     connection.commit()
     connection.close()
 
 
-@pytest.fixture
-def protocol() -> Protocol:
-    return Protocol.create(protocol_values())
+def _participate(connection: sqlite3.Connection, number: int, site: str) -> None:
+    outcome, reason = "contributed", ""
+    if (site, number) == ("west", 5):
+        outcome = "late"
+    elif (site, number) == ("east", 12):
+        outcome, reason = "abstained", "the budget would be exceeded"
+    if number == 3:  # a first attempt that failed: what counts is the last one
+        connection.execute("INSERT INTO participation VALUES (3, 1, ?, 'failed', 'died', 1, NULL, 0, 9)", (site,))
+    connection.execute(
+        "INSERT INTO participation VALUES (?, ?, ?, ?, ?, 1, 1.5, 1000, 1000)",
+        (number, 2 if number == 3 else 1, site, outcome, reason),
+    )
 
 
-@pytest.fixture
-def run_dir(tmp_path: Path, protocol: Protocol) -> Path:
-    (tmp_path / "protocol.json").write_text(protocol.to_json())
-    (tmp_path / "summary.json").write_text(json.dumps(summary_values(protocol)))
-    (tmp_path / "launch.json").write_text(json.dumps({"cohort": {"kind": "synthetic"}}))
-    write_journal(tmp_path / "journal.sqlite")
-    return tmp_path
+def write_run_dir(run_dir: Path, *, private: bool = True, **changes: Any) -> Protocol:
+    """A whole run directory; `changes` replace values of its summary."""
+    protocol = Protocol.create(protocol_values(private=private))
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "protocol.json").write_text(protocol.to_json())
+    (run_dir / "summary.json").write_text(json.dumps(summary_values(protocol) | changes))
+    (run_dir / "launch.json").write_text(json.dumps({"cohort": {"kind": "synthetic"}}))
+    write_journal(run_dir / "journal.sqlite")
+    return protocol
