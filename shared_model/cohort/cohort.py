@@ -12,7 +12,7 @@ import stat
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,11 +57,11 @@ class Cohort:
         self.site, self.content_sha256 = manifest.site, manifest.content_sha256
         self.contract_sha256, self.pipeline_sha256 = manifest.contract_sha256, manifest.pipeline_sha256
         self.height, self.width, self.n_features = manifest.height, manifest.width, manifest.n_features
-        arrays = manifest.arrays()
-        self.view_index: NDArray[np.int32] = _array(files["view_index.npy"], *arrays["view_index.npy"])
-        self.clinical: NDArray[np.float32] = _array(files["clinical.npy"], *arrays["clinical.npy"])
-        self.clinical_mask: NDArray[np.bool_] = _array(files["clinical_mask.npy"], *arrays["clinical_mask.npy"])
-        self.labels: NDArray[np.uint8] = _array(files["labels.npy"], *arrays["labels.npy"])
+        arrays = {name: _array(files[name], *form) for name, form in manifest.arrays().items() if name != PIXELS}
+        self.view_index = cast(NDArray[np.int32], arrays["view_index.npy"])
+        self.clinical = cast(NDArray[np.float32], arrays["clinical.npy"])
+        self.clinical_mask = cast(NDArray[np.bool_], arrays["clinical_mask.npy"])
+        self.labels = cast(NDArray[np.uint8], arrays["labels.npy"])
         self._patients = files[PATIENTS]
         self._pixels_MCHW = pixels
 
@@ -93,7 +93,7 @@ class Cohort:
     @cached_property
     def attributes(self) -> pd.DataFrame:
         """N rows of attributes for subgroups (vendor, age, density...), indexed by pseudonym; never a model input."""
-        import pandas as pd  # noqa: PLC0415  half a second that a trainer does not need
+        import pandas as pd  # half a second that a trainer does not need
 
         return pd.DataFrame(self._table[1], index=pd.Index(self.pseudonyms, name="pseudonym"))
 
@@ -105,9 +105,9 @@ class Cohort:
         Raises:
             CohortError: a position is no integer or outside 0..N-1.
         """
-        import torch  # noqa: PLC0415  a reader of tables and splits needs no torch
+        import torch  # a reader of tables and splits needs no torch
 
-        from shared_model.cohort.batch import PatientBatch  # noqa: PLC0415
+        from shared_model.cohort.batch import PatientBatch
 
         rows_B = self._checked_indices(indices)
         index_BV = self.view_index[rows_B]
@@ -153,25 +153,24 @@ class Cohort:
         patients = []
         for row, pseudonym in enumerate(self.pseudonyms):
             views = {
-                name: hashlib.sha256(np.ascontiguousarray(self._pixels_MCHW[at])).hexdigest()
+                name: hashlib.sha256(self._pixels_MCHW[at].tobytes()).hexdigest()
                 for name, at in zip(VIEWS, self.view_index[row].tolist(), strict=True)
                 if at >= 0
             }
-            stated = {name: column[row] for name, column in attributes.items() if column[row] is not None}
+            stated = {name: value for name, column in attributes.items() if (value := column[row]) is not None}
             patients.append(patient_digest(
                 pseudonym=pseudonym, label=int(self.labels[row]), attributes=stated, view_digests=views,
                 clinical=self.clinical[row] if self.clinical_mask[row] else None,
             ))  # fmt: skip
-        found = content_digest(
-            contract_sha256=self.contract_sha256, pipeline_sha256=self.pipeline_sha256, height=self.height,
-            width=self.width, n_features=self.n_features, patients=patients,
-        )  # fmt: skip
+        found = content_digest(self.manifest.terms, patients)
         if found != self.content_sha256:
-            raise CohortError(f"cohort {self.path} is damaged", found=found, expected=self.content_sha256, remedy=_AGAIN)
+            raise CohortError(
+                f"cohort {self.path} is damaged", found=found, expected=self.content_sha256, remedy=_AGAIN
+            )
 
     @cached_property
     def _pixel_tensor(self) -> Tensor:
-        import torch  # noqa: PLC0415
+        import torch
 
         return torch.from_numpy(self._pixels_MCHW)
 
@@ -193,7 +192,9 @@ class Cohort:
         if rows_B.size == 0:
             return np.zeros(0, dtype=np.int64)
         if rows_B.ndim != 1 or rows_B.dtype.kind not in "iu" or rows_B.min() < 0 or rows_B.max() >= len(self):
-            raise CohortError("a batch asks for patients that are not there", expected=f"integers in 0..{len(self) - 1}")
+            raise CohortError(
+                "a batch asks for patients that are not there", expected=f"a list of integers in 0..{len(self) - 1}"
+            )
         return rows_B.astype(np.int64)
 
     def _check_rows(self) -> None:
@@ -289,8 +290,9 @@ def _open(path: Path) -> BinaryIO:
         file = path.open("rb")
     except OSError as error:
         raise CohortError(
-            f"{path} cannot be read: {error.strerror}", expected="a prepared cohort", remedy="check the path, or " + _AGAIN
-        ) from None
+            f"{path} cannot be read: {error.strerror}", expected="a prepared cohort",
+            remedy=f"check the path, or {_AGAIN}",
+        ) from None  # fmt: skip
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise CohortError(f"{path} is no regular file", remedy=_AGAIN)

@@ -1,8 +1,8 @@
 """Splits patients into parts that stay what they are as patients arrive; used by trainer, evaluator and baselines.
 
-A part depends on the patient's pseudonym and a public salt only, never on other patients, labels or order: a woman who was
-held out stays held out when the cohort is prepared again with more women. Privacy rests on it too: a site spends one
-budget on training patients and another on metrics patients, which is right only while nobody changes sides.
+A part depends on the patient's pseudonym and a public salt only, never on other patients, labels or order: a woman who
+was held out stays held out when the cohort is prepared again with more women. Privacy rests on it too: a site spends
+one budget on training patients and another on metrics patients, which is right only while nobody changes sides.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def assign_split(pseudonym: str, *, salt: str, fractions: Mapping[str, float]) -
     Args:
         pseudonym: of the patient.
         salt: public text; another salt gives an independent split.
-        fractions: name -> share in [0, 1], summing to 1. Parts are laid out in order of their names, so the order of the
-            mapping does not matter; changing a share moves patients.
+        fractions: name -> share in [0, 1], summing to 1. Parts are laid out in order of their names, so the order of
+            the mapping does not matter; changing a share moves patients.
 
     Raises:
         CohortError: shares do not sum to 1, or the salt is empty.
@@ -46,7 +46,7 @@ def assign_split(pseudonym: str, *, salt: str, fractions: Mapping[str, float]) -
 
 
 def split_indices(cohort: Cohort, *, salt: str, fractions: Mapping[str, float]) -> dict[str, NDArray[np.int64]]:
-    """Positions of each part's patients in the cohort, ascending; every patient is in exactly one part, which may be empty.
+    """Positions of each part's patients in the cohort, ascending. Each patient is in exactly one; a part may be empty.
 
     Raises:
         CohortError: as :func:`assign_split`.
@@ -64,7 +64,9 @@ def assign_fold(pseudonym: str, *, k: int, salt: str) -> int:
     return int(_uniform(pseudonym, salt=salt, purpose="fold") * k)
 
 
-def folds(pseudonyms: Sequence[str], labels: Sequence[int] | NDArray[np.integer], *, k: int, salt: str) -> NDArray[np.int64]:
+def folds(
+    pseudonyms: Sequence[str], labels: Sequence[int] | NDArray[np.integer], *, k: int, salt: str
+) -> NDArray[np.int64]:
     """Fold 0..k-1 of each patient: equal in expectation in size and share of positives, and stable as patients arrive.
 
     A rule without memory that never moves a patient can look at nothing but that patient, so sizes scatter like coin
@@ -117,9 +119,10 @@ def stratified_folds(
     hashes = [_uniform(p, salt=salt, purpose="fold") for p in pseudonyms]
     for position in sorted(np.flatnonzero(fold_N < 0).tolist(), key=lambda p: (hashes[p], pseudonyms[p])):
         counts_K = counts_LK[label_N[position]]
-        # Among equally empty folds the hash decides, or fold 0 would always be the larger one.
+        # Among equally empty folds another hash decides, or fold 0 would always be the larger one.
         candidates = np.flatnonzero(counts_K == counts_K.min())
-        fold_N[position] = candidates[int(hashes[position] * k * 997) % len(candidates)]
+        tie = _uniform(pseudonyms[position], salt=salt, purpose="fold tie")
+        fold_N[position] = candidates[int(tie * len(candidates))]
         counts_K[fold_N[position]] += 1
     return fold_N
 
@@ -151,6 +154,7 @@ def _check_folds(k: int, salt: str) -> None:
 
 def _checked_labels(pseudonyms: Sequence[str], labels: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
     label_N = np.asarray(labels)
-    if len(set(pseudonyms)) != len(pseudonyms) or label_N.shape != (len(pseudonyms),) or not np.isin(label_N, (0, 1)).all():
+    n = len(pseudonyms)
+    if len(set(pseudonyms)) != n or label_N.shape != (n,) or not np.isin(label_N, (0, 1)).all():
         raise CohortError("folds need each patient once, with a label of 0 or 1")
     return label_N.astype(np.int64)

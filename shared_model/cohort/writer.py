@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import math
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -18,16 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from shared_model.cohort.admission import (
+    Attributes,
+    check_identity,
+    checked_attributes,
+    checked_clinical,
+    checked_pixels,
+    naming,
+)
 from shared_model.cohort.layout import (
-    CHANNELS,
     HEADER_BYTES,
     MANIFEST,
     PATIENTS,
     PIXELS,
-    PSEUDONYM_PATTERN,
-    SCHEMA_VERSION,
     FileEntry,
     Manifest,
+    Terms,
     canonical,
     content_digest,
     npy_header,
@@ -35,8 +40,6 @@ from shared_model.cohort.layout import (
 )
 from shared_model.cohort.views import VIEWS
 from shared_model.errors import CohortError, StorageError
-
-Attributes = Mapping[str, str | float | None]
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,16 @@ class _Row:
     views: tuple[int, ...]
     clinical: NDArray[np.float32] | None
     label: int
-    attributes: dict[str, str | float | None]
+    attributes: dict[str, str | float]
     digest: bytes
 
 
 class CohortWriter:
     """Context manager that builds a cohort beside `destination` and puts it there when the block ends without error.
 
-    Memory holds no pixels: it grows by some hundred bytes a patient. Whatever goes wrong, `destination` is either what it
-    was before or the whole new cohort, and the half-written folder is removed.
+    Memory holds no pixels: it grows by about a kilobyte a patient. Whatever goes wrong, `destination` is either what it
+    was before or the whole new cohort, and the half-written folder is removed; only a killed process leaves one behind,
+    named `.<destination>.partial-*` and safe to delete.
 
     Args:
         destination: folder that must not exist yet (an empty one will do).
@@ -82,10 +86,7 @@ class CohortWriter:
     ) -> None:
         self.destination = Path(destination)
         self.content_sha256: str | None = None
-        self._terms: dict[str, Any] = {
-            "contract_sha256": contract_sha256, "pipeline_sha256": pipeline_sha256,
-            "height": height, "width": width, "n_features": n_features,
-        }  # fmt: skip
+        self._terms = Terms(contract_sha256, pipeline_sha256, height, width, n_features)
         self._site, self._replace = site, replace
         self._rows: dict[str, _Row] = {}
         self._n_views = 0
@@ -132,18 +133,22 @@ class CohortWriter:
         """
         if self._pixels is None:
             raise CohortError("the cohort writer is not open", remedy="use it in a `with` block")
-        where = f"patient {len(self._rows) + 1} ({pseudonym if re.fullmatch(PSEUDONYM_PATTERN, pseudonym) else '?'})"
-        self._check_patient(where, pseudonym, views, label)
-        clinical_F = None if clinical is None else self._checked_clinical(where, clinical)
-        kept = {name: _checked_attribute(where, name, value) for name, value in sorted(attributes.items())}
-        halves = {name: self._checked_pixels(where, name, views[name]) for name in VIEWS if name in views}
+        where = naming(len(self._rows) + 1, pseudonym)
+        check_identity(where, pseudonym, views, label)
+        self._check_new(where, pseudonym)
+        clinical_F = None if clinical is None else checked_clinical(where, clinical, self._terms.n_features)
+        kept = checked_attributes(where, attributes)
+        size = {"height": self._terms.height, "width": self._terms.width}
+        films = {name: checked_pixels(where, name, views[name], **size) for name in VIEWS if name in views}
+        if not films and clinical_F is None:
+            raise CohortError(f"{where} has neither a view nor a clinical row", remedy="quarantine her for that")
         rows, digests = [-1] * len(VIEWS), {}
         try:
-            for name, half_CHW in halves.items():
-                self._pixels.write(half_CHW.data)
+            for name, data in films.items():
+                self._pixels.write(data)
                 rows[VIEWS.index(name)] = self._n_views
                 self._n_views += 1
-                digests[name] = hashlib.sha256(half_CHW.data).hexdigest()
+                digests[name] = hashlib.sha256(data).hexdigest()
         except OSError as error:
             self._discard()
             raise self._storage(error) from error
@@ -165,48 +170,19 @@ class CohortWriter:
         finally:
             self._discard()
 
-    def _check_patient(self, where: str, pseudonym: str, views: Mapping[str, Any], label: object) -> None:
-        if not re.fullmatch(PSEUDONYM_PATTERN, pseudonym):
-            raise CohortError(
-                f"{where}: no valid pseudonym", expected="1 to 64 letters, digits, - or _", remedy="pseudonymise first"
-            )
+    def _check_new(self, where: str, pseudonym: str) -> None:
         if pseudonym in self._rows:
             raise CohortError(
                 f"{where} is in the cohort already, as patient {list(self._rows).index(pseudonym) + 1}",
-                expected="each patient once: she is the unit of privacy, twice in the cohort she would be protected half",
+                expected="each patient once: she is the unit of privacy, and twice in the cohort she has half of it",
                 remedy="join her exams and rows before adding her",
             )
-        if isinstance(label, float) or label not in (0, 1):
-            raise CohortError(f"{where}: wrong label", found=type(label).__name__, expected="the integer 0 or 1")
-        if unknown := sorted(set(views) - set(VIEWS)):
-            raise CohortError(f"{where}: unknown view", found=unknown, expected=list(VIEWS))
-
-    def _checked_clinical(self, where: str, clinical: NDArray[np.float32]) -> NDArray[np.float32]:
-        row_F = np.array(clinical, dtype="<f4")
-        if row_F.shape != (self._terms["n_features"],) or not np.isfinite(row_F).all():
-            raise CohortError(
-                f"{where}: wrong clinical row", found=f"shape {row_F.shape}, finite: {bool(np.isfinite(row_F).all())}",
-                expected=f"shape ({self._terms['n_features']},), finite", remedy="encode it by the contract",
-            )  # fmt: skip
-        return row_F
-
-    def _checked_pixels(self, where: str, name: str, pixels_CHW: NDArray[np.float32]) -> NDArray[np.float16]:
-        expected = (CHANNELS, self._terms["height"], self._terms["width"])
-        pixels = np.asarray(pixels_CHW)
-        if pixels.shape != expected or pixels.dtype.kind != "f":
-            raise CohortError(
-                f"{where}: view {name} has a wrong shape or type", found=f"{pixels.dtype} {pixels.shape}",
-                expected=f"floats {expected}", remedy="prepare it by the pipeline of this cohort",
-            )  # fmt: skip
-        if not (pixels.min() >= 0.0 and pixels.max() <= 1.0):  # false for NaN too
-            raise CohortError(f"{where}: view {name} has values outside [0, 1] or no numbers", expected="[0, 1]")
-        return np.ascontiguousarray(pixels, dtype="<f2")
 
     def _manifest(self, n_patients: int, n_positives: int, content: str, files: dict[str, FileEntry]) -> Manifest:
         try:
             return Manifest(
-                schema_version=SCHEMA_VERSION, site=self._site, **self._terms, n_patients=n_patients,
-                n_views=self._n_views, n_positives=n_positives, content_sha256=content, files=files,
+                schema_version=1, site=self._site, **asdict(self._terms), n_patients=n_patients, n_views=self._n_views,
+                n_positives=n_positives, content_sha256=content, files=files,
             )  # fmt: skip
         except ValidationError as error:
             faults = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_url=False))
@@ -222,7 +198,7 @@ class CohortWriter:
             )  # fmt: skip
         names = sorted(self._rows)
         rows = [self._rows[name] for name in names]
-        content = content_digest(patients=[row.digest for row in rows], **self._terms)
+        content = content_digest(self._terms, [row.digest for row in rows])
         manifest = self._manifest(len(rows), sum(row.label for row in rows), content, {})
         dtype, shape = manifest.arrays()[PIXELS]
         self._pixels.flush()
@@ -243,7 +219,7 @@ class CohortWriter:
 
     def _tables(self, names: list[str], rows: list[_Row], manifest: Manifest) -> dict[str, bytes]:
         """Content of every file but pixels and manifest."""
-        nothing = np.zeros(self._terms["n_features"], dtype="<f4")
+        nothing = np.zeros(self._terms.n_features, dtype="<f4")
         columns: dict[str, list[Any]] = {
             "view_index.npy": [row.views for row in rows],
             "clinical.npy": [nothing if row.clinical is None else row.clinical for row in rows],
@@ -260,7 +236,10 @@ class CohortWriter:
         return {**files, PATIENTS: canonical({"pseudonym": names, "attributes": table})}
 
     def _move(self) -> None:
-        """Puts the finished folder in its place. A rename is atomic; for a replacement the old one steps aside first."""
+        """Puts the finished folder in its place by one atomic rename.
+
+        A replacement takes two: killed in the moment between them, the old cohort lies beside as `.<name>.old-*`.
+        """
         aside = self.destination.with_name(f".{self.destination.name}.old-{secrets.token_hex(4)}")
         if self._replace and self.destination.exists():
             self.destination.rename(aside)
@@ -280,10 +259,8 @@ class CohortWriter:
 
     def _discard(self) -> None:
         if self._pixels is not None:
-            try:
+            with contextlib.suppress(OSError):  # closing flushes, which fails again on a full disk
                 self._pixels.close()
-            except OSError:
-                pass  # closing flushes, and on a full disk that fails again; the folder goes either way
             self._pixels = None
         shutil.rmtree(self._partial, ignore_errors=True)
 
@@ -292,18 +269,6 @@ class CohortWriter:
             f"cohort {self.destination} could not be written: {error.strerror or error}",
             remedy="make room or check the disk, then prepare the cohort again; the former one is untouched",
         )
-
-
-def _checked_attribute(where: str, name: str, value: object) -> str | float | None:
-    good_text = isinstance(value, str) and len(value) <= 64
-    good_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name) or not (value is None or good_text or good_number):
-        raise CohortError(
-            f"{where}: wrong attribute", found=f"{name[:64]}: {type(value).__name__}",
-            expected="a lower-case name with text of at most 64 signs, a finite number or None",
-        )  # fmt: skip
-    assert value is None or isinstance(value, (str, int, float))
-    return value
 
 
 def _is_empty(path: Path) -> bool:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -52,6 +51,7 @@ class Contract:
         self.fields: tuple[ClinicalField, ...] = content.fields
         self.feature_names: tuple[str, ...] = tuple(n for field in self.fields for n in field.feature_names)
         self.n_features = len(self.feature_names)
+        self._columns = {*CLINICAL_COLUMNS, *(field.name for field in self.fields)}
         self._spellings = {field.name: content.spellings(field) for field in self.fields}
 
     @cached_property
@@ -99,8 +99,7 @@ class Contract:
                     expected=f"columns {', '.join(REQUIRED_COLUMNS)} and any of the contract's fields",
                     remedy=f"add the column `{name}` to {source} or correct its header line",
                 )
-        known = {*CLINICAL_COLUMNS, *(field.name for field in self.fields)}
-        return tuple(str(column) for key, column in by_key.items() if key not in known)
+        return tuple(str(column) for key, column in by_key.items() if key not in self._columns)
 
     def encode(self, frame: pd.DataFrame, *, source: str) -> Encoded:
         """Encodes N rows into float32 [N, F]: scaled value or one-hot level, 0 where not known, and missing flags.
@@ -121,10 +120,9 @@ class Contract:
             column = frame[by_key[field.name]] if field.name in by_key else None
             features, count = encode_column(column, field, self._spellings[field.name], rows=rows)
             parts.append(features)
-            counts[field.name] = replace(count, absent=column is None)
+            counts[field.name] = count
             known |= features[:, -1] == 0.0
-        names = {*CLINICAL_COLUMNS, *(field.name for field in self.fields)}
-        ignored = tuple(str(column) for key, column in by_key.items() if key not in names)
+        ignored = tuple(str(column) for key, column in by_key.items() if key not in self._columns)
         report = EncodingReport(source=source, rows=rows, fields=counts, ignored_columns=ignored)
         return Encoded(values=np.concatenate(parts, axis=1), present=known, report=report)
 
@@ -141,16 +139,20 @@ class Contract:
         denied = [(c, reason) for c in columns if (reason := self._content.denial(column_key(c))) is not None]
         if denied:
             raise LeakageError(
-                f"{source}: " + ", and ".join(f"column `{_shown(c)}` is refused: {reason}" for c, reason in denied[:10]),
+                f"{source}: " + ", and ".join(f"column `{_shown(c)}` is refused: {why}" for c, why in denied[:10]),
                 expected="columns that were known before this exam was read",
                 remedy=f"export {source} without {'these columns' if len(denied) > 1 else 'this column'}",
             )
-        known = {*CLINICAL_COLUMNS, *(field.name for field in self.fields)}
         by_key: dict[str, object] = {}
         for column in columns:
+            if column_key(column) in CLINICAL_COLUMNS and column != column_key(column):
+                raise ContractError(
+                    f"{source}: column `{_shown(column)}` has an unexpected spelling", expected=column_key(column),
+                    remedy="rename it",
+                )  # fmt: skip
             repeated = _REPEATED.fullmatch(str(column))
-            key = column_key(repeated[1] if repeated and column_key(repeated[1]) in known else column)
-            if key in by_key and key in known:
+            key = column_key(repeated[1] if repeated and column_key(repeated[1]) in self._columns else column)
+            if key in by_key and key in self._columns:
                 raise ContractError(
                     f"{source}: two columns stand for `{key}`",
                     found=[_shown(by_key[key]), _shown(column)],
@@ -165,8 +167,8 @@ def load_contract(path: Path | None = None) -> Contract:
     """Reads a contract; without a path the one that this release ships.
 
     Raises:
-        ContractError: the file cannot be read, is too large, is no plain YAML (anchors and repeated keys are refused: the
-            one can expand without bound, the other hides a line), or its content is inconsistent; names every fault.
+        ContractError: the file cannot be read, is too large, is no plain YAML (aliases and repeated keys are refused:
+            the one can expand without bound, the other hides a line), or is inconsistent; names every fault.
     """
     if path is None:
         source = "shared_model/contract/clinical.yaml"

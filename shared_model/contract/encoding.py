@@ -1,6 +1,6 @@
 """Turns one column of a clinical table into model features by the contract; called by `Contract.encode`.
 
-Letters: N rows, F features. Nothing here is estimated from the data: the same cell gives the same features at every site.
+Letters: N rows, F features. Nothing is estimated from the data: the same cell gives the same features at every site.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from shared_model.contract.schema import ClinicalField, number_of, token_of
 
 @dataclass(frozen=True, kw_only=True)
 class FieldCounts:
-    """What became of one field's N cells; counts add up to N with `known`.
+    """What became of one field's N cells; known, missing, impossible and unmapped add up to N.
 
-    known: used. missing: empty or a missing code. impossible: outside the hard range, field emptied. unmapped: no number
-    and no level of the contract, field emptied. winsorised: the part of `known` that was moved to a public limit.
-    absent: the table has no such column (all N cells are missing). first_bad_row: ordinal of the first impossible or
-    unmapped cell, data rows counted from 1; the cell itself is not kept, it belongs to a patient.
+    known: used. missing: empty or a missing code. impossible: outside the hard range, field emptied. unmapped: no
+    number and no level of the contract, field emptied. winsorised: the part of `known` that was moved to a public
+    limit. absent: the table has no such column (all N cells are missing). first_bad_row: ordinal of the first
+    impossible or unmapped cell, data rows counted from 1; the cell itself is not kept, it belongs to a patient.
     """
 
     known: int
@@ -62,9 +62,12 @@ class Encoded:
     report: EncodingReport
 
 
+_OUTCOMES = ("known", "missing", "impossible", "unmapped")
+
+
 @dataclass(frozen=True)
 class _Meaning:
-    """What one distinct cell means. outcome: known, missing, impossible or unmapped."""
+    """What one distinct cell means; outcome is one of `_OUTCOMES`."""
 
     outcome: str
     value: float = 0.0
@@ -110,22 +113,20 @@ def encode_column(
 
     Each distinct cell is read once, so a table of a million rows costs about as much as its distinct values.
     """
+    absent = column is None
     if column is None:
         column = pd.Series([None] * rows, dtype=object)
     codes, uniques = pd.factorize(column.astype(object), use_na_sentinel=False)
     meanings = [meaning_of(cell, field, spellings) for cell in uniques]
     width = len(field.feature_names)
     table = np.array([features_of(m, field) for m in meanings], dtype=np.float32).reshape(-1, width)
-    outcome = np.array([m.outcome for m in meanings], dtype=object)[codes] if rows else np.array([], dtype=object)
-    winsorised = np.array([m.winsorised for m in meanings], dtype=bool)[codes] if rows else np.array([], dtype=bool)
-    bad = np.flatnonzero((outcome == "impossible") | (outcome == "unmapped"))
+    outcome_N = np.array([_OUTCOMES.index(m.outcome) for m in meanings], dtype=np.int8)[codes]
+    winsorised_N = np.array([m.winsorised for m in meanings], dtype=bool)[codes]
+    known, missing, impossible, unmapped = np.bincount(outcome_N, minlength=len(_OUTCOMES)).tolist()
+    bad = np.flatnonzero(outcome_N >= _OUTCOMES.index("impossible"))
     counts = FieldCounts(
-        known=int((outcome == "known").sum()),
-        missing=int((outcome == "missing").sum()),
-        impossible=int((outcome == "impossible").sum()),
-        unmapped=int((outcome == "unmapped").sum()),
-        winsorised=int(winsorised.sum()),
-        absent=False,
+        known=known, missing=missing, impossible=impossible, unmapped=unmapped, winsorised=int(winsorised_N.sum()),
+        absent=absent,
         first_bad_row=int(bad[0]) + 1 if bad.size else None,
-    )
+    )  # fmt: skip
     return table[codes], counts

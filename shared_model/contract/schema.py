@@ -1,4 +1,4 @@
-"""Types of the data contract's YAML file, checked when it is read; used by `Contract` and by whoever documents fields."""
+"""Types of the data contract's YAML file, checked when it is read; used by `Contract` and to document the fields."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 SCHEMA_VERSION = 1
@@ -42,7 +43,9 @@ def token_of(cell: object) -> str:
     >>> token_of(2.0), token_of(" YES "), token_of(float("nan"))
     ('2', 'yes', '')
     """
-    if cell is None or cell != cell or type(cell).__name__ in ("NAType", "NaTType"):  # noqa: PLR0124  NaN alone differs from itself
+    if isinstance(cell, (bool, np.bool_)):
+        return str(int(cell))  # True equals 1 in Python, so it has to mean the same
+    if cell is None or type(cell).__name__ in ("NAType", "NaTType") or cell != cell:  # NaN alone differs from itself
         return ""
     text = " ".join(str(cell).split()).casefold()
     if len(text) <= 40 and _NUMBER.fullmatch(text):
@@ -72,8 +75,8 @@ class Codes(_Part):
 class ClinicalField(_Part):
     """One clinical field.
 
-    range: hard limits in `unit`; winsor: public limits inside them; center, scale: public constants in `unit`, the model
-    sees (value - center) / scale. levels: vocabulary of a category, or levels of a number that are no number
+    range: hard limits in `unit`; winsor: public limits inside them; center, scale: public constants in `unit`, the
+    model sees (value - center) / scale. levels: vocabulary of a category, or levels of a number that are no number
     (`nulliparous`). accepts: further spellings by level. reference: value or level of the public reference patient.
     known_before_read: must be true; a field that is known only afterwards cannot be in the contract.
     """
