@@ -142,4 +142,4 @@ def make_study(
 @pytest.fixture
 def small_study(tmp_path: Path) -> Callable[..., SmallStudy]:
     """Make a small study in this test's own folder."""
-    return lambda **settings: make_study(tmp_path, **settings)
+    return lambda root_name="study", **settings: make_study(tmp_path / root_name, **settings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,10 +21,11 @@ from client.privacy.ledger import LedgerEntry
 from client.privacy.randomness import SecureRandomness
 from client.trainer.site import Site, study_folder
 from client.trainer.train import budget
-from shared_model.cohort import Cohort
+from shared_model.cohort import VIEWS, Cohort
 from shared_model.cohort.batch import PatientBatch
 from shared_model.errors import BudgetExhaustedError, ProtocolError
 from shared_model.evaluation import (
+    Scores,
     evaluate_cohort,
     metrics_from_histogram,
     score_histogram,
@@ -34,21 +36,18 @@ from shared_model.fusion import FusionModel
 from shared_model.messages import Arrays, EvaluateReply, EvaluateRequest, Frame, PrivacySpent, encode
 from shared_model.protocol import Protocol
 
-BATCH = 32  # patients at a time: bounds memory, does not change a score
+LOAD_BYTES = 64 << 20  # pixels in memory at a time
 
 OWNERS = {"selection": "evaluator", "test": "evaluator", "site": "site"}
 
 
-class ImageOnlyCohort:
+class ImageOnly:
     """A cohort seen without its clinical table: how public weights, which know no table, are judged."""
 
     def __init__(self, cohort: Cohort) -> None:
         self._cohort = cohort
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cohort, name)
-
-    def batch(self, indices: Any) -> PatientBatch:
+    def batch(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> PatientBatch:
         """The patients' films, with every clinical row masked out."""
         full = self._cohort.batch(indices)
         return replace(full, clinical_BF=torch.zeros_like(full.clinical_BF),
@@ -108,8 +107,7 @@ def _evaluate(site: Site, protocol: Protocol, request: EvaluateRequest, model: F
 
 def _exact_report(site: Site, protocol: Protocol, request: EvaluateRequest, model: FusionModel) -> dict[str, Any]:
     indices = site.indices("selection" if request.scope == "selection" else "test")
-    cohort = ImageOnlyCohort(site.cohort) if request.image_only else site.cohort
-    scores = evaluate_cohort(model, cohort, indices, batch_size=BATCH, device=site.device)
+    scores = _scores(site, protocol, model, indices, image_only=request.image_only)
     if request.scope == "selection":
         return selection_report(scores, protocol.evaluation)
     attributes = site.cohort.attributes.iloc[indices]
@@ -121,7 +119,7 @@ def _private_report(
 ) -> tuple[dict[str, Any], PrivacySpent]:
     """AUC and the like from one noised histogram. One woman is in one of its counts, so its sensitivity is 1 and the
     release is one Gaussian mechanism without sampling (Dwork and Roth 2014, appendix A)."""
-    terms = protocol.privacy
+    terms, indices = protocol.privacy, site.indices("test")
     if terms.metrics != "final":
         raise BudgetExhaustedError("the protocol gives the sites' own metrics no share of the privacy budget")
     entry = LedgerEntry(
@@ -129,15 +127,26 @@ def _private_report(
         noise_multiplier=terms.metrics_noise_multiplier, sample_rate=1.0, steps=1,
     )  # fmt: skip
     reservation = site.ledger.reserve(entry, budget=budget(site, protocol), delta=terms.delta)
-    indices = site.indices("test")
-    scores = evaluate_cohort(model, site.cohort, indices, batch_size=BATCH, device=site.device)
-    histogram = score_histogram(scores.labels, scores.fused, terms.metrics_bins)
+    scores = _scores(site, protocol, model, indices, image_only=request.image_only)
+    histogram = score_histogram(scores.labels, scores.fused / request.temperature, terms.metrics_bins)
     noise = SecureRandomness().normal(histogram.size, std=terms.metrics_noise_multiplier).numpy()
-    noised: NDArray[np.float64] = histogram + noise.reshape(histogram.shape)
     site.ledger.settle(reservation)
+    report = metrics_from_histogram(
+        histogram + noise.reshape(histogram.shape), noise_std=terms.metrics_noise_multiplier,
+        confidence=protocol.evaluation.confidence,
+    )  # fmt: skip
     account = site.ledger.account("metrics")
-    privacy = PrivacySpent(
+    return report, PrivacySpent(
         epsilon=account.epsilon(delta=terms.delta), budget=budget(site, protocol), delta=terms.delta,
         noise_multiplier=terms.metrics_noise_multiplier, sample_rate=1.0, steps=account.steps,
     )  # fmt: skip
-    return metrics_from_histogram(noised), privacy
+
+
+def _scores(
+    site: Site, protocol: Protocol, model: FusionModel, indices: NDArray[np.int64], *, image_only: bool
+) -> Scores:
+    pixels = len(VIEWS) * 2 * protocol.pipeline.height * protocol.pipeline.width
+    return evaluate_cohort(
+        model, ImageOnly(site.cohort) if image_only else site.cohort, indices,
+        batch_size=max(1, LOAD_BYTES // (4 * pixels)), device=site.device,
+    )  # fmt: skip

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from client.trainer.config import SiteConfig
+from client.trainer.evaluate import answer_evaluate
 from client.trainer.site import Site, release
 from client.trainer.train import answer_train
 from shared_model.errors import MammoFedError, MessageError, TrainerError
@@ -90,7 +91,6 @@ class TrainerService:
             case TrainRequest() as request:
                 return answer_train(self._site, request, frame.arrays)
             case EvaluateRequest() as request:
-                from client.trainer.evaluate import answer_evaluate
                 return answer_evaluate(self._site, request, frame.arrays)
             case other:
                 raise MessageError("a trainer answers requests only", found=other.kind)
@@ -102,7 +102,7 @@ class TrainerService:
 
 
 def without_identity(words: str, *, paths: Iterable[Path]) -> str:
-    """Words that may leave the site: its own `paths`, whatever looks like one, and pseudonyms replaced; 500 characters."""
+    """Words that may leave the site: `paths`, whatever looks like one, and pseudonyms replaced; 500 characters."""
     for path in paths:
         words = words.replace(str(path), "<path>")
     return _PSEUDONYM.sub("<patient>", _PATH.sub("<path>", words))[:500]

@@ -1,4 +1,4 @@
-"""One site's service on a real (tiny) cohort, model and ledger: what it trains, what it refuses, what it never does twice."""
+"""One site's service on a real (tiny) cohort, model and ledger: what it trains, refuses, and never does twice."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_the_same_round_with_other_weights_is_refused_and_costs_nothing(small_st
 def test_a_crash_before_the_reply_is_stored_counts_twice_and_never_less(
     small_study: Make, opened: Any, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """Killed during training (reserved, not settled) or just after it (settled, not stored): the repetition pays again."""
+    """Killed in training (reserved, not settled) or just after it (settled, not stored): the repetition pays again."""
     study = small_study(private=True)
     service = opened(study.config("site-01"))
 

@@ -1,0 +1,145 @@
+"""Evaluations on real (tiny) cohorts: whose split it is, what is opened once, and what a private site lets go."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from client.privacy.accountant import Account
+from client.trainer import evaluate as evaluate_module
+from client.trainer.config import SiteConfig
+from client.trainer.evaluate import ImageOnly
+from client.trainer.service import TrainerService
+from shared_model.cohort import Cohort, split_indices
+from shared_model.errors import PrivacyError
+from shared_model.messages import ErrorReply, EvaluateReply, Frame, decode, encode
+
+Study = Any
+Make = Callable[..., Study]
+THRESHOLDS = {"fused": 0.0, "image": 0.0, "clinical": 0.0}
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[SiteConfig], TrainerService]]:
+    services: list[TrainerService] = []
+
+    def open_one(config: SiteConfig) -> TrainerService:
+        services.append(TrainerService(config, compute=threading.Lock()))
+        return services[-1]
+
+    yield open_one
+    for service in services:
+        service.close()
+
+
+def ask_bytes(service: TrainerService, study: Study, scope: str, **changes: Any) -> bytes:
+    request = study.evaluate(scope, **changes)
+    return service.exchange(encode(Frame(request, study.arrays)), wanted=lambda: True)
+
+
+def ask(service: TrainerService, study: Study, scope: str, **changes: Any) -> Any:
+    return decode(ask_bytes(service, study, scope, **changes)).message
+
+
+def test_selection_gives_thresholds_and_leaves_test_closed(small_study: Make, opened: Any) -> None:
+    study = small_study()
+    reply = ask(opened(study.config("evaluator")), study, "selection")
+    assert isinstance(reply, EvaluateReply), reply
+    document = json.loads(reply.report)
+    assert set(document["auc"]) == set(document["thresholds"]) == {"fused", "image", "clinical"}
+    config = study.config("evaluator")
+    parts = split_indices(Cohort.open(config.cohort), salt=config.salt, fractions=config.fractions)
+    assert document["n"] == len(parts["selection"])
+    assert len(parts["selection"]) + len(parts["test"]) == 60
+    assert not (config.state / "replies").exists()
+
+
+def test_test_is_opened_once_for_the_model_and_once_for_public_weights(small_study: Make, opened: Any) -> None:
+    study = small_study()
+    service = opened(study.config("evaluator"))
+    first = ask_bytes(service, study, "test", thresholds=THRESHOLDS, temperature=1.5)
+    assert ask_bytes(service, study, "test", thresholds=THRESHOLDS, temperature=1.5) == first
+    assert decode(ask_bytes(service, study, "test", image_only=True)).message.outcome == "evaluated"  # type: ignore[union-attr]
+    service.close()
+    again = opened(study.config("evaluator"))
+    assert ask_bytes(again, study, "test", thresholds=THRESHOLDS, temperature=1.5) == first
+    reply = ask(again, study, "test", thresholds={**THRESHOLDS, "fused": 0.5}, temperature=1.5)
+    assert isinstance(reply, ErrorReply)
+    assert reply.code == PrivacyError.exit_code
+    document = json.loads(decode(first).message.report)  # type: ignore[union-attr]
+    assert document["models"]["fused"]["threshold"] == 0.0
+    assert {row["name"] for row in document["subgroups"]} >= {"vendor"}
+
+
+def test_image_only_sees_no_table(small_study: Make) -> None:
+    cohort = Cohort.open(small_study().config("evaluator").cohort)
+    full, seen = cohort.batch([0, 1, 2, 3]), ImageOnly(cohort).batch([0, 1, 2, 3])
+    assert full.clinical_mask_B.any()
+    assert not seen.clinical_mask_B.any()
+    assert not seen.clinical_BF.any()
+    assert torch.equal(seen.pixels_BVCHW, full.pixels_BVCHW)
+    assert torch.equal(seen.labels_B, full.labels_B)
+
+
+def test_without_privacy_a_site_reports_its_own_women_exactly(small_study: Make, opened: Any) -> None:
+    study = small_study()
+    reply = ask(opened(study.config("site-01")), study, "site", thresholds=THRESHOLDS)
+    document = json.loads(reply.report)
+    config = study.config("site-01")
+    parts = split_indices(Cohort.open(config.cohort), salt=config.salt, fractions=config.fractions)
+    assert document["n"] == len(parts["test"])
+    assert reply.privacy is None
+
+
+def test_a_private_site_releases_one_noised_histogram_and_is_charged(small_study: Make, opened: Any) -> None:
+    study = small_study(private=True)
+    service = opened(study.config("site-01"))
+    first = ask_bytes(service, study, "site")
+    reply = decode(first).message
+    assert isinstance(reply, EvaluateReply)
+    document = json.loads(reply.report)
+    assert document["n"] != round(document["n"])  # the counts are noised, so their sum is no count
+    expected = Account().add(noise_multiplier=4.0, sample_rate=1.0, steps=1).epsilon(delta=1e-5)
+    assert reply.privacy is not None
+    assert reply.privacy.epsilon == expected
+    entries = json.loads((study.config("site-01").state / "ledger.json").read_text())["entries"]
+    assert [(e["group"], e["state"]) for e in entries] == [("metrics", "settled")]
+    assert ask_bytes(service, study, "site") == first
+    other = ask(service, study, "site", round_number=2)
+    assert isinstance(other, ErrorReply)
+    assert other.code == PrivacyError.exit_code
+    assert len(json.loads((study.config("site-01").state / "ledger.json").read_text())["entries"]) == 1
+
+
+def test_the_noise_on_the_counts_is_the_protocols(
+    small_study: Make, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sum over sites and bins of (noised - true)^2 against sigma^2: within 5 standard errors of a chi-square."""
+    study = small_study(private=True, sites=4, privacy__metrics_bins=256)
+    seen: list[Any] = []
+    monkeypatch.setattr(evaluate_module, "metrics_from_histogram", lambda h, **_: seen.append(h) or {})
+    true: list[Any] = []
+    real = evaluate_module.score_histogram
+    monkeypatch.setattr(evaluate_module, "score_histogram", lambda *a: true.append(real(*a)) or true[-1])
+    for site in ("site-01", "site-02", "site-03", "site-04"):
+        ask(opened(study.config(site)), study, "site")
+    squares = sum(float(((a - b) ** 2).sum()) for a, b in zip(seen, true, strict=True))
+    count = sum(a.size for a in seen)
+    assert count == 4 * 2 * 256
+    assert abs(squares / 16.0 - count) < 5 * (2 * count) ** 0.5
+
+
+def test_a_site_abstains_where_its_metrics_have_no_budget(small_study: Make, opened: Any) -> None:
+    study = small_study(private=True, privacy__metrics="none")
+    reply = ask(opened(study.config("site-01")), study, "site")
+    assert (reply.outcome, reply.report) == ("abstained", "{}")
+    assert "no share" in reply.reason
+    assert not (study.config("site-01").state / "ledger.json").exists()
+    study_with = small_study(root_name="with", private=True)
+    poor = study_with.config("site-02").model_copy(update={"epsilon_limit": 0.01})
+    assert ask(opened(poor), study_with, "site").outcome == "abstained"
