@@ -37,8 +37,8 @@ NARROW = 92  # columns of a terminal below which the view leaves traffic and pat
 ROUNDS_BAR = 40  # columns
 
 STATE_STYLES = {
-    "waiting": "dim", "training": "cyan", "contributed": "green", "trained": "green", "abstained": "yellow",
-    "late": "yellow", "not_sampled": "dim", "refused": "bold red", "failed": "bold red",
+    "waiting": "dim", "training": "cyan", "contributed": "green", "measured": "green", "abstained": "yellow",
+    "late": "yellow", "not_sampled": "dim", "refused": "bold red", "failed": "bold red", "absent": "bold red",
 }  # fmt: skip
 SEVERITY_STYLES = {"info": "", "warning": "yellow", "error": "bold red"}
 LOUD_KINDS = ("alarm", "attempt_failed")  # kept above the live view, so that they do not scroll out of it
@@ -149,7 +149,8 @@ class LiveView:
             line = event_line(event, private=self._state.private)
         # Never printed under our lock: the refresh thread holds rich's lock while it draws and then wants ours.
         if not self._drawn:
-            self._line(line)
+            if event.kind != "site_started":  # all sites of a round start at once, and its opening names them
+                self._line(line)
         elif event.kind in LOUD_KINDS:
             self._console.print(Text(f"! {line}", style=SEVERITY_STYLES.get(event.severity, "yellow")))
 
@@ -179,17 +180,14 @@ class LiveView:
 
 def event_line(event: Event, *, private: bool) -> str:
     """One event as one line of plain text; under DP the loss reads `private`, because it stays at the site."""
-    words = [event.kind.replace("_", " ")]
-    if event.round:
-        words.append(f"round {event.round}" + (f" attempt {event.attempt}" if event.attempt > 1 else ""))
-    if event.site:
-        words.append(event.site)
-    for name, value in event.data.items():
-        words.append(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}")
+    attempt = f" attempt {event.attempt}" if event.attempt > 1 else ""
+    place = f"round {event.round}{attempt}" if event.round else "study"
+    data = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in event.data.items()]
     if private and event.kind == "site_replied" and "loss" not in event.data:
-        words.append("loss=private")
-    line = " ".join(words) + (f": {event.text}" if event.text else "")
-    return line if event.severity in ("", "info") else f"{event.severity.upper()} {line}"
+        data.append("loss private")
+    words = f"{event.kind.replace('_', ' ')}{f' {event.site}' if event.site else ''}"
+    line = f"{place}: " + ", ".join([words, *data, *([event.text] if event.text else [])])
+    return line if event.severity == "info" else f"{event.severity.upper()} {line}"
 
 
 def draw_study(state: StudyState, *, width: int, elapsed: float) -> RenderableType:

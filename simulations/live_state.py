@@ -14,6 +14,7 @@ from server.rounds.events import Event
 from shared_model.protocol import Protocol
 
 RECENT_EVENTS = 6
+QUIET_KINDS = ("site_present", "site_started", "round_opened", "checkpoint_written")  # seen elsewhere in the view
 
 
 @dataclass
@@ -23,8 +24,6 @@ class SiteRow:
     name: str
     patients: int
     state: str = "waiting"
-    round: int = 0
-    contributed: int = 0
     loss: float | None = None
     epsilon: float | None = None
     budget: float | None = None
@@ -97,20 +96,22 @@ class StudyState:
         """Take in one event. Kinds that the view has no use for only appear among the recent ones."""
         self.started = event.time if self.started is None else self.started
         self.now = event.time
-        if event.kind == "study_started":
+        if event.kind in ("study_started", "study_resumed"):
             self.status = "running"
         elif event.kind == "round_opened":
             self._open(event)
-        elif event.kind in ("site_started", "site_replied"):
+        elif event.kind in ("site_started", "site_replied", "site_absent", "site_evaluated"):
             self._site(event)
         elif event.kind == "round_closed":
             self.closed = max(self.closed, event.round)
         elif event.kind == "evaluated":
             self._evaluated(event)
+        elif event.kind == "model_chosen":
+            self.status = "testing"
         elif event.kind == "finished":
             self.status = str(event.data.get("status", event.text))
         self.alarms += event.kind == "alarm"
-        if event.kind not in ("site_started", "round_opened"):
+        if event.kind not in QUIET_KINDS:
             self.recent.append(event)
 
     def _open(self, event: Event) -> None:
@@ -122,16 +123,13 @@ class StudyState:
         row = self.sites.get(event.site or "")
         if row is None:  # the evaluator sends events too; it has no line of its own
             return
-        row.round = event.round
-        if event.kind == "site_started":
-            row.state = "training"
-            return
-        row.state = str(event.data.get("outcome", "replied"))
-        row.contributed += row.state in ("contributed", "trained")
-        row.loss = number(event.data, "loss")
-        row.seconds = number(event.data, "seconds")
-        row.bytes_up += int(number(event.data, "bytes_up") or 0)
-        row.bytes_down += int(number(event.data, "bytes_down") or 0)
+        states = {"site_started": "training", "site_absent": "absent", "site_evaluated": "measured"}
+        row.state = states.get(event.kind, str(event.data.get("outcome", "replied")))
+        if event.kind == "site_replied":
+            row.loss = number(event.data, "loss")
+            row.seconds = number(event.data, "seconds")
+            row.bytes_up += int(number(event.data, "bytes_up") or 0)
+            row.bytes_down += int(number(event.data, "bytes_down") or 0)
         for name in ("epsilon", "budget"):
             value = number(event.data, name)
             if value is not None:

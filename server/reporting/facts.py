@@ -161,7 +161,8 @@ def _curves(connection: sqlite3.Connection) -> tuple[Curve, ...]:
     curves = []
     for model in MODELS:
         rows = connection.execute(
-            "SELECT round, value FROM metrics WHERE scope IN ('initial', 'selection') AND name = ? ORDER BY round", (f"auc_{model}",)
+            "SELECT round, value FROM metrics WHERE scope IN ('initial', 'selection') AND name = ? ORDER BY round",
+            (f"auc_{model}",),
         ).fetchall()
         if rows:
             curves.append(Curve(model, tuple(row[0] for row in rows), tuple(row[1] for row in rows)))

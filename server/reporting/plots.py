@@ -39,7 +39,7 @@ def learning_curves(curves: Sequence[Curve], *, chosen: int | None) -> str:
 
     def draw(axes: Axes) -> None:
         for curve in curves:
-            look = {"linestyle": DASHES[curve.model], "color": SERIES[curve.model], "label": LABELS[curve.model]}
+            look: dict[str, Any] = {"linestyle": DASHES[curve.model], "color": SERIES[curve.model], "label": LABELS[curve.model]}
             axes.plot(curve.rounds, curve.values, marker="o" if len(curve.rounds) <= 30 else "", markersize=4, **look)
         if chosen is not None:
             axes.axvline(chosen, color=INK, linewidth=1, linestyle=(0, (2, 3)))

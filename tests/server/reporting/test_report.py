@@ -1,4 +1,4 @@
-"""The report of a hand-made run: everything in it, nothing from outside, the same bytes each time, honest when incomplete."""
+"""The report of a hand-made run: all in it, nothing from outside, the same bytes each time, honest when incomplete."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ def test_the_answer_comes_first(page: Page) -> None:
 
 def test_every_part_is_there(page: Page) -> None:
     for words in (
-        "Public weights only, no hospital data 0.790 (0.760 to 0.815)", "Clinical table only 0.651", "Images only 0.842",
+        "Public weights only, no hospital data 0.790 (0.760 to 0.815)", "Clinical table only 0.651",
+        "Images only 0.842",
         "Images + clinical (fused) 0.873 (0.843 to 0.898) 77 % (67 % to 85 %) 84 %",
         "fused against image 0.031", "< 0.001",
         "north patient 7.43 8.00 1e-05 add or remove one PRV 1.300 0.1 60 6.02 8.91", "Epsilon at delta 0.0001",
