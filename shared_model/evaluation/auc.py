@@ -1,7 +1,7 @@
 """Area under the ROC curve with its interval, and the paired comparison of two models; used by reports.
 
-One entry is one patient. DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837), computed from midranks as in Sun and
-Xu 2014 (IEEE SPL 21:1389). Needs no torch.
+One entry is one patient. The variance is that of DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837), computed
+from ranks as in Sun and Xu 2014 (IEEE SPL 21:1389). Needs no torch.
 """
 
 from __future__ import annotations
@@ -78,11 +78,12 @@ def delong_variance(labels: ArrayLike, *scores: ArrayLike) -> tuple[Floats, Floa
     Raises:
         ValueError: fewer than two patients in a class.
     """
-    parts = [components(*split_classes(labels, s)) for s in scores]
-    positives, negatives = np.stack([p for p, _ in parts]), np.stack([n for _, n in parts])
-    m, n = positives.shape[1], negatives.shape[1]
+    classes = [split_classes(labels, s) for s in scores]
+    m, n = len(classes[0][0]), len(classes[0][1])
     if min(m, n) < 2:
         raise ValueError(f"DeLong's variance needs two patients of each class, found {m} and {n}")
+    parts = [components(*pair) for pair in classes]
+    positives, negatives = np.stack([p for p, _ in parts]), np.stack([n for _, n in parts])
     return positives.mean(axis=1), np.atleast_2d(np.cov(positives)) / m + np.atleast_2d(np.cov(negatives)) / n
 
 

@@ -1,7 +1,7 @@
 """Bootstrap over patients, stratified by outcome and paired between models; used by the test report. Needs no torch.
 
-A replicate draws as many positives from the positives and negatives from the negatives as there are, so that no replicate
-lacks a class; all models see the same women.
+A replicate draws as many positives from the positives and negatives from the negatives as there are, so that none lacks
+a class; all models see the same women.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHUNK = 250  # replicates at a time: bounds memory at some ten MB for a thousand
 
 @dataclass(frozen=True)
 class Replicates:
-    """AUC and sensitivity of each model in each replicate: name -> [replicates]; sensitivity of models with a threshold."""
+    """AUC and sensitivity in each replicate, model name -> [replicates]; sensitivity of models with a threshold only."""
 
     auc: Mapping[str, Floats]
     sensitivity: Mapping[str, Floats]

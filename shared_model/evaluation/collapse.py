@@ -1,8 +1,8 @@
 """Has the image branch collapsed? A decision on the history of its selection AUCs; used by the server. No torch.
 
-When image and table are trained together, the table converges first and may carry the image branch away (measured: image
-AUC from 0.75 to 0.45 within six epochs). Phases, a low encoder rate and modality dropout guard against it; this alarm says
-when they did not.
+When image and table are trained together, the table converges first and may carry the image branch away (measured:
+image AUC from 0.75 to 0.45 within six epochs). Phases, a low encoder rate and modality dropout guard against it; this
+alarm says when they did not.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ def metrics_from_histogram(
         confidence: of the interval.
 
     Returns:
-        n, positives (sums of the counts, noised like them), auc, auc_low, auc_high (sampling by DeLong on the bins, noise
-        by the delta method, clipping not counted), brier. None where a class is empty.
+        n, positives (sums of the counts, noised like them), auc, auc_low, auc_high (sampling by DeLong on the bins,
+        noise by the delta method, clipping not counted), brier. None where a class is empty.
 
     Raises:
         ValueError: not two rows of finite numbers.

@@ -19,9 +19,9 @@
      "subgroups": [{"name", "level", "n", "positives", "auc", "auc_low", "auc_high"} | {"name", "level", "suppressed"}]}
 
 A number that the patients do not determine (no positive, say) is null. Thresholds are on logits, `score > threshold` is
-positive, and they come from `selection` alone; a model without a threshold gets null there. The temperature was fitted to
-the fused logit and is applied to it alone; ranks do not depend on it. A woman without films has the public prior as image
-score, likewise without a table, so that all models are judged on the same women. Needs no torch.
+positive, and they come from `selection` alone; a model without a threshold gets null there. The temperature was fitted
+to the fused logit and is applied to it alone; ranks do not depend on it. A woman without films has the public prior as
+image score, likewise without a table, so that all models are judged on the same women. Needs no torch.
 """
 
 from __future__ import annotations

@@ -87,9 +87,10 @@ def evaluate_cohort(
         model.train(training)
         model.fold_views = folded
     table = np.concatenate(rows)
-    if not np.isfinite(table).all():
+    spoilt = int((~np.isfinite(table)).any(axis=1).sum())
+    if spoilt:
         raise WeightsError(
-            "the model gives scores that are not finite", found=f"{int((~np.isfinite(table)).any(axis=1).sum())} patients",
+            "the model gives scores that are not finite", found=f"{spoilt} patients",
             remedy="look at the rounds before: the learning rate may be too high",
         )  # fmt: skip
     return Scores(np.concatenate(labels).astype(np.uint8), table[:, 0], table[:, 1], table[:, 2], table[:, 3:])
