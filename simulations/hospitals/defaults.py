@@ -29,11 +29,11 @@ class Profile:
 
 
 PROFILES = (
-    Profile(share=0.35, prevalence=0.22, age_mean=52, density_shift=0.1, lump_rates=(0.38, 0.12), missing_columns=(), vendor=0),
-    Profile(share=0.25, prevalence=0.35, age_mean=58, density_shift=-0.2, lump_rates=(0.45, 0.15), missing_columns=(), vendor=1),
-    Profile(share=0.20, prevalence=0.15, age_mean=50, density_shift=0.5, lump_rates=(0.35, 0.10), missing_columns=("prs_z",),
+    Profile(share=0.35, prevalence=0.22, age_mean=52, density_shift=0.1, lump_rates=(0.42, 0.10), missing_columns=(), vendor=0),
+    Profile(share=0.25, prevalence=0.35, age_mean=58, density_shift=-0.2, lump_rates=(0.50, 0.13), missing_columns=(), vendor=1),
+    Profile(share=0.20, prevalence=0.15, age_mean=50, density_shift=0.5, lump_rates=(0.40, 0.08), missing_columns=("prs_z",),
             vendor=2),
-    Profile(share=0.20, prevalence=0.28, age_mean=61, density_shift=-0.1, lump_rates=(0.42, 0.14),
+    Profile(share=0.20, prevalence=0.28, age_mean=61, density_shift=-0.1, lump_rates=(0.46, 0.12),
             missing_columns=("menarche_age",), vendor=3),
 )  # fmt: skip
 
@@ -75,7 +75,7 @@ def default_hospitals(
     digits = max(2, len(str(sites)))
     return Population(
         hospitals=tuple(_site(f"site_{i + 1:0{digits}d}", sizes[i], i, makers) for i in range(sites)),
-        held_out=_spec(HELD_OUT, held_out, makers, prevalence=0.25, age_mean=55, density_shift=0.1, lump_rates=(0.40, 0.125),
+        held_out=_spec(HELD_OUT, held_out, makers, prevalence=0.25, age_mean=55, density_shift=0.1, lump_rates=(0.44, 0.11),
                        missing_columns=()),
         seed=seed, film_mm=(film_height * film_spacing_mm, film_width * film_spacing_mm), conspicuity=conspicuity,
     )  # fmt: skip
