@@ -1,0 +1,1 @@
+"""How updates of sites become one model: Flower adapter, sanity gate, strategies."""

@@ -1,0 +1,1 @@
+"""The round loop: state tables, journal, checkpoints, quorum, resume, model selection, summary."""

@@ -1,0 +1,175 @@
+"""One attempt of a round: ask the sites, judge their replies, journal who took part and why not. Called by the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from server.aggregation.flower import Answer
+from server.aggregation.gate import inspect, norm_bounds
+from server.rounds.journal import Participation
+from server.rounds.sampling import choose_sites
+from server.rounds.states import RoundStep
+from server.rounds.study import Study, plain
+from shared_model.messages import Arrays, ErrorReply, TrainReply, TrainRequest
+
+AGAIN = ("contributed", "late", "failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the coordinator makes of one site's answer."""
+
+    row: Participation
+    update: Arrays | None
+    reply: TrainReply | None
+
+
+class Attempt:
+    """One attempt from opening to participation.
+
+    Args:
+        weights: of the last closed round.
+        held: updates contributed to earlier attempts of this round, in this process; completed by :meth:`collect`.
+    """
+
+    def __init__(
+        self, study: Study, round_number: int, attempt: int, *, weights: Arrays, sha256: str, held: dict[str, Arrays]
+    ) -> None:
+        self._study, self.round, self.attempt = study, round_number, attempt
+        self._weights, self._sha256, self._held = weights, sha256, held
+        earlier = study.journal.rows(
+            "SELECT site, outcome, asked FROM participation WHERE round = ? AND attempt < ? "
+            "AND outcome != 'not_sampled' ORDER BY attempt", round_number, attempt,
+        )  # fmt: skip
+        last = {site: (outcome, asked) for site, outcome, asked in earlier}
+        # A site is asked again with the number of its last request: whatever it had made of it is sent again as it is,
+        # and costs no privacy twice. Only what came and was no good is asked for anew.
+        self._numbers = {site: asked for site, (outcome, asked) in last.items() if outcome in AGAIN}
+        contributed = {site for site, (outcome, _) in last.items() if outcome == "contributed"}
+        self.sites = choose_sites(study.protocol, round_number, contributed=contributed, failed=set(last) - contributed)
+
+    def open(self) -> None:
+        """Journal that the attempt begins, before anything is sent."""
+        with self._study.journal.round_step(self.round, self.attempt, RoundStep.OPEN, weights_before=self._sha256):
+            self._note("round_opened", f"{len(self.sites)} sites: {', '.join(self.sites)}")
+
+    def collect(self) -> int:
+        """Send, wait, judge, journal. Returns how many sites contributed."""
+        study = self._study
+        asked = [site for site in self.sites if site not in self._held]
+        reachable = [site for site in asked if site in study.roster.sites]
+        with study.journal.entry():
+            for site in reachable:
+                self._note("site_started", site=site)
+        ignored = study.exchange.ignored
+        answers = self._ask(reachable)
+        bounds = norm_bounds(study.protocol, self.round, self._weights)
+        verdicts = [self._judge(site, answers.get(site), norm_bound=bounds[site]) for site in asked]
+        with study.journal.round_step(self.round, self.attempt, RoundStep.COLLECT):
+            for verdict in verdicts:
+                self._record(verdict)
+            self._record_others(set(asked))
+            if study.exchange.ignored > ignored:
+                count = study.exchange.ignored - ignored
+                self._note("alarm", f"{count} replies to nothing that was asked, ignored", severity="warning",
+                           code="foreign_reply")  # fmt: skip
+        self._held.update({v.row.site: v.update for v in verdicts if v.update is not None})
+        return len(self._held)
+
+    def _ask(self, sites: list[str]) -> dict[str, Answer]:
+        study, messages = self._study, []
+        groups = {site: self._number(site) for site in sites}
+        for number in sorted(set(groups.values())):
+            request = TrainRequest(
+                study=study.study_id, protocol_sha256=study.protocol.sha256, round=self.round, attempt=number,
+                weights_sha256=self._sha256,
+            )  # fmt: skip
+            nodes = [study.roster.sites[site] for site in sites if groups[site] == number]
+            messages += study.aggregator.compose(self._weights, request, nodes)
+        answers = study.exchange.deliver(messages, timeout_s=study.protocol.federation.deadline_s)
+        return {site: answers[study.roster.sites[site]] for site in sites}
+
+    def _judge(self, site: str, answer: Answer | None, *, norm_bound: float) -> Verdict:
+        asked = self._number(site)
+        if answer is None:
+            return _verdict(site, asked, None, "failed", "absent: no node stands for this site")
+        reply = answer.frame.message if answer.frame else None
+        if answer.frame is None:
+            outcome = {"late": "late", "malformed": "refused"}.get(answer.failure, "failed")
+            return _verdict(site, asked, answer, outcome, f"{answer.failure}: {answer.detail}")
+        if isinstance(reply, ErrorReply):
+            return _verdict(site, asked, answer, "failed", f"code {reply.code}: {reply.reason}")
+        fault = self._identity_fault(site, asked, reply)
+        if fault or not isinstance(reply, TrainReply):
+            return _verdict(site, asked, answer, "refused", fault)
+        if reply.outcome == "abstained":
+            return _verdict(site, asked, answer, "abstained", reply.reason, reply)
+        if self._study.protocol.private and reply.privacy is None:
+            return _verdict(site, asked, answer, "refused", "privacy: the update came without its accounting", reply)
+        rejection = inspect(answer.frame.arrays, self._weights, norm_bound=norm_bound)
+        if rejection is not None:
+            return _verdict(site, asked, answer, "refused", f"{rejection.code}: {rejection.text}", reply)
+        return _verdict(site, asked, answer, "contributed", "", reply, answer.frame.arrays)
+
+    def _identity_fault(self, site: str, asked: int, reply: object) -> str:
+        if not isinstance(reply, TrainReply):
+            return "identity: the reply is no training result"
+        expected = (site, self._study.study_id, self.round, asked, self._sha256)
+        found = (reply.site, reply.study, reply.round, reply.attempt, reply.weights_sha256)
+        names = ("site", "study", "round", "attempt", "weights")
+        wrong = [name for name, a, b in zip(names, found, expected, strict=True) if a != b]
+        return f"identity: the reply is for another {', '.join(wrong)}" if wrong else ""
+
+    def _record(self, verdict: Verdict) -> None:
+        study, row, reply = self._study, verdict.row, verdict.reply
+        study.journal.participation(self.round, self.attempt, row)
+        data: dict[str, float | str] = {"outcome": row.outcome, "bytes_up": row.bytes_up, "bytes_down": row.bytes_down}
+        if row.seconds is not None:
+            data["seconds"] = row.seconds
+        if reply is not None and reply.loss is not None and not study.protocol.private:
+            # Under privacy a loss is not noised: whatever a site says, it is neither kept nor shown.
+            data["loss"] = reply.loss
+            study.journal.metrics(self.round, "training", row.site, {"loss": reply.loss})
+        if reply is not None and reply.privacy is not None:
+            data |= {"epsilon": reply.privacy.epsilon, "budget": reply.privacy.budget}
+            study.journal.privacy(self.round, row.site, "training", reply.privacy)
+        study.note(
+            "site_replied", row.reason, severity="info" if row.outcome == "contributed" else "warning",
+            code="" if row.outcome == "contributed" else row.outcome, round_number=self.round, attempt=self.attempt,
+            site=row.site, data=data,
+        )  # fmt: skip
+
+    def _record_others(self, asked: set[str]) -> None:
+        """Sites that were not asked in this attempt: held from an earlier one, or not drawn."""
+        for terms in self._study.protocol.federation.sites:
+            if terms.name in asked:
+                continue
+            outcome, reason, number = "not_sampled", "", self.attempt
+            if terms.name in self.sites:
+                number = self._number(terms.name)
+                outcome, reason = "contributed", f"update of attempt {number}"
+            row = Participation(site=terms.name, outcome=outcome, reason=reason, asked=number, seconds=None, bytes_up=0,
+                                bytes_down=0)  # fmt: skip
+            self._study.journal.participation(self.round, self.attempt, row)
+
+    def _number(self, site: str) -> int:
+        return int(self._numbers.get(site, self.attempt))
+
+    def updates(self) -> Mapping[str, Arrays]:
+        """The updates that passed, by site."""
+        return {site: self._held[site] for site in self.sites if site in self._held}
+
+    def _note(self, kind, text: str = "", **details) -> None:  # type: ignore[no-untyped-def]  # as Study.note
+        self._study.note(kind, text, round_number=self.round, attempt=self.attempt, **details)
+
+
+def _verdict(
+    site: str, asked: int, answer: Answer | None, outcome: str, reason: str, reply: TrainReply | None = None,
+    update: Arrays | None = None,
+) -> Verdict:  # fmt: skip
+    row = Participation(
+        site=site, outcome=outcome, reason=plain(reason), asked=asked, seconds=reply.seconds if reply else None,
+        bytes_up=answer.bytes_up if answer else 0, bytes_down=answer.bytes_down if answer else 0,
+    )  # fmt: skip
+    return Verdict(row=row, update=update, reply=reply)

@@ -1,0 +1,184 @@
+"""Runs a study from its protocol to its result, or goes on with one that was interrupted.
+
+Called by the ServerApp and by the simulator's launcher. The journal decides what is to be done; this file only walks
+through it. Every `round_step` and `study_step` is one durable entry, and between any two of them the process may die.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import platform
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from server.aggregation.flower import Exchange, Grid, quiet_flower
+from server.aggregation.gate import norm_bounds
+from server.aggregation.strategies import Aggregator
+from server.rounds.checkpoint import Checkpoint, read_checkpoint, write_bytes, write_checkpoint
+from server.rounds.ending import ask_sites, choose_model, measure_initial, open_test
+from server.rounds.events import Observer
+from server.rounds.journal import Journal
+from server.rounds.one_round import Weights, run_round
+from server.rounds.roll_call import gather
+from server.rounds.states import StudyState, StudyStep
+from server.rounds.study import Study
+from server.rounds.summary import write_summary
+from shared_model.errors import ProtocolError, RoundError, StorageError, WeightsError
+from shared_model.messages import Arrays, weights_sha256
+from shared_model.protocol import Protocol
+
+Status = Literal["COMPLETE", "INCOMPLETE", "STOPPED"]
+ENDS: Mapping[StudyStep, Status] = {
+    StudyStep.COMPLETE: "COMPLETE", StudyStep.GIVE_UP: "INCOMPLETE", StudyStep.STOP: "STOPPED",
+}  # fmt: skip
+STOPPED = "stopped by request; resume goes on from the last closed round"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOutcome:
+    """How a run of the loop ended. rounds_completed: closed rounds in all; reason: in words, empty when COMPLETE."""
+
+    status: Status
+    rounds_completed: int
+    reason: str
+
+
+def run_study(
+    *, grid: Grid, protocol: Protocol, run_dir: Path, initial: Arrays, observer: Observer, stop: threading.Event,
+    patience_s: float = 0.0,
+) -> StudyOutcome:  # fmt: skip
+    """Run or resume the study of `run_dir` until it is complete, cannot go on, or is stopped; then write its summary.
+
+    Args:
+        grid: Flower's way to the nodes; its `send_and_receive` must honour its timeout and, as Flower's own do, write
+            the id that it gives to a message into that message.
+        initial: weights that the protocol names by hash.
+        observer: told of every event after it is on the disk; what it raises ends the run, resumably.
+        stop: checked between steps; the round that is running is closed first.
+        patience_s: how long to wait for nodes to connect at the start.
+
+    Raises:
+        ProtocolError: the run directory belongs to another protocol, or the protocol bounds no update.
+        WeightsError: `initial` are not the protocol's weights.
+        StorageError: the run directory cannot be written or is in use; closed rounds are safe.
+    """
+    quiet_flower()
+    _check(protocol, initial)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with _alone(run_dir):
+        _freeze(run_dir, protocol)
+        with Journal(run_dir / "journal.sqlite", observer) as journal:
+            study = Study(
+                protocol=protocol, run_dir=run_dir, journal=journal, exchange=Exchange(grid), stop=stop,
+                aggregator=Aggregator(protocol),
+                initial={name: np.asarray(array, dtype=np.float32) for name, array in initial.items()},
+            )  # fmt: skip
+            outcome = _run(study, patience_s=patience_s)
+        write_summary(run_dir)
+    return outcome
+
+
+def _run(study: Study, *, patience_s: float) -> StudyOutcome:
+    journal = study.journal
+    if journal.study_state() is StudyState.COMPLETE:
+        return StudyOutcome(status="COMPLETE", rounds_completed=journal.last_closed(), reason="")
+    journal.begin_session(versions())
+    _begin(study)
+    gather(study, patience_s=patience_s)
+    try:
+        reason = _walk(study)
+        step = StudyStep.STOP if reason else StudyStep.COMPLETE
+    except RoundError as error:  # quorum or evaluator; anything else ends the process and leaves the state for resume
+        step, reason = StudyStep.GIVE_UP, str(error)
+    closed = journal.last_closed()
+    with journal.study_step(step):
+        study.note("finished", reason, severity="error" if step is StudyStep.GIVE_UP else "info", code=step.value,
+                   data={"status": ENDS[step], "rounds_completed": closed})  # fmt: skip
+    return StudyOutcome(status=ENDS[step], rounds_completed=closed, reason=reason)
+
+
+def _begin(study: Study) -> None:
+    """Journal the start, or the resumption at the place where the journal says the study is."""
+    journal, protocol = study.journal, study.protocol
+    if journal.study_state() is StudyState.NEW:
+        zero = Checkpoint(round=0, protocol_sha256=protocol.sha256, weights=study.initial, strategy={})
+        write_checkpoint(study.run_dir, zero)
+        with journal.study_step(StudyStep.START):
+            journal.put("study", protocol.study)
+            journal.put("release", protocol.release)
+            journal.put("protocol_sha256", protocol.sha256)
+            study.note("study_started", f"{protocol.rounds} rounds, {len(protocol.federation.sites)} sites")
+        return
+    tested = journal.rows("SELECT 1 FROM steps WHERE step = ?", StudyStep.TEST.value)
+    chosen = journal.get("chosen") is not None
+    step = StudyStep.RESUME_TESTED if tested else StudyStep.RESUME_CHOSEN if chosen else StudyStep.RESUME_ROUNDS
+    with journal.study_step(step):
+        study.note("study_resumed", f"{journal.last_closed()} of {protocol.rounds} rounds are closed")
+
+
+def _walk(study: Study) -> str:
+    """Everything between start and end; returns why it stopped early, or an empty text."""
+    journal = study.journal
+    if journal.study_state() is StudyState.ROUNDS:
+        if study.stop.is_set():
+            return STOPPED
+        measure_initial(study)
+        closed = journal.last_closed()
+        checkpoint = read_checkpoint(study.run_dir, closed, protocol_sha256=study.protocol.sha256)
+        study.aggregator.load_state(checkpoint.strategy)
+        weights: Weights = checkpoint.weights
+        for number in range(closed + 1, study.protocol.rounds + 1):
+            if study.stop.is_set():
+                return STOPPED
+            weights = run_round(study, number, weights)
+        choose_model(study)
+    if study.stop.is_set():
+        return STOPPED
+    if journal.study_state() is StudyState.CHOSEN:
+        open_test(study)
+    if study.stop.is_set():
+        return STOPPED
+    ask_sites(study)
+    return ""
+
+
+def _check(protocol: Protocol, initial: Arrays) -> None:
+    found = weights_sha256(initial)
+    if found != protocol.initial_weights.sha256:
+        raise WeightsError("the initial weights are not those that the protocol names", found=found,
+                           expected=protocol.initial_weights.sha256, remedy="give the approved weights")  # fmt: skip
+    norm_bounds(protocol, 1, initial)  # refused before anything is trained, when the protocol bounds no update
+
+
+def _freeze(run_dir: Path, protocol: Protocol) -> None:
+    path = run_dir / "protocol.json"
+    if not path.exists():
+        write_bytes(path, protocol.to_json().encode())
+    found = Protocol.read(path).sha256
+    if found != protocol.sha256:
+        raise ProtocolError(f"{run_dir} belongs to another protocol", found=found, expected=protocol.sha256,
+                            remedy="start in an empty directory")  # fmt: skip
+
+
+@contextmanager
+def _alone(run_dir: Path) -> Iterator[None]:
+    """One coordinator at a time; the kernel frees the lock however the process ends (flock(2))."""
+    with (run_dir / "journal.lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(f"{run_dir} is in use by another coordinator", remedy="wait for it or stop it") from None
+        yield
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes on the coordinator's side."""
+    names = ("mammofed", "flwr", "numpy", "safetensors", "pydantic")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}

@@ -1,0 +1,83 @@
+"""Finds out which node is which party; called at the start of a study and whenever somebody is missing.
+
+A node is asked `describe` once. It counts only when it runs the protocol's release and has approved this very protocol;
+a node that does not answer is asked again at the next call, and until then its site is absent.
+"""
+
+from __future__ import annotations
+
+from server.aggregation.flower import Answer
+from server.rounds.study import Study, plain
+from shared_model.messages import DescribeReply, DescribeRequest, ErrorReply, Frame
+
+DESCRIBE_S = 30.0  # a describe computes nothing; a site's courier may have to start a process for it
+POLL_S = 1.0
+
+
+def gather(study: Study, *, patience_s: float) -> None:
+    """Wait until as many nodes are connected as the study has parties, at most `patience_s`; then call the roll."""
+    parties, waited = len(study.protocol.federation.sites) + 1, 0.0
+    while len(study.exchange.nodes()) < parties and waited < patience_s and not study.stop.is_set():
+        study.stop.wait(POLL_S)
+        waited += POLL_S
+    call_roll(study)
+    with study.journal.entry():
+        for name in missing_sites(study):
+            study.note("site_absent", "no node answered for this site", severity="warning", code="absent", site=name)
+
+
+def missing_sites(study: Study) -> list[str]:
+    """Names of the protocol's sites that no node stands for, in name order."""
+    return sorted(site.name for site in study.protocol.federation.sites if site.name not in study.roster.sites)
+
+
+def call_roll(study: Study) -> None:
+    """Ask the nodes that are not settled yet who they are; nothing is sent when nobody is missing."""
+    roster = study.roster
+    if not missing_sites(study) and roster.evaluator:
+        return
+    unknown = [node for node in study.exchange.nodes() if node not in roster.settled]
+    if not unknown:
+        return
+    timeout = min(DESCRIBE_S, study.protocol.federation.deadline_s)
+    answers = study.exchange.ask({node: Frame(DescribeRequest()) for node in unknown}, timeout_s=timeout)
+    with study.journal.entry():
+        for node in unknown:
+            _settle(study, node, answers[node])
+
+
+def _settle(study: Study, node: int, answer: Answer) -> None:
+    reply = answer.frame.message if answer.frame else None
+    if not isinstance(reply, DescribeReply):
+        words = reply.reason if isinstance(reply, ErrorReply) else answer.detail or "it answered with another message"
+        text = f"node {node} does not say who it is: {plain(words)}"
+        study.note("site_absent", text, severity="warning", code="no_answer")
+        return
+    study.roster.settled.add(node)
+    fault = _fault(study, reply)
+    if fault:
+        code, text = fault
+        study.note("alarm", f"node {node} is left out: {text}", severity="warning", code=code, site=reply.site)
+        return
+    if reply.role == "evaluator":
+        study.roster.evaluator, study.roster.evaluator_node = reply.site, node
+    else:
+        study.roster.sites[reply.site] = node
+    study.note("site_present", f"{reply.role}, {plain(reply.device)}", site=reply.site)
+
+
+def _fault(study: Study, reply: DescribeReply) -> tuple[str, str] | None:
+    """Why a node cannot take part: a stable code and words, or None."""
+    protocol, roster = study.protocol, study.roster
+    if reply.release != protocol.release:
+        return "release", f"it runs release {plain(reply.release)}, the protocol is for {protocol.release}"
+    if protocol.sha256 not in reply.protocols:
+        return "not_approved", "its administrator has not approved this protocol"
+    if reply.role == "site" and reply.site not in {site.name for site in protocol.federation.sites}:
+        return "unknown_site", "its name is not in the protocol"
+    # Which of two nodes with one name is genuine cannot be told from here; the first one keeps the name.
+    if reply.role == "site" and reply.site in roster.sites:
+        return "second_node", "another node already stands for this site"
+    if reply.role == "evaluator" and roster.evaluator:
+        return "second_node", "another node already is the evaluator"
+    return None

@@ -1,0 +1,67 @@
+"""What the steps of a running study share: protocol, journal, way to the nodes, who is there. Made by `run_study`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from server.aggregation.flower import Exchange
+from server.aggregation.strategies import Aggregator
+from server.rounds.events import Event, Kind, Severity
+from server.rounds.journal import Journal
+from shared_model.messages import Arrays
+from shared_model.protocol import Protocol
+
+MAX_REASON_CHARS = 300
+
+
+@dataclass
+class Roster:
+    """Which node is which party, as the nodes described themselves. settled: nodes that need not be asked again."""
+
+    sites: dict[str, int] = field(default_factory=dict)
+    evaluator: str = ""
+    evaluator_node: int | None = None
+    settled: set[int] = field(default_factory=set)
+
+
+@dataclass(kw_only=True)
+class Study:
+    """One running study.
+
+    initial: weights that the study began with, for the row "public weights only".
+    study_id: name in requests; with round, attempt and weights it identifies a request for ever.
+    """
+
+    protocol: Protocol
+    run_dir: Path
+    journal: Journal
+    exchange: Exchange
+    aggregator: Aggregator
+    initial: Arrays
+    stop: threading.Event
+    roster: Roster = field(default_factory=Roster)
+
+    @property
+    def study_id(self) -> str:
+        """Name of the study in requests."""
+        return self.protocol.study
+
+    def note(
+        self, kind: Kind, text: str = "", *, severity: Severity = "info", code: str = "", round_number: int = 0,
+        attempt: int = 0, site: str | None = None, data: Mapping[str, float | str] | None = None,
+    ) -> None:  # fmt: skip
+        """Add an event to the journal's open step."""
+        self.journal.event(
+            Event(time=time.time(), kind=kind, severity=severity, code=code, round=round_number, attempt=attempt,
+                  site=site, text=text, data=data or {})
+        )  # fmt: skip
+
+
+def plain(text: str) -> str:
+    """A remote party's words as one bounded line of printable characters, so that they cannot disguise a log line."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else "?" for c in line)[:MAX_REASON_CHARS]
