@@ -182,12 +182,18 @@ def event_line(event: Event, *, private: bool) -> str:
     """One event as one line of plain text; under DP the loss reads `private`, because it stays at the site."""
     attempt = f" attempt {event.attempt}" if event.attempt > 1 else ""
     place = f"round {event.round}{attempt}" if event.round else "study"
-    data = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in event.data.items()]
+    data = [f"{key.replace('_', ' ')} {_datum(key, value)}" for key, value in event.data.items()]
     if private and event.kind == "site_replied" and "loss" not in event.data:
         data.append("loss private")
     words = f"{event.kind.replace('_', ' ')}{f' {event.site}' if event.site else ''}"
     line = f"{place}: " + ", ".join([words, *data, *([event.text] if event.text else [])])
     return line if event.severity == "info" else f"{event.severity.upper()} {line}"
+
+
+def _datum(key: str, value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return bytes_in_words(value) if key.startswith("bytes_") else f"{value:.4g}"
 
 
 def draw_study(state: StudyState, *, width: int, elapsed: float) -> RenderableType:

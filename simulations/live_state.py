@@ -13,8 +13,12 @@ from dataclasses import dataclass, field
 from server.rounds.events import Event
 from shared_model.protocol import Protocol
 
-RECENT_EVENTS = 6
-QUIET_KINDS = ("site_present", "site_started", "round_opened", "checkpoint_written")  # seen elsewhere in the view
+RECENT_EVENTS = 5
+# Ordinary events that other parts of the view show already; a warning of any kind is never quiet.
+QUIET_KINDS = (
+    "site_present", "site_started", "site_replied", "site_evaluated", "round_opened", "checkpoint_written", "round_closed",
+    "evaluated",
+)  # fmt: skip
 
 
 @dataclass
@@ -111,7 +115,7 @@ class StudyState:
         elif event.kind == "finished":
             self.status = str(event.data.get("status", event.text))
         self.alarms += event.kind == "alarm"
-        if event.kind not in QUIET_KINDS:
+        if event.severity != "info" or event.kind not in QUIET_KINDS:
             self.recent.append(event)
 
     def _open(self, event: Event) -> None:

@@ -39,8 +39,10 @@ def learning_curves(curves: Sequence[Curve], *, chosen: int | None) -> str:
 
     def draw(axes: Axes) -> None:
         for curve in curves:
-            look: dict[str, Any] = {"linestyle": DASHES[curve.model], "color": SERIES[curve.model], "label": LABELS[curve.model]}
-            axes.plot(curve.rounds, curve.values, marker="o" if len(curve.rounds) <= 30 else "", markersize=4, **look)
+            axes.plot(
+                curve.rounds, curve.values, DASHES[curve.model], color=SERIES[curve.model], label=LABELS[curve.model],
+                marker="o" if len(curve.rounds) <= 30 else "", markersize=4,
+            )  # fmt: skip
         if chosen is not None:
             axes.axvline(chosen, color=INK, linewidth=1, linestyle=(0, (2, 3)))
             axes.annotate(

@@ -196,7 +196,7 @@ def test_first_interrupt_asks_to_stop_the_second_leaves(tmp_path: Path) -> None:
 def test_event_line_names_place_site_and_numbers() -> None:
     line = event_line(replied("north", 3, epsilon=1.23456), private=True)
     assert line == (
-        "round 3: site replied north, outcome contributed, seconds 1.5, bytes_up 500000, bytes_down 600000, "
+        "round 3: site replied north, outcome contributed, seconds 1.5, bytes up 500.0 kB, bytes down 600.0 kB, "
         "epsilon 1.235, loss private"
     )
 
