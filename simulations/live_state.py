@@ -16,8 +16,8 @@ from shared_model.protocol import Protocol
 RECENT_EVENTS = 5
 # Ordinary events that other parts of the view show already; a warning of any kind is never quiet.
 QUIET_KINDS = (
-    "site_present", "site_started", "site_replied", "site_evaluated", "round_opened", "checkpoint_written", "round_closed",
-    "evaluated",
+    "site_present", "site_started", "site_replied", "site_evaluated", "round_opened", "checkpoint_written",
+    "round_closed", "evaluated",
 )  # fmt: skip
 
 
