@@ -44,8 +44,12 @@ class Attempt:
         )  # fmt: skip
         last = {site: (outcome, asked) for site, outcome, asked in earlier}
         # A site is asked again with the number of its last request: whatever it had made of it is sent again as it is,
-        # and costs no privacy twice. Only what came and was no good is asked for anew.
-        self._numbers = {site: asked for site, (outcome, asked) in last.items() if outcome in AGAIN}
+        # and costs no privacy twice. Only what came and was no good is asked for anew, under the next number, which
+        # trainers accept up to the protocol's `attempts`.
+        most = study.protocol.federation.attempts
+        self._numbers = {
+            site: asked if outcome in AGAIN else min(asked + 1, most) for site, (outcome, asked) in last.items()
+        }
         contributed = {site for site, (outcome, _) in last.items() if outcome == "contributed"}
         self.sites = choose_sites(study.protocol, round_number, contributed=contributed, failed=set(last) - contributed)
 
@@ -145,16 +149,16 @@ class Attempt:
         for terms in self._study.protocol.federation.sites:
             if terms.name in asked:
                 continue
-            outcome, reason, number = "not_sampled", "", self.attempt
+            outcome, reason, number = "not_sampled", "", 0
             if terms.name in self.sites:
                 number = self._number(terms.name)
-                outcome, reason = "contributed", f"update of attempt {number}"
+                outcome, reason = "contributed", "update of an earlier attempt"
             row = Participation(site=terms.name, outcome=outcome, reason=reason, asked=number, seconds=None, bytes_up=0,
                                 bytes_down=0)  # fmt: skip
             self._study.journal.participation(self.round, self.attempt, row)
 
     def _number(self, site: str) -> int:
-        return int(self._numbers.get(site, self.attempt))
+        return int(self._numbers.get(site, 1))
 
     def updates(self) -> Mapping[str, Arrays]:
         """The updates that passed, by site."""

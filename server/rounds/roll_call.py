@@ -10,7 +10,7 @@ from server.aggregation.flower import Answer
 from server.rounds.study import Study, plain
 from shared_model.messages import DescribeReply, DescribeRequest, ErrorReply, Frame
 
-DESCRIBE_S = 30.0  # a describe computes nothing; a site's courier may have to start a process for it
+DESCRIBE_S = 120.0  # a describe computes nothing, but couriers poll and start a process for each message
 POLL_S = 1.0
 
 

@@ -20,7 +20,7 @@ CREATE TABLE steps (id INTEGER PRIMARY KEY, time REAL NOT NULL, session INTEGER 
 CREATE TABLE rounds (round INTEGER NOT NULL, attempt INTEGER NOT NULL, state TEXT NOT NULL, opened REAL NOT NULL,
     seconds REAL NOT NULL, weights_before TEXT NOT NULL, weights_after TEXT, PRIMARY KEY (round, attempt)) STRICT;
 -- outcome: contributed | abstained | refused (by the sanity gate or for a wrong identity) | late | failed | not_sampled
--- asked: attempt number in the request (a site that contributed to a failed attempt is not asked to train again)
+-- asked: attempt number in the request to this site; it rises only when the site is asked to train anew (0: not asked)
 CREATE TABLE participation (round INTEGER NOT NULL, attempt INTEGER NOT NULL, site TEXT NOT NULL, outcome TEXT NOT NULL,
     reason TEXT NOT NULL, asked INTEGER NOT NULL, seconds REAL, bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL,
     PRIMARY KEY (round, attempt, site)) STRICT;

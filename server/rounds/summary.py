@@ -72,7 +72,7 @@ def summarise(journal: Journal, protocol: Protocol) -> dict[str, Any]:
             "sites": _sites(journal),
         },
         "privacy_mode": protocol.privacy.mode,
-        "privacy": _privacy(journal),
+        "privacy": _privacy(journal, protocol),
         "seconds": round(sum(row[0] for row in journal.rows("SELECT seconds FROM sessions")), 3),
         "bytes": {"up": bytes_up, "down": bytes_down},
         "versions": {"release": protocol.release, **_versions(journal)},
@@ -121,9 +121,9 @@ def _alarms(journal: Journal) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-def _privacy(journal: Journal) -> dict[str, dict[str, Any]]:
-    """State of each site's accountant for its training patients after its last answer; `metrics` is what the histogram
-    of its own test women cost. Both groups have no patient in common, so the site's epsilon is the greater one."""
+def _privacy(journal: Journal, protocol: Protocol) -> dict[str, dict[str, Any]]:
+    """State of each site's accountant for its training patients after its last answer; `metrics_epsilon` is what the
+    histogram cost its own test women. No woman is in both groups, so what holds for any one is the greater of the two."""
     spent: dict[str, dict[str, Any]] = {}
     rows = journal.rows(
         "SELECT site, release, unit, epsilon, delta, adjacency, accountant, noise_multiplier, sample_rate, budget, "
@@ -136,8 +136,12 @@ def _privacy(journal: Journal) -> dict[str, dict[str, Any]]:
         row = dict(zip(names, values, strict=True))
         if release == "training":
             spent[site] = row
-        else:
-            spent.setdefault(site, {**row, "steps": 0, "epsilon": 0.0})["metrics_epsilon"] = row["epsilon"]
+        else:  # of a site that never answered in training, only this is known
+            untrained = {
+                **row, "epsilon": 0.0, "steps": 0, "noise_multiplier": protocol.privacy.noise_multiplier,
+                "sampling_rate": protocol.training.sample_rate,
+            }  # fmt: skip
+            spent.setdefault(site, untrained)["metrics_epsilon"] = row["epsilon"]
     return spent
 
 
