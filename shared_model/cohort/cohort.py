@@ -287,13 +287,11 @@ def _truncated(path: Path, found: int, expected: int) -> CohortError:
 
 def _open(path: Path) -> BinaryIO:
     try:
-        file = path.open("rb")
+        if not stat.S_ISREG(path.stat().st_mode):  # before opening: a pipe would wait for a writer for ever
+            raise CohortError(f"{path} is no regular file", remedy=_AGAIN)
+        return path.open("rb")
     except OSError as error:
         raise CohortError(
             f"{path} cannot be read: {error.strerror}", expected="a prepared cohort",
             remedy=f"check the path, or {_AGAIN}",
         ) from None  # fmt: skip
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise CohortError(f"{path} is no regular file", remedy=_AGAIN)
-    return file

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from yaml.nodes import Node
 
 MAX_CONTRACT_BYTES = 1 << 20  # the shipped contract has 12 KB
+MAX_DEPTH = 16  # the shipped contract has 5 levels
+_OPENING = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken,
+            yaml.BlockMappingStartToken)  # fmt: skip
+_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 _REPEATED = re.compile(r"(.+)\.\d+")  # how pandas renames a repeated column
 
 
@@ -209,9 +213,14 @@ def _read(path: Path) -> bytes:
 
 
 def _check_plain(text: str, *, source: str) -> None:
-    """Refuses YAML aliases and repeated keys, which `safe_load` would take silently."""
-    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-        raise ContractError(f"{source} uses a YAML alias (*name)", expected="every value written out")
+    """Refuses aliases, deep nesting and repeated keys, all of which `safe_load` would take silently."""
+    depth = 0
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if isinstance(token, yaml.AliasToken):
+            raise ContractError(f"{source} uses a YAML alias (*name)", expected="every value written out")
+        if depth > MAX_DEPTH:  # the reader's time grows with the square of the depth
+            raise ContractError(f"{source} is nested too deeply", expected=f"at most {MAX_DEPTH} levels")
     pending: list[Node | None] = [yaml.compose(text, Loader=yaml.SafeLoader)]
     while pending:
         node = pending.pop()

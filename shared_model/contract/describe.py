@@ -1,6 +1,6 @@
 """Writes the table of fields in this folder's README from the contract; run it after every change of the contract.
 
-    python -m shared_model.contract.describe
+python -m shared_model.contract.describe
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ BEGIN, END = "<!-- fields: written by describe.py -->", "<!-- end of fields -->"
 def markdown_table(contract: Contract) -> str:
     """The fields as a Markdown table, one row a field in the order of the features."""
     head = "| field | meaning | values | model sees | codes |\n|---|---|---|---|---|\n"
-    rows = [
-        f"| `{f.name}` | {f.description} | {_values(f)} | {_scaling(f)} | {_codes(f)} |" for f in contract.fields
-    ]
+    rows = [f"| `{f.name}` | {f.description} | {_values(f)} | {_scaling(f)} | {_codes(f)} |" for f in contract.fields]
     sizes = f"{len(contract.fields)} fields, {contract.n_features} features"
     return head + "\n".join(rows) + f"\n\n{sizes}, version {contract.version}, hash `{contract.sha256}`."
 

@@ -16,9 +16,13 @@ from shared_model.errors import ContractError, LeakageError
 CONTRACT = load_contract()
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 ANYTHING = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=12),
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=12),
     st.sampled_from(["a", "B", "98", "99", "yes", "no", "unknown", "never", "50", "27.5", "-99", "inf"]),
-)  # fmt: skip
+)
 TABLES = st.integers(0, 6).flatmap(
     lambda rows: st.dictionaries(
         st.sampled_from([field.name for field in CONTRACT.fields]), st.lists(ANYTHING, min_size=rows, max_size=rows)
@@ -92,10 +96,14 @@ def test_the_composite_cohort_is_refused_for_the_radiologists_reading() -> None:
 
 def test_the_composite_cohort_encodes_once_cleaned() -> None:
     frame = _real("composite_cohort", "composite_cohort.csv")
-    kept = frame.rename(columns={
-        "family_history_first_degree": "first_degree_relatives", "birads_density": "breast_density", "hrt_current": "hrt",
-        "breast_biopsy_history": "prior_biopsies",
-    }).drop(columns=["mias_label", "images", "leak_radiologist_birads"])  # fmt: skip
+    kept = frame.rename(
+        columns={
+            "family_history_first_degree": "first_degree_relatives",
+            "birads_density": "breast_density",
+            "hrt_current": "hrt",
+            "breast_biopsy_history": "prior_biopsies",
+        }
+    ).drop(columns=["mias_label", "images", "leak_radiologist_birads"])
     with pytest.raises(ContractError, match="`label` is missing"):
         CONTRACT.check_columns(list(kept.columns), source="composite_cohort.csv")
     encoded = CONTRACT.encode(kept, source="composite_cohort.csv")
@@ -109,13 +117,16 @@ def test_the_composite_cohort_encodes_once_cleaned() -> None:
 
 @pytest.mark.parametrize(
     "parts",
-    [("clinical", "bcsc_digital_mammography", "bcsc_digital_mammography_dev.csv"),
-     ("clinical", "cbis_ddsm_case_descriptions", "mass_case_description_train_set.csv"),
-     ("clinical", "cbis_ddsm_case_descriptions", "calc_case_description_train_set.csv"),
-     ("clinical", "uci_mammographic_masses", "mammographic_masses_dev.csv"),
-     ("clinical", "cmmd", "cmmd_clinical.csv"), ("clinical", "cdd_cesm", "cdd_cesm_annotations.csv")],
+    [
+        ("clinical", "bcsc_digital_mammography", "bcsc_digital_mammography_dev.csv"),
+        ("clinical", "cbis_ddsm_case_descriptions", "mass_case_description_train_set.csv"),
+        ("clinical", "cbis_ddsm_case_descriptions", "calc_case_description_train_set.csv"),
+        ("clinical", "uci_mammographic_masses", "mammographic_masses_dev.csv"),
+        ("clinical", "cmmd", "cmmd_clinical.csv"),
+        ("clinical", "cdd_cesm", "cdd_cesm_annotations.csv"),
+    ],
     ids=lambda parts: parts[1] if isinstance(parts, tuple) else str(parts),
-)  # fmt: skip
+)
 def test_every_public_table_is_refused_as_it_comes(parts: tuple[str, ...]) -> None:
     with pytest.raises(LeakageError):
         CONTRACT.check_columns(list(_real(*parts).columns), source=parts[-1])
