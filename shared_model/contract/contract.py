@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -28,6 +27,7 @@ from shared_model.contract.schema import (
 from shared_model.errors import ContractError, LeakageError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from yaml.nodes import Node
 
 MAX_CONTRACT_BYTES = 1 << 20  # the shipped contract has 12 KB
@@ -133,6 +133,8 @@ class Contract:
     def reference(self) -> NDArray[np.float32]:
         """float32 [F]: a public reference patient with every field known (numbers at their reference, flags no,
         categories at their reference level); the baseline of explanations."""
+        import pandas as pd  # as in `encode_column`
+
         row = {f.name: "no" if f.kind == "flag" else f.reference_value if f.kind == "number" else f.reference
                for f in self.fields}  # fmt: skip
         encoded: NDArray[np.float32] = self.encode(pd.DataFrame([row], dtype=object), source="reference").values[0]

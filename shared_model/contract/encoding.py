@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from shared_model.contract.schema import ClinicalField, number_of, token_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +116,8 @@ def encode_column(
 
     Each distinct cell is read once, so a table of a million rows costs about as much as its distinct values.
     """
+    import pandas as pd  # half a second that only an importer needs
+
     absent = column is None
     if column is None:
         column = pd.Series([None] * rows, dtype=object)

@@ -153,3 +153,18 @@ def _same(one: Contract, two: Contract) -> bool:
 
 def test_loading_twice_gives_the_same_contract() -> None:
     assert _same(load_contract(), CONTRACT)
+
+
+def test_what_the_simulated_hospitals_record_is_understood_to_the_last_cell() -> None:
+    from simulations.population import clinical
+
+    rng = np.random.default_rng(5)
+    women = clinical.draw_risk_factors(rng, 400, age_mean=55.0, density_shift=0.0)
+    clinical.draw_labels_and_symptoms(rng, women, intercept=-1.0, lump_rates=(0.4, 0.1))
+    table = pd.DataFrame(
+        {name: [clinical.recorded(name, float(v)) for v in column] for name, column in women.items()}
+    )[[field.name for field in CONTRACT.fields]]
+    encoded = CONTRACT.encode(table, source="clinical.csv")
+    for counts in encoded.report.fields.values():
+        assert counts.known == 400
+    assert np.abs(encoded.values).max() <= 5  # public limits bound what the model sees
