@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from server.reporting.answer import answer, model_rows
-from server.reporting.facts import mapping
+from server.reporting.facts import mapping, read_other_deltas
 from shared_model.protocol import Protocol
 from simulations.words import bytes_in_words, seconds_in_words
 
@@ -39,7 +39,7 @@ def final_tables(summary: Mapping[str, Any], protocol: Protocol, *, run_dir: Pat
     rows = model_rows(summary)
     if rows:
         parts.append(_held_out_table(rows, summary, protocol))
-    parts += [_site_table(summary, protocol), _next_steps(status, run_dir=run_dir, report=report)]
+    parts += [_site_table(summary, protocol), *_deltas(run_dir), _next_steps(status, run_dir=run_dir, report=report)]
     return Group(*parts)
 
 
@@ -54,7 +54,7 @@ def _held_out_table(rows: list[dict[str, Any]], summary: Mapping[str, Any], prot
     table.add_column("Realised specificity", justify="right")
     for row in rows:
         table.add_row(
-            row["label"], f"{row['auc']:.3f} ({row['auc_low']:.3f}-{row['auc_high']:.3f})",
+            row["label"], f"{decimal(row.get('auc'))} ({decimal(row.get('auc_low'))}-{decimal(row.get('auc_high'))})",
             f"{share(row.get('sensitivity'))} "
             f"({share(row.get('sensitivity_low'))}-{share(row.get('sensitivity_high'))})",
             share(row.get("specificity")), style="bold" if row["key"] == "fused" else "",
@@ -84,6 +84,16 @@ def _site_table(summary: Mapping[str, Any], protocol: Protocol) -> Table:
     return table
 
 
+def _deltas(run_dir: Path) -> list[RenderableType]:
+    """Epsilon at further deltas, greatest over sites, in one line; nothing when they were not computed."""
+    worst: dict[str, float] = {}
+    for row in read_other_deltas(run_dir).values():
+        for delta, epsilon in row.items():
+            worst[delta] = max(worst.get(delta, 0.0), epsilon)
+    words = ", ".join(f"{worst[delta]:.2f} at delta {delta}" for delta in sorted(worst, key=float, reverse=True))
+    return [Text(f"The same as epsilon of the site that spent most: {words}", style="dim")] if words else []
+
+
 def _next_steps(status: str, *, run_dir: Path, report: Path) -> Text:
     lines = [("Run directory  ", str(run_dir)), ("Report         ", str(report))]
     if status == "COMPLETE":
@@ -92,6 +102,11 @@ def _next_steps(status: str, *, run_dir: Path, report: Path) -> Text:
     else:
         lines.append(("Next           ", f"mammofed simulate resume {run_dir}"))
     return Text("\n").join([Text.assemble((name, "dim"), value) for name, value in lines])
+
+
+def decimal(value: object) -> str:
+    """A number with three decimals, a dash when there is none."""
+    return f"{value:.3f}" if isinstance(value, (int, float)) else "–"
 
 
 def share(value: object) -> str:

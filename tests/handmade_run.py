@@ -14,6 +14,7 @@ from shared_model.protocol import Protocol
 SHA = "ab" * 32
 SITES = {"north": 300, "east": 250, "south": 180, "west": 100}
 ROUNDS = 12
+GAINS = (("fused", 0.79, 0.09), ("image", 0.79, 0.05), ("clinical", 0.5, 0.05))  # start and gain of the learning curves
 
 
 def protocol_values(*, private: bool = True) -> dict[str, Any]:
@@ -65,10 +66,8 @@ def model_report(auc: float) -> dict[str, Any]:
 def summary_values(protocol: Protocol) -> dict[str, Any]:
     spent = {
         "unit": "patient", "epsilon": 7.4321, "delta": 1e-5, "adjacency": "add_or_remove_one", "accountant": "prv",
-        "noise_multiplier": 1.3, "sampling_rate": 0.1, "budget": 8.0, "steps": 60,
-        "other_deltas": {"1e-06": 8.91, "0.0001": 6.02},
+        "noise_multiplier": 1.3, "sampling_rate": 0.1, "budget": 8.0, "steps": 60, "metrics_epsilon": 1.21,
     }  # fmt: skip
-    counts = dict.fromkeys(("contributed", "abstained", "refused", "late", "failed", "not_sampled"), 0)
     held_out = {
         "n": 400, "positives": 80,
         "models": {"fused": model_report(0.873), "image": model_report(0.842), "clinical": model_report(0.651)},
@@ -76,21 +75,27 @@ def summary_values(protocol: Protocol) -> dict[str, Any]:
         "comparisons": {
             "fused_vs_image": {"difference": 0.031, "low": 0.011, "high": 0.051, "p": 0.0023},
             "fused_vs_clinical": {"difference": 0.222, "low": 0.17, "high": 0.27, "p": 1e-9},
-            "fused_vs_public": {"difference": 0.083, "low": 0.05, "high": 0.11, "p": 0.0001},
         },
         "subgroups": [
             {"name": "density", "level": "d", "n": 60, "positives": 12, "auc": 0.81, "auc_low": 0.7, "auc_high": 0.9},
+            {"name": "density", "level": "a", "n": 12, "positives": 0, "auc": None, "auc_low": None, "auc_high": None},
             {"name": "vendor", "level": "E", "suppressed": True},
         ],
     }  # fmt: skip
+    site = {"n": 61.4, "positives": 12.2, "auc": 0.88, "auc_low": 0.7, "auc_high": 1.0, "brier": 0.1}
+    curve = [{"round": n, "auc": {m: start + gain * (1 - math.exp(-n / 4)) for m, start, gain in GAINS}}
+             for n in range(1, ROUNDS + 1)]  # fmt: skip
     return {
-        "status": "COMPLETE", "study": "quick", "protocol_sha256": protocol.sha256, "rounds_planned": ROUNDS,
-        "rounds_completed": ROUNDS, "seconds": 214.0, "bytes": {"up": 40_000_000, "down": 41_000_000},
-        "participation": {site: counts | {"contributed": ROUNDS} for site in SITES},
-        "metrics": {"held_out": held_out,
-                    "sites": {"north": {"auc": 0.88, "n": 61.0, "positives": 12.0}, "west": None}},
-        "privacy": dict.fromkeys(SITES, spent) if protocol.private else {},
-        "versions": {"mammofed": "0.1.0", "torch": "2.13.0", "flwr": "1.41.0", "python": "3.11.7"},
+        "summary_version": 1, "status": "COMPLETE", "study": "quick", "protocol_sha256": protocol.sha256,
+        "rounds_planned": ROUNDS, "rounds_completed": ROUNDS, "seconds": 214.0,
+        "bytes": {"up": 40_000_000, "down": 41_000_000},
+        "participation": {site: {"contributed": ROUNDS} for site in SITES},
+        "metrics": {
+            "held_out": held_out, "selection": [{"round": 0, "auc": {"image": 0.79}}, *curve],
+            "sites": {"north": site, "west": site | {"auc": None, "auc_low": None, "auc_high": None}},
+        },
+        "privacy_mode": protocol.privacy.mode, "privacy": dict.fromkeys(SITES, spent) if protocol.private else {},
+        "versions": {"release": "0.1.0", "torch": "2.13.0", "flwr": "1.41.0", "python": "3.11.7"},
         "model": {"round": 11, "rule": "best_selection_auc", "sha256": SHA}, "alarms": [],
     }  # fmt: skip
 
@@ -99,11 +104,6 @@ def write_journal(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.executescript(TABLES)
     for number in range(1, ROUNDS + 1):
-        for name, start in (("fused", 0.79), ("image", 0.79), ("clinical", 0.5)):
-            value = start + (0.09 if name == "fused" else 0.05) * (1 - math.exp(-number / 4))
-            connection.execute(
-                "INSERT INTO metrics VALUES (?, 'selection', 'evaluator', ?, ?)", (number, f"auc_{name}", value)
-            )
         for site in SITES:
             _participate(connection, number, site)
     events = (
@@ -142,5 +142,8 @@ def write_run_dir(run_dir: Path, *, private: bool = True, **changes: Any) -> Pro
     (run_dir / "protocol.json").write_text(protocol.to_json())
     (run_dir / "summary.json").write_text(json.dumps(summary_values(protocol) | changes))
     (run_dir / "launch.json").write_text(json.dumps({"cohort": {"kind": "synthetic"}}))
+    if private:
+        deltas = {site: {"0.0001": 6.02, "1e-06": 8.91} for site in SITES}
+        (run_dir / "privacy-deltas.json").write_text(json.dumps(deltas))
     write_journal(run_dir / "journal.sqlite")
     return protocol

@@ -1,7 +1,8 @@
 """Reads what a run directory says about its study into plain values for the report; nothing here decides or draws.
 
 Sources: `summary.json` (schema in `server/rounds/summary.schema.json`), `protocol.json`, and `journal.sqlite` for what
-only the journal has, round by round. The journal is opened read-only, so a report can be written of a running study.
+only the journal has: participation round by round, events. The journal is opened read-only, so that a report can be
+written of a running study.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from shared_model.protocol import Protocol
 
 MAX_JSON_BYTES = 64 << 20
 MAX_EVENTS = 500  # the report shows the latest; the journal keeps them all
+DELTAS_NAME = "privacy-deltas.json"  # {site: {delta as written: epsilon}}, written by the launcher
 MODELS = ("fused", "image", "clinical")
 
 
@@ -48,6 +50,7 @@ class Facts:
     """All that the report is made of.
 
     data: what kind of women the study was about, as its launch said (`synthetic`), or empty when nobody said.
+    other_deltas: epsilon by site at further deltas, as written; empty when nobody computed them (it takes a torch).
     participation: outcome by (site, round) of the last attempt; reasons: words beside it where there are any.
     events: those above `info`, oldest first; events_left_out: how many older ones are not among them.
     """
@@ -57,6 +60,7 @@ class Facts:
     protocol: Protocol
     data: str
     curves: tuple[Curve, ...]
+    other_deltas: Mapping[str, Mapping[str, float]]
     participation: Mapping[tuple[str, int], str]
     reasons: Mapping[tuple[str, int], str]
     events: tuple[JournalEvent, ...]
@@ -147,8 +151,9 @@ def _from_journal(
         for time, severity, code, site, number, text in reversed(latest)
     )
     return Facts(
-        run_dir=run_dir, summary=summary, protocol=protocol, data=_data_kind(run_dir), curves=_curves(connection),
-        participation=outcomes, reasons=reasons, events=events, events_left_out=loud - len(events),
+        run_dir=run_dir, summary=summary, protocol=protocol, data=_data_kind(run_dir), curves=_curves(summary),
+        other_deltas=read_other_deltas(run_dir), participation=outcomes, reasons=reasons, events=events,
+        events_left_out=loud - len(events),
     )  # fmt: skip
 
 
@@ -157,13 +162,17 @@ def _utc(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _curves(connection: sqlite3.Connection) -> tuple[Curve, ...]:
+def _curves(summary: Mapping[str, Any]) -> tuple[Curve, ...]:
+    rows = mapping(summary.get("metrics")).get("selection") or []
     curves = []
     for model in MODELS:
-        rows = connection.execute(
-            "SELECT round, value FROM metrics WHERE scope IN ('initial', 'selection') AND name = ? ORDER BY round",
-            (f"auc_{model}",),
-        ).fetchall()
-        if rows:
-            curves.append(Curve(model, tuple(row[0] for row in rows), tuple(row[1] for row in rows)))
+        points = [(row["round"], row["auc"][model]) for row in rows if row["auc"].get(model) is not None]
+        if points:
+            curves.append(Curve(model, tuple(p[0] for p in points), tuple(p[1] for p in points)))
     return tuple(curves)
+
+
+def read_other_deltas(run_dir: Path) -> Mapping[str, Mapping[str, float]]:
+    """Epsilon by site and delta out of `privacy-deltas.json`, empty when there is none."""
+    path = run_dir / DELTAS_NAME
+    return {site: mapping(row) for site, row in _read_object(path).items()} if path.is_file() else {}

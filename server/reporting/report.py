@@ -21,7 +21,7 @@ from shared_model.errors import StorageError
 
 REPORT_NAME = "report.html"
 MAX_STRIP_CELLS = 20_000  # sites x rounds drawn one by one; above, the counts alone
-SITE_METRICS = ("auc", "sensitivity", "specificity", "n", "positives")
+SITE_METRICS = ("auc", "sensitivity", "specificity", "brier", "n", "positives")
 LETTERS = {"contributed": "C", "abstained": "A", "late": "L", "refused": "R", "failed": "F", "not_sampled": "·"}
 OUTCOMES = ("contributed", "abstained", "late", "refused", "failed", "not_sampled")
 
@@ -76,7 +76,7 @@ def participation_counts(facts: Facts) -> dict[str, Mapping[str, int]]:
 
 def other_deltas(facts: Facts) -> list[str]:
     """The deltas, as written, at which epsilon is stated besides the protocol's own; greatest first."""
-    found = {delta for row in facts.privacy.values() for delta in mapping(row.get("other_deltas"))}
+    found = {delta for row in facts.other_deltas.values() for delta in row}
     return sorted(found, key=float, reverse=True)
 
 
@@ -117,7 +117,9 @@ def _strip(facts: Facts) -> list[tuple[str, list[tuple[int, str, str]]]]:
 
 def _sites_metrics(facts: Facts) -> list[tuple[str, Mapping[str, Any]]]:
     rows = mapping(mapping(facts.summary.get("metrics")).get("sites"))
-    return [(site, mapping(row)) for site, row in sorted(rows.items())]
+    # Without privacy a site's document is a whole `test` report; its fused model is what compares with the histogram's.
+    flat = {site: {**row, **mapping(mapping(row.get("models")).get("fused"))} for site, row in rows.items()}
+    return sorted(flat.items())
 
 
 def _curve_rows(facts: Facts) -> list[tuple[int, list[float | None]]]:

@@ -1,0 +1,52 @@
+"""Epsilon at further deltas, computed once a study has ended; called by the launcher, shown by report and terminal.
+
+The accountant needs torch, which launcher and report do without: a child process works it out from the plain numbers of
+`summary.json` and the result is kept beside it in `privacy-deltas.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from server.reporting.facts import DELTAS_NAME
+
+Deltas = dict[str, dict[str, float]]
+TOLERANCE = 1e-6
+
+
+def write_other_deltas(run_dir: Path, summary: Mapping[str, Any], deltas: Sequence[float]) -> None:
+    """Write `privacy-deltas.json` for all sites that spent anything; nothing without privacy.
+
+    Args:
+        summary: the content of `summary.json`.
+        deltas: each in (0, 1).
+    """
+    rows = {site: row for site, row in summary["privacy"].items() if row["steps"]}
+    if not rows or not deltas:
+        return
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+        found = child.submit(other_deltas, rows, list(deltas)).result()
+    (run_dir / DELTAS_NAME).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def other_deltas(rows: Mapping[str, Mapping[str, Any]], deltas: Sequence[float]) -> Deltas:
+    """Epsilon by site and delta from each site's `noise_multiplier`, `sampling_rate` and `steps`. Imports torch.
+
+    A site whose stated epsilon these numbers do not give has spent on more than this study, which only its own ledger
+    knows: it is left out rather than shown too small.
+    """
+    from client.privacy.accountant import Account
+
+    found: Deltas = {}
+    for site, row in sorted(rows.items()):
+        account = Account().add(
+            noise_multiplier=row["noise_multiplier"], sample_rate=row["sampling_rate"], steps=row["steps"]
+        )
+        if abs(account.epsilon(delta=row["delta"]) - row["epsilon"]) <= TOLERANCE:
+            found[site] = {f"{delta:g}": account.epsilon(delta=delta) for delta in deltas}
+    return found
