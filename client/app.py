@@ -19,7 +19,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from client.trainer.client import call
-from shared_model.errors import ConfigError, MammoFedError, MessageError
+from shared_model.errors import ConfigError, MammoFedError, MessageError, TrainerError
 from shared_model.messages import MAX_FRAME_BYTES, ErrorReply, Frame, decode, encode, parse_message
 
 MESSAGE, ARRAYS, JSON = "message", "arrays", "json"
@@ -52,8 +52,10 @@ def forward(message: Message, context: Context) -> Message:
     try:
         socket, site = _node(context)
         left = message.metadata.created_at + message.metadata.ttl - time.time()
-        request = encode(frame_of(message.content))
-        reply = decode(call(socket, site, request, max(left, 0.0)))
+        if left <= 0:
+            raise TrainerError(f"the message for {site} has outlived its time; it was not handed on",
+                               found=f"{-left:.1f} s too late", remedy="check the clocks of both sides")  # fmt: skip
+        reply = decode(call(socket, site, encode(frame_of(message.content)), left))
     except MammoFedError as error:
         reply = Frame(ErrorReply(code=error.exit_code, reason=str(error)[:500]))
     return Message(content_of(reply), reply_to=message)

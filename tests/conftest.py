@@ -143,3 +143,9 @@ def make_study(
 def small_study(tmp_path: Path) -> Callable[..., SmallStudy]:
     """Make a small study in this test's own folder."""
     return lambda root_name="study", **settings: make_study(tmp_path / root_name, **settings)
+
+
+@pytest.fixture(scope="session")
+def study_maker() -> Callable[..., SmallStudy]:
+    """As :func:`small_study`, under a folder of the caller's choice: `study_maker(root, sites=4)`."""
+    return make_study

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -62,11 +63,12 @@ class TrainerPool:
         self, site_files: Sequence[Path], *, log_dir: Path, processes: int | None, start_timeout_s: float
     ) -> None:
         configs = {path: SiteConfig.read(path) for path in site_files}
-        names = [config.site for config in configs.values()]
+        names = [configs[path].site for path in site_files]
         if not names or len(set(names)) != len(names):
             raise ConfigError("a pool needs each site exactly once", found=names)
         self._timeout = start_timeout_s
-        self._folder = Path(tempfile.mkdtemp(prefix="mammofed-"))  # a run folder's name may be too long for a socket
+        # Not in the run folder, whose name may be too long for a socket.
+        self._folder = Path(tempfile.gettempdir()) / f"mammofed-{secrets.token_hex(8)}"
         log_dir.mkdir(parents=True, exist_ok=True)
         count = min(processes or len(os.sched_getaffinity(0)), len(names))
         self.trainers = tuple(
@@ -88,6 +90,7 @@ class TrainerPool:
             TrainerError: one ended or did not answer in time; all are stopped then.
         """
         try:
+            self._folder.mkdir(mode=0o700)  # fails if somebody has it already
             for trainer in self.trainers:
                 self._spawn(trainer)
             for trainer in self.trainers:
@@ -140,7 +143,7 @@ class TrainerPool:
         with trainer.log.open("ab") as log:
             trainer.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=log, stderr=log,
-                env=_environment(trainer.index), cwd=self._folder,
+                env=trainer_environment(trainer.index), cwd=self._folder,
                 start_new_session=True,  # Ctrl-C in the terminal is the launcher's to handle: the round ends first
             )  # fmt: skip
         trainer.starts += 1
@@ -191,7 +194,7 @@ def _size(cohort: Path) -> int:
         return 1
 
 
-def _environment(index: int) -> dict[str, str]:
+def trainer_environment(index: int) -> dict[str, str]:
     """The trainer's environment.
 
     Threads must be settled before torch is imported: processes that share cores and spin while waiting slow each other

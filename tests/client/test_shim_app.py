@@ -1,0 +1,169 @@
+"""The courier's ClientApp: no torch, no state, exact conversion both ways, and an answer whatever comes."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.app import ARRAYS, JSON, MESSAGE, app, content_of, frame_of
+from client.trainer.server import listening
+from client.trainer.service import TrainerService
+from shared_model.errors import MessageError, TrainerError
+from shared_model.messages import (
+    DescribeReply,
+    DescribeRequest,
+    ErrorReply,
+    Frame,
+    TrainReply,
+    parse_message,
+    weights_sha256,
+)
+
+Study = Any
+
+
+@pytest.fixture(autouse=True)
+def identity() -> None:
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 1
+
+
+@pytest.fixture
+def socket() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="mf-") as folder:
+        yield Path(folder) / "t.sock"
+
+
+def context(socket: Path, site: str = "site-01") -> Context:
+    return Context(1, 1, {"trainer-socket": str(socket), "site": site}, RecordDict(), {})
+
+
+def answer(content: RecordDict, where: Context, kind: str = "train", ttl: float = 60.0) -> Any:
+    reply = app(Message(content, 1, kind, ttl=ttl), where)
+    assert reply.has_content()
+    return frame_of(reply.content)
+
+
+def test_no_torch_is_imported_even_when_a_message_is_served(tmp_path: Path) -> None:
+    code = (
+        "import sys, client.app as c\n"
+        "from flwr.app import Context, Message, RecordDict\n"
+        "from flwr.supercore.task_identity import TaskIdentity as T\n"
+        "T.run_id = T.node_id = T.task_id = 1\n"
+        "from shared_model.messages import DescribeRequest, Frame\n"
+        f"node = {{'trainer-socket': {str(tmp_path / 'no.sock')[:90]!r}, 'site': 'a'}}\n"
+        "message = Message(c.content_of(Frame(DescribeRequest())), 1, 'query.describe')\n"
+        "c.app(message, Context(1, 1, node, RecordDict(), {}))\n"
+        "print(sorted({'torch', 'opacus', 'pandas', 'ray'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_train_and_describe_reach_the_trainer_and_come_back(
+    small_study: Callable[..., Study], socket: Path
+) -> None:
+    study = small_study()
+    service = TrainerService(study.config("site-01"), compute=threading.Lock())
+    with listening({"site-01": service}, socket):
+        who = answer(content_of(Frame(DescribeRequest())), context(socket), "query.describe")
+        assert isinstance(who.message, DescribeReply)
+        content = content_of(Frame(study.train(), study.arrays))
+        trained = answer(content, context(socket))
+        assert isinstance(trained.message, TrainReply)
+        assert set(trained.arrays) == set(study.arrays)
+        assert weights_sha256(answer(content, context(socket)).arrays) == weights_sha256(trained.arrays)
+        other = answer(content, context(socket, "site-99"))
+        assert other.message.code == TrainerError.exit_code
+    service.close()
+
+
+def test_a_refusal_comes_back_as_content_with_its_reason(small_study: Callable[..., Study], socket: Path) -> None:
+    study = small_study()
+    service = TrainerService(study.config("site-01"), compute=threading.Lock())
+    with listening({"site-01": service}, socket):
+        content = content_of(Frame(study.train(protocol_sha256="f" * 64), study.arrays))
+        reply = app(Message(content, 1, "train"), context(socket))
+    service.close()
+    message = parse_message(str(reply.content.config_records[MESSAGE][JSON]))
+    assert isinstance(message, ErrorReply)
+    assert "not approved" in message.reason
+
+
+def test_a_dead_trainer_and_a_bad_node_configuration_are_answered_in_words(socket: Path) -> None:
+    content = content_of(Frame(DescribeRequest()))
+    assert "cannot be reached" in answer(content, context(socket), "query.describe").message.reason
+    bare = Context(1, 1, {}, RecordDict(), {})
+    assert "incomplete" in answer(content, bare, "query.describe").message.reason
+
+
+def test_a_message_that_has_lived_too_long_is_not_sent_on(socket: Path) -> None:
+    message = Message(content_of(Frame(DescribeRequest())), 1, "query.describe", ttl=10.0)
+    message.metadata.created_at = time.time() - 20.0
+    reply = frame_of(app(message, context(socket)).content)
+    assert isinstance(reply.message, ErrorReply)
+    assert "outlived" in reply.message.reason
+
+
+floats = st.floats(width=32, allow_nan=True, allow_infinity=True)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.dictionaries(st.text(min_size=1, max_size=20), st.lists(floats, max_size=12), max_size=5), st.booleans())
+def test_tensors_survive_the_way_there_and_back_bit_by_bit(values: dict[str, list[float]], square: bool) -> None:
+    arrays = {}
+    for name, numbers in values.items():
+        array = np.array(numbers, dtype=np.float32)
+        arrays[name] = array.reshape(2, -1, order="F").copy(order="F") if square and len(numbers) % 2 == 0 else array
+    back = frame_of(content_of(Frame(DescribeRequest(), arrays))).arrays
+    assert set(back) == set(arrays)
+    for name, array in arrays.items():
+        assert back[name].shape == array.shape
+        assert np.ascontiguousarray(back[name]).tobytes() == np.ascontiguousarray(array).tobytes()
+
+
+def raw(data: bytes, shape: tuple[int, ...] = (2,)) -> RecordDict:
+    content = content_of(Frame(DescribeRequest()))
+    content[ARRAYS] = ArrayRecord({"w": Array("float32", shape, "numpy.ndarray", data)})
+    return content
+
+
+def npy(array: np.ndarray[Any, Any]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def test_tensors_that_are_not_what_they_claim_are_refused_before_anything_is_allocated() -> None:
+    header = npy(np.zeros(2, np.float32))
+    huge = header.replace(b"(2,)", b"(999999999999,)").replace(b" " * 11, b"", 1)
+    cases = [
+        npy(np.zeros(2, np.float64)), npy(np.zeros(2, ">f4")), header[:-1], header + b"x", header[:20], b"",
+        b"PK\x03\x04", huge, header.replace(b"'<f4'", b"'|O8'"),
+    ]  # fmt: skip
+    for data in cases:
+        with pytest.raises(MessageError, match="tensor w is damaged"):
+            frame_of(raw(data))
+    assert frame_of(raw(header)).arrays["w"].shape == (2,)
+
+
+def test_content_that_is_no_message_is_refused() -> None:
+    empty, wrong, unknown = RecordDict(), RecordDict(), RecordDict()
+    wrong[MESSAGE] = ConfigRecord({JSON: 3})
+    unknown[MESSAGE] = ConfigRecord({JSON: '{"kind": "run_code"}'})
+    for content in (empty, wrong, unknown):
+        with pytest.raises(MessageError):
+            frame_of(content)
