@@ -142,20 +142,11 @@ class CohortWriter:
         films = {name: checked_pixels(where, name, views[name], **size) for name in VIEWS if name in views}
         if not films and clinical_F is None:
             raise CohortError(f"{where} has neither a view nor a clinical row", remedy="quarantine her for that")
-        rows, digests = [-1] * len(VIEWS), {}
-        try:
-            for name, data in films.items():
-                self._pixels.write(data)
-                rows[VIEWS.index(name)] = self._n_views
-                self._n_views += 1
-                digests[name] = hashlib.sha256(data).hexdigest()
-        except OSError as error:
-            self._discard()
-            raise self._storage(error) from error
+        rows, digests = self._append(films)
         digest = patient_digest(
             pseudonym=pseudonym, label=label, clinical=clinical_F, attributes=kept, view_digests=digests
         )
-        self._rows[pseudonym] = _Row(tuple(rows), clinical_F, int(label), kept, digest)
+        self._rows[pseudonym] = _Row(rows, clinical_F, int(label), kept, digest)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -169,6 +160,21 @@ class CohortWriter:
             raise self._storage(fault) from fault
         finally:
             self._discard()
+
+    def _append(self, films: Mapping[str, bytes]) -> tuple[tuple[int, ...], dict[str, str]]:
+        """Writes one patient's films; returns her row of the view index, and view -> hex SHA-256."""
+        assert self._pixels is not None
+        rows, digests = [-1] * len(VIEWS), {}
+        try:
+            for name, data in films.items():
+                self._pixels.write(data)
+                rows[VIEWS.index(name)] = self._n_views
+                self._n_views += 1
+                digests[name] = hashlib.sha256(data).hexdigest()
+        except OSError as error:
+            self._discard()
+            raise self._storage(error) from error
+        return tuple(rows), digests
 
     def _check_new(self, where: str, pseudonym: str) -> None:
         if pseudonym in self._rows:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from shared_model import imaging
 from shared_model.cohort import VIEWS, Cohort
 from shared_model.cohort.batch import VIEWS as BATCH_VIEWS
 from shared_model.cohort.layout import HEADER_BYTES, digest_of, npy_header
@@ -111,8 +112,9 @@ def test_arrays_of_the_cohort_cannot_be_written(cohort: Cohort) -> None:
             array[0] = 0
 
 
-def test_views_are_named_in_one_place() -> None:
+def test_views_have_one_order_everywhere() -> None:
     assert VIEWS is BATCH_VIEWS
+    assert imaging.VIEWS == VIEWS
 
 
 def test_opening_and_splitting_need_no_torch(cohort: Cohort) -> None:

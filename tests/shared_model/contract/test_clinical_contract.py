@@ -146,7 +146,19 @@ def test_an_inconsistent_contract_is_refused_with_the_place(tmp_path: Path, old:
         (b"".join(b" " * n + b"a:\n" for n in range(300)), "nested too deeply"),
         (b"a: " + b"x" * (1 << 20), "too large"),
     ],
-    ids=["bytes", "broken", "empty", "list", "alias", "repeated", "repeated-inner", "code", "deep", "deep-block", "large"],
+    ids=[
+        "bytes",
+        "broken",
+        "empty",
+        "list",
+        "alias",
+        "repeated",
+        "repeated-inner",
+        "code",
+        "deep",
+        "deep-block",
+        "large",
+    ],
 )
 def test_hostile_yaml_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "c.yaml"
