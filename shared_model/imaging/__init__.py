@@ -1,12 +1,13 @@
 """DICOM film -> two-channel view tensor: decode, photometric, orient, mask, resample, equalise. Needs no torch."""
 
-from shared_model.imaging.admission import VIEWS
+from shared_model.imaging.admission import VIEWS, Film
 from shared_model.imaging.channels import Channels, film_to_channels
 from shared_model.imaging.config import PIPELINE_VERSION, PipelineConfig
-from shared_model.imaging.reasons import REASONS
+from shared_model.imaging.pool import FilmPool, prepare_views
+from shared_model.imaging.reasons import REASONS, FilmRefusedError
 from shared_model.imaging.view import View, prepare_view, read_header
 
 __all__ = [
-    "PIPELINE_VERSION", "REASONS", "VIEWS", "Channels", "PipelineConfig", "View", "film_to_channels", "prepare_view",
-    "read_header",
+    "PIPELINE_VERSION", "REASONS", "VIEWS", "Channels", "Film", "FilmPool", "FilmRefusedError", "PipelineConfig",
+    "View", "film_to_channels", "prepare_view", "prepare_views", "read_header",
 ]  # fmt: skip

@@ -10,8 +10,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import date
 
-from pydicom.dataset import Dataset
-
+from shared_model.errors import ImagingError
 from shared_model.imaging.header import Header
 from shared_model.imaging.reasons import known_term, refuse
 
@@ -22,9 +21,17 @@ _FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.2"
 _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.2.1"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # digitised film, such as CBIS-DDSM
 _TOMOSYNTHESIS = "1.2.840.10008.5.1.4.1.1.13.1.3"
-_MODALITIES = frozenset("MG CR DX RG US MR CT PT NM OT SR PR SC XA XC DOC KO SEG REG SM".split())
-_PHOTOMETRIC = frozenset("RGB YBR_FULL YBR_FULL_422 YBR_ICT YBR_RCT YBR_PARTIAL_420".split()) | {"PALETTE COLOR"}
-_OTHER_VIEWS = frozenset("ML LM LMO SIO XCC XCCL XCCM FB CV AT RL RM RS AX SPECIMEN TAN".split())
+_MODALITIES = frozenset({
+    "MG", "CR", "DX", "RG", "US", "MR", "CT", "PT", "NM", "OT", "SR", "PR", "SC", "XA", "XC", "DOC", "KO",
+    "SEG", "REG", "SM",
+})  # fmt: skip
+_PHOTOMETRIC = frozenset({
+    "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420", "PALETTE COLOR",
+})  # fmt: skip
+_OTHER_VIEWS = frozenset({
+    "ML", "LM", "LMO", "SIO", "XCC", "XCCL", "XCCM", "FB", "CV", "AT", "RL", "RM", "RS", "AX", "SPECIMEN",
+    "TAN",
+})  # fmt: skip
 # SNOMED CT, and the SNOMED-RT codes that older machines write (PS3.16 CID 4014).
 _VIEW_CODES = {
     "399162004": "CC", "R-10242": "CC", "399368009": "MLO", "R-10226": "MLO",
@@ -45,15 +52,15 @@ class Film:
 
     spacing_mm: (row, column) distance of pixel centres in the breast, millimetres; spacing_source names the element.
     flip_rows: True turns the film upside down; chest_left: True, False, or None where the header does not say.
-    study_date: YYYYMMDD or ""; age_years: completed years or None.
+    study_date: YYYYMMDD or ""; order: sorts repeated films of one view, the latest last; age_years: completed years.
     """
 
     patient_id: str = field(repr=False)
-    study_uid: str
-    sop_uid: str
+    study_uid: str = field(repr=False)
+    sop_uid: str = field(repr=False)
     view: str
-    study_date: str
-    order: tuple[str, float, str]
+    study_date: str = field(repr=False)
+    order: tuple[str, float, str] = field(repr=False)
     vendor: str
     age_years: float | None
     rows: int
@@ -112,17 +119,17 @@ def _check_kind(header: Header) -> None:
     if kind == _FOR_PROCESSING or header.text("PresentationIntentType") == "FOR PROCESSING":
         raise refuse("for_processing", expected="For Presentation")
     if kind not in (_FOR_PRESENTATION, _SECONDARY_CAPTURE):
-        raise refuse("not_mammography", found="another SOP class", expected="Digital Mammography X-Ray For Presentation")
+        raise refuse("not_mammography", found="another SOP class", expected="Digital Mammography For Presentation")
 
 
 def _check_format(header: Header, max_pixels: int) -> tuple[int, int]:
     photometric = header.text("PhotometricInterpretation")
     if header.integer("SamplesPerPixel") != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise refuse("not_monochrome", found=known_term(photometric, _PHOTOMETRIC), expected="MONOCHROME1 or MONOCHROME2")
+        raise refuse("not_monochrome", found=known_term(photometric, _PHOTOMETRIC), expected="MONOCHROME1 or 2")
     allocated, stored = header.integer("BitsAllocated"), header.integer("BitsStored")
     high, sign = header.integer("HighBit", stored - 1), header.integer("PixelRepresentation", 0)
     if allocated not in (8, 16) or not 8 <= stored <= allocated or not stored - 1 <= high < allocated or sign > 1:
-        raise refuse("unsupported_bits", found=f"{stored} of {allocated} bits, high bit {high}", expected="8..16 of 8 or 16")
+        raise refuse("unsupported_bits", found=f"{stored} of {allocated} bits", expected="8..16 of 8 or 16")
     rows, columns = header.integer("Rows"), header.integer("Columns")
     if rows < 16 or columns < 16:
         raise refuse("field_too_small", found=f"{rows} x {columns} pixels")
@@ -138,8 +145,7 @@ def _check_admissible(header: Header) -> None:
         raise refuse("implant")
     if _PARTIAL.search(header.text("SeriesDescription")):
         raise refuse("not_full_view", found="SeriesDescription says so")
-    if any(item.get(_VIEW_MODIFIERS) is not None and len(item[_VIEW_MODIFIERS].value or []) > 0
-           for item in header.items("ViewCodeSequence")):  # fmt: skip
+    if _view_codes(header)[1]:
         raise refuse("not_full_view", found="a view modifier", expected="an empty ViewModifierCodeSequence")
 
 
@@ -155,7 +161,7 @@ def laterality(header: Header) -> str:
 
 def view_position(header: Header) -> str:
     """`CC` or `MLO`, from ViewPosition, ViewCodeSequence, or the PatientOrientation of digitised films (CBIS-DDSM)."""
-    named = {header.text("ViewPosition"), *(_code(item) for item in header.items("ViewCodeSequence"))}
+    named = {header.text("ViewPosition")} | _view_codes(header)[0]
     named |= {value for value in header.texts("PatientOrientation") if value in ("CC", "MLO")}
     found = named & ({"CC", "MLO"} | _OTHER_VIEWS)
     if len(found) > 1:
@@ -168,9 +174,19 @@ def view_position(header: Header) -> str:
     return view
 
 
-def _code(item: Dataset) -> str:
-    element = item.get(_CODE_VALUE)
-    return _VIEW_CODES.get(str(element.value), "") if element is not None else ""
+def _view_codes(header: Header) -> tuple[set[str], bool]:
+    """(views that ViewCodeSequence names, whether any of its items has a modifier)."""
+    views, modified = set(), False
+    try:
+        for item in header.items("ViewCodeSequence"):
+            code, modifiers = item.get(_CODE_VALUE), item.get(_VIEW_MODIFIERS)
+            views.add(_VIEW_CODES.get(str(code.value), "") if code is not None else "")
+            modified |= modifiers is not None and len(modifiers.value or []) > 0
+    except ImagingError:
+        raise
+    except Exception as error:  # pydicom converts items when they are looked at, and fails on damage in many ways
+        raise refuse("damaged_header", found=f"ViewCodeSequence: {type(error).__name__}") from None
+    return views, modified
 
 
 def _orientation(header: Header, side: str, position: str) -> tuple[bool | None, bool]:
@@ -184,11 +200,9 @@ def _orientation(header: Header, side: str, position: str) -> tuple[bool | None,
     across, down = values
     if across[0] not in "AP" or down[0] not in "HFLR":
         raise refuse("unsupported_orientation", expected="columns along anterior-posterior, rows across them")
-    if position == "MLO" and down[0] in "HF":
-        flip = down[0] == "H"
-    else:  # towards the midline is down: to the patient's right for the left breast
-        flip = down[0] == side if down[0] in "LR" else False
-    return across[0] == "A", flip
+    # CC: down is towards the midline, which is the patient's right for the left breast.
+    wrong_way = "H" if position == "MLO" else side
+    return across[0] == "A", down[0] == wrong_way
 
 
 def _spacing(header: Header, declared_mm: float | None) -> tuple[tuple[float, float], str]:

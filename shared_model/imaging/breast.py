@@ -60,7 +60,7 @@ def find_breast(
 
 
 def _thumbnail(pixels_HW: NDArray[np.uint16], step: int) -> NDArray[np.float32]:
-    """Every step-th pixel, averaged over up to nine places in its cell (a full mean would cost more than the decoding)."""
+    """Mean of up to nine places in each cell of step x step pixels; a full mean would cost more than the decoding."""
     if step == 1:
         return pixels_HW.astype(np.float32)
     height, width = (size // step * step for size in pixels_HW.shape)
@@ -69,7 +69,8 @@ def _thumbnail(pixels_HW: NDArray[np.uint16], step: int) -> NDArray[np.float32]:
     for row in places:
         for column in places:
             total += pixels_HW[row:height:step, column:width:step]
-    return total / np.float32(len(places) ** 2)
+    total /= len(places) ** 2
+    return total
 
 
 def _threshold(thumb: NDArray[np.float32]) -> float:
@@ -80,7 +81,8 @@ def _threshold(thumb: NDArray[np.float32]) -> float:
         raise refuse("constant_pixels", found="one grey")
     if low == high:
         raise refuse("no_breast", found="less than 1 % of the film differs")
-    rim = np.sort(np.concatenate([thumb[:2].ravel(), thumb[-2:].ravel(), thumb[2:-2, :2].ravel(), thumb[2:-2, -2:].ravel()]))
+    edges = (thumb[:2], thumb[-2:], thumb[2:-2, :2], thumb[2:-2, -2:])
+    rim = np.sort(np.concatenate([edge.ravel() for edge in edges]))
     if rim[rim.size // 2] > low + 0.9 * (high - low):
         raise refuse("inverted", found="a bright rim", expected="dark air around the breast")
     air = rim[: rim.size // 2]
@@ -137,4 +139,5 @@ def _enlarge(mask: NDArray[np.bool_], step: int, shape: tuple[int, ...]) -> NDAr
         return mask
     rows = np.minimum(np.arange(shape[0]) // step, mask.shape[0] - 1)
     columns = np.minimum(np.arange(shape[1]) // step, mask.shape[1] - 1)
-    return mask[rows[:, None], columns[None, :]]
+    enlarged: NDArray[np.bool_] = mask[rows[:, None], columns[None, :]]
+    return enlarged

@@ -1,4 +1,4 @@
-"""One film in canonical greys -> two channels on the canvas; called by view for DICOM and by pre-training for its films.
+"""One film in canonical greys -> two channels on the canvas; called by view, and by pre-training for its films.
 
 Channel 0: brightness within the film's own percentiles of the breast; keeps density. Channel 1: equalised within the
 breast (rank transform); the same for every monotone look-up table of a vendor, so no constant has to be shared between
@@ -141,7 +141,10 @@ def _within(percentiles: tuple[float, float]) -> tuple[float, float]:
 def _ranks(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Mid-ranks in (0, 1). Averaging draws ranks towards the middle, by an amount that depends on the film's noise, so
     vendors would differ again; ranking once more on the canvas makes the histogram flat at every site."""
-    ordered = np.sort(values)
-    below = np.searchsorted(ordered, values, side="left")
-    up_to = np.searchsorted(ordered, values, side="right")
-    return ((below + up_to) / (2.0 * values.size)).astype(np.float32)
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))  # equal values share one rank
+    counts = np.diff(starts, append=ordered.size)
+    ranks = np.empty(values.size, np.float32)
+    ranks[order] = np.repeat((starts + 0.5 * counts) / ordered.size, counts)
+    return ranks

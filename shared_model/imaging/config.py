@@ -1,4 +1,4 @@
-"""The imaging pipeline's parameters and their hash; composed from configs/, used by every step and named in the protocol."""
+"""The imaging pipeline's parameters and their hash; composed from configs/, used by every step."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Turns stored pixels into canonical greys and their brightness table; called by view between decoding and the channels.
+"""Turns stored pixels into canonical greys and their brightness table; called by view after decoding.
 
 A canonical grey is an unsigned integer 0..M with M = 2^BitsStored - 1 in which *more is brighter tissue*: signed pixels
-are shifted, and MONOCHROME1 is mirrored (M - x) at once, on integers, so that a film and its inverse give the same bits.
-The modality and VOI transforms then are one table over 0..M, however many pixels the film has.
+are shifted, and MONOCHROME1 is mirrored (M - x) at once, on integers, so a film and its inverse give the same bits. The
+modality and VOI transforms then are one table over 0..M, however many pixels the film has.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def _brightness(header: Header, *, lowest: int, top: int, inverted: bool) -> NDA
     values = np.arange(top + 1, dtype=np.float64) * slope + (lowest * slope + intercept)
     if width is None:
         span = values[-1] - values[0]
-        return (values - values[0]) / span
+        shown: NDArray[np.float64] = (values - values[0]) / span
+        return shown
     if inverted:
         mirror = (2 * lowest + top) * slope + 2 * intercept
         centre = mirror - centre + (1.0 if kind == "LINEAR" else 0.0)
@@ -102,12 +103,13 @@ def _apply_window(values: NDArray[np.float64], centre: float, width: float, kind
 def _rescale(header: Header) -> tuple[float, float]:
     slope, intercept = header.numbers("RescaleSlope") or [1.0], header.numbers("RescaleIntercept") or [0.0]
     if not (0.0 < slope[0] < 1e9) or not abs(intercept[0]) < 1e9:
-        raise refuse("damaged_lut", found=f"rescale slope {slope[0]:g}, intercept {intercept[0]:g}", expected="slope > 0")
+        found = f"rescale slope {slope[0]:g}, intercept {intercept[0]:g}"
+        raise refuse("damaged_lut", found=found, expected="slope > 0")
     return slope[0], intercept[0]
 
 
 def _window(header: Header) -> tuple[float, float | None, str]:
-    """First window (the maker's default; the others are alternatives for a reader), or width None when there is none."""
+    """First window (the maker's default; the others are a reader's choice), or width None when there is none."""
     centres, widths = header.numbers("WindowCenter"), header.numbers("WindowWidth")
     if not centres or not widths:
         return 0.0, None, "LINEAR"

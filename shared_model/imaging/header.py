@@ -1,4 +1,4 @@
-"""Reads the header of one untrusted DICOM file into plain values before any pixel is decoded; called by view and worker.
+"""Reads the header of one untrusted DICOM file into plain values before any pixel is decoded; called by view.
 
 The file is read whole, bounded by `max_bytes`, and parsed in memory: no length field in it can then make anything be
 allocated beyond what the file itself holds. The transfer syntax is looked at first, so a deflated data set (a zip bomb,
@@ -8,6 +8,7 @@ PS3.5 A.5) is refused before it is inflated.
 from __future__ import annotations
 
 import logging
+import math
 import stat
 import struct
 import warnings
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
@@ -36,9 +38,12 @@ from shared_model.imaging.reasons import refuse
 
 NATIVE = frozenset({str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian)})
 SYNTAXES = NATIVE | {
-    str(u)
-    for u in (RLELossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless, JPEG2000Lossless, JPEG2000)
-}
+    str(uid)
+    for uid in (
+        RLELossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless, JPEG2000Lossless, JPEG2000,
+    )
+}  # fmt: skip
+_HEADER_BYTES = 1 << 20  # headers have some 10 KB; what lies behind a larger one is read too
 _TRANSFER_SYNTAX = 0x00020010
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _PIXEL_DATA = 0x7FE00010
@@ -93,15 +98,14 @@ class Header:
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
+        # Taken before anything is converted: pydicom replaces elements in place, some without being asked.
+        self._values = {int(tag): dataset.get_item(tag).value for tag in dataset.keys()}  # noqa: SIM118
 
     def __contains__(self, name: str) -> bool:
-        return TAGS[name] in self._dataset
+        return TAGS[name] in self._values
 
     def _raw(self, name: str) -> bytes:
-        tag = TAGS[name]
-        if tag not in self._dataset:
-            return b""
-        value = self._dataset.get_item(tag).value  # type: ignore[union-attr]  # the tag is there
+        value = self._values.get(TAGS[name])
         return value if isinstance(value, bytes) else b""
 
     def texts(self, name: str) -> list[str]:
@@ -113,12 +117,15 @@ class Header:
         return self.texts(name)[0]
 
     def numbers(self, name: str) -> list[float]:
-        """All values of a DS or IS element; [] when absent. Raises the refusal `damaged_header` if not numeric."""
+        """All values of a DS or IS element; [] when absent. Raises `damaged_header` if they are no finite numbers."""
         parts = [part for part in self.texts(name) if part]
         try:
-            return [float(part) for part in parts]
+            values = [float(part) for part in parts]
         except ValueError:
-            raise refuse("damaged_header", found=f"{name} is not numeric") from None
+            values = [math.nan]
+        if not all(map(math.isfinite, values)):
+            raise refuse("damaged_header", found=f"{name} is not numeric")
+        return values
 
     def integer(self, name: str, default: int | None = None) -> int:
         """Value of a US or SS element as an unsigned 16-bit number; `default` when absent."""
@@ -131,16 +138,20 @@ class Header:
 
     def items(self, name: str) -> list[Dataset]:
         """Items of a sequence; [] when absent."""
-        if name not in self:
-            return []
-        return list(self._dataset[TAGS[name]].value or [])
+        return list(self._converted(name) or [])
 
     def decoded(self, name: str) -> str:
         """A text in the file's own character set (PatientID, Manufacturer)."""
-        if name not in self:
-            return ""
-        value = self._dataset[TAGS[name]].value
+        value = self._converted(name)
         return "" if value is None else str(value).strip(" \0")
+
+    def _converted(self, name: str) -> Any:
+        if name not in self:
+            return None
+        try:
+            return self._dataset[TAGS[name]].value
+        except Exception as error:  # pydicom raises almost any type here too; its text may repeat header values
+            raise refuse("damaged_header", found=f"{name}: {type(error).__name__}") from None
 
 
 @contextmanager
@@ -157,38 +168,63 @@ def quiet_pydicom() -> Iterator[None]:
         logger.disabled = before
 
 
-def read_film(path: Path, *, max_bytes: int) -> FilmFile:
+def read_film(path: Path, *, max_bytes: int, header_only: bool = False) -> FilmFile:
     """Read and parse one file.
+
+    header_only: leave the pixels on the disk where the header is of ordinary size.
 
     Raises:
         ImagingError: unreadable, too_large, not_dicom, unsupported_syntax, damaged_header or truncated.
     """
-    data = _read_bounded(path, max_bytes)
+    size = _checked_size(path, max_bytes)
+    first = min(size, _HEADER_BYTES) if header_only else size
+    film = _parse(_read(path, first), whole=first == size)
+    return film if film is not None else _certain(_parse(_read(path, size), whole=True))
+
+
+def _certain(film: FilmFile | None) -> FilmFile:
+    assert film is not None, "a whole file is parsed or refused"
+    return film
+
+
+def _parse(data: bytes, *, whole: bool) -> FilmFile | None:
+    """The parsed file, or None where `data` is only its beginning and ends before the pixels."""
     syntax, start = _transfer_syntax(data)
     if syntax not in SYNTAXES:
         raise refuse("unsupported_syntax", found="another transfer syntax", expected="native, RLE, JPEG lossless, "
                      "JPEG-LS or JPEG 2000")  # fmt: skip
     stream = BytesIO(data)
     stream.seek(start)
-    implicit = syntax == str(ImplicitVRLittleEndian)
     try:
         dataset = read_dataset(
-            stream, implicit, True, stop_when=lambda tag, _vr, _n: tag >= 0x7FE00008, specific_tags=_TAG_LIST
-        )
+            stream, syntax == str(ImplicitVRLittleEndian), True, stop_when=lambda tag, _vr, _n: tag >= 0x7FE00008,
+            specific_tags=_TAG_LIST,
+        )  # fmt: skip
+        header = Header(dataset)
     except Exception as error:  # pydicom raises almost any type on damaged bytes; its text may repeat header values
+        if not whole:
+            return None
         raise refuse("damaged_header", found=type(error).__name__) from None
-    return FilmFile(data, syntax, Header(dataset), stream.tell())
+    film = FilmFile(data, syntax, header, stream.tell())
+    return film if whole or film.stopped_at + 12 <= len(data) else None
 
 
-def _read_bounded(path: Path, max_bytes: int) -> bytes:
+def _checked_size(path: Path, max_bytes: int) -> int:
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise refuse("unreadable", found="not a regular file")
-        if status.st_size > max_bytes:
-            raise refuse("too_large", found=f"{status.st_size} bytes", expected=f"at most {max_bytes} bytes")
+    except OSError as error:
+        raise refuse("unreadable", found=type(error).__name__) from None
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise refuse("unreadable", found="not a regular file")
+    if status.st_size > max_bytes:
+        raise refuse("too_large", found=f"{status.st_size} bytes", expected=f"at most {max_bytes} bytes")
+    return status.st_size
+
+
+def _read(path: Path, size: int) -> bytes:
+    try:
         with path.open("rb", buffering=0) as stream:
-            return stream.read(status.st_size)
+            return stream.read(size) or b""
     except OSError as error:
         raise refuse("unreadable", found=type(error).__name__) from None
 

@@ -54,6 +54,19 @@ REASONS: dict[str, tuple[str, str]] = {
 }
 
 
+class FilmRefusedError(ImagingError):
+    """A film that was refused after its header could be read.
+
+    patient_id: whose film it is, for the site's own pseudonym; no part of the message, "" where the header has none.
+    """
+
+    def __init__(self, error: ImagingError, *, patient_id: str) -> None:
+        super().__init__(
+            error.problem, reason=error.reason, found=error.found, expected=error.expected, remedy=error.remedy
+        )
+        self.patient_id = patient_id
+
+
 def refuse(reason: str, *, found: object = None, expected: object = None) -> ImagingError:
     """The error for one reason code; `found` must already be free of identities."""
     problem, remedy = REASONS[reason]

@@ -1,8 +1,8 @@
 """Area averaging onto the canvas; called by channels.
 
-Each canvas pixel is the mean over exactly the film area that it covers, whole and partial pixels weighted by overlap, so
-a factor need not be an integer and no calcification falls between two samples. Sums run in a fixed order without BLAS:
-the same film gives the same bits whatever the thread count or the processor's vector width.
+Each canvas pixel is the mean over exactly the film area that it covers, pixels weighted by their overlap, so a factor
+need not be an integer and no calcification falls between two samples. Sums run in a fixed order without BLAS: the same
+film gives the same bits whatever the thread count or the processor's vector width.
 """
 
 from __future__ import annotations

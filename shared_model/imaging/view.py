@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shared_model.errors import ImagingError
 from shared_model.imaging.admission import Film, admit
 from shared_model.imaging.channels import film_to_channels
 from shared_model.imaging.codecs import decode
 from shared_model.imaging.config import PipelineConfig
 from shared_model.imaging.greys import canonical
 from shared_model.imaging.header import FilmFile, quiet_pydicom, read_film
+from shared_model.imaging.reasons import FilmRefusedError, refuse
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,10 @@ def read_header(path: Path, config: PipelineConfig, *, declared_spacing_mm: floa
     Raises:
         ImagingError: the reason why the film cannot be used.
     """
-    return _open(path, config, declared_spacing_mm)[1]
+    with quiet_pydicom():
+        file = read_film(path, max_bytes=config.max_bytes, header_only=True)
+        with _named(file):
+            return admit(file.header, max_pixels=config.max_pixels, declared_spacing_mm=declared_spacing_mm)
 
 
 def prepare_view(path: Path, config: PipelineConfig, *, declared_spacing_mm: float | None = None) -> View:
@@ -59,13 +66,15 @@ def prepare_view(path: Path, config: PipelineConfig, *, declared_spacing_mm: flo
     Raises:
         ImagingError: with a stable `reason` (see REASONS); its text names no file and no person.
     """
-    file, film = _open(path, config, declared_spacing_mm)
     with quiet_pydicom():
-        greys = canonical(decode(file, rows=film.rows, columns=film.columns), file.header)
-    channels = film_to_channels(
-        greys.pixels_HW, spacing_mm=film.spacing_mm, config=config, brightness=greys.brightness,
-        chest_left=film.chest_left, flip_rows=film.flip_rows, padding=greys.padding,
-    )  # fmt: skip
+        file = read_film(path, max_bytes=config.max_bytes)
+        with _named(file):
+            film = admit(file.header, max_pixels=config.max_pixels, declared_spacing_mm=declared_spacing_mm)
+            greys = canonical(decode(file, rows=film.rows, columns=film.columns), file.header)
+            channels = film_to_channels(
+                greys.pixels_HW, spacing_mm=film.spacing_mm, config=config, brightness=greys.brightness,
+                chest_left=film.chest_left, flip_rows=film.flip_rows, padding=greys.padding,
+            )  # fmt: skip
     return View(
         pixels=channels.pixels_CHW, view=film.view, patient_id=film.patient_id, study_uid=film.study_uid,
         sop_uid=film.sop_uid, study_date=film.study_date, vendor=film.vendor, spacing_mm=film.spacing_mm[0],
@@ -74,7 +83,19 @@ def prepare_view(path: Path, config: PipelineConfig, *, declared_spacing_mm: flo
     )  # fmt: skip
 
 
-def _open(path: Path, config: PipelineConfig, declared_spacing_mm: float | None) -> tuple[FilmFile, Film]:
-    with quiet_pydicom():
-        file = read_film(path, max_bytes=config.max_bytes)
-        return file, admit(file.header, max_pixels=config.max_pixels, declared_spacing_mm=declared_spacing_mm)
+@contextmanager
+def _named(file: FilmFile) -> Iterator[None]:
+    """Lets a refusal know whose film it was, for the site's pseudonym."""
+    try:
+        yield
+    except ImagingError as error:
+        raise FilmRefusedError(error, patient_id=_owner(file)) from None
+    except MemoryError:
+        raise FilmRefusedError(refuse("too_large", found="memory ran out"), patient_id=_owner(file)) from None
+
+
+def _owner(file: FilmFile) -> str:
+    try:
+        return file.header.decoded("PatientID")
+    except ImagingError:
+        return ""
