@@ -1,7 +1,7 @@
 """A Grid in memory with small sites that really learn: a test double for the round loop and everything behind it.
 
-Sites fit a bilinear model with numpy on data of their own, answer through real Flower messages in the real layout, and, as
-trainers do, answer a repeated request with the reply that they stored. Faults are switched on by site and round.
+Sites fit a bilinear model with numpy on data of their own, answer through real Flower messages in the real layout, and,
+as trainers do, answer a repeated request with the reply that they stored. Faults are switched on by site and round.
 """
 
 from __future__ import annotations
@@ -52,13 +52,14 @@ def initial_weights(seed: int = 0) -> Weights:
 
 def make_protocol(initial: Arrays | None = None, **changes: Any) -> Protocol:
     """A study of four sites; `changes` by dotted name with `__`, e.g. `federation__quorum=2`."""
-    sha = "ab" * 32
+    sha, sizes = "ab" * 32, dict(zip(SITES, (1, 2, 3, 1), strict=True))
+    start = weights_sha256(initial or initial_weights())
     values: dict[str, Any] = {
         "study": "fake", "release": "0.1.0", "seed": 3,
         "contract": {"version": "1", "sha256": sha, "n_features": FEATURES},
         "pipeline": {"sha256": sha, "height": 32, "width": 32, "spacing_mm": 4.0},
         "model": {"size": "tiny", "fusion": "gated"},
-        "initial_weights": {"sha256": weights_sha256(initial or initial_weights()), "origin": "random", "recipe": "test"},
+        "initial_weights": {"sha256": start, "origin": "random", "recipe": "test"},
         "loss": {"kind": "bce", "prevalence": 0.3, "pos_weight": 1.0, "focal_gamma": 2.0, "focal_alpha": 0.5,
                  "auxiliary": 0.0},
         "training": {
@@ -66,15 +67,15 @@ def make_protocol(initial: Arrays | None = None, **changes: Any) -> Protocol:
             "steps_per_round": 4, "decay": "constant", "gradient_clip": 1.0, "proximal_mu": 0.0, "ema_decay": 0.0,
             "precision": "fp32", "oversampling": "none",
             "phases": [{"name": "all", "rounds": 4, "objective": "fusion", "learning_rate": 1.0, "encoder_rate": 1.0}],
-            "augmentation": {"enabled": False, "rotation_degrees": 0.0, "shift": 0.0, "scale": 0.0, "vertical_flip": 0.0,
-                             "elastic": 0.0, "intensity": 0.0, "view_dropout": 0.0, "modality_dropout": 0.0,
-                             "feature_dropout": 0.0},
+            "augmentation": {"enabled": False} | dict.fromkeys(
+                ("rotation_degrees", "shift", "scale", "vertical_flip", "elastic", "intensity", "view_dropout",
+                 "modality_dropout", "feature_dropout"), 0.0),
         },
         "privacy": {"mode": "none", "clip": 1.0, "noise_multiplier": 0.0, "epsilon": 8.0, "delta": 1e-5,
                     "metrics": "final", "metrics_noise_multiplier": 0.0, "metrics_bins": 16},
         "federation": {
             "strategy": "fedavg", "server_learning_rate": 0.1, "server_beta_1": 0.9, "server_beta_2": 0.99,
-            "server_tau": 1e-3, "sites": [{"name": n, "patients": 40, "weight": w} for n, w in zip(SITES, (1, 2, 3, 1))],
+            "server_tau": 1e-3, "sites": [{"name": n, "patients": 40, "weight": w} for n, w in sizes.items()],
             "sites_per_round": 4, "quorum": 3, "deadline_s": 5.0, "attempts": 2,
         },
         "evaluation": {"selection_rule": "best_selection_auc", "every": 1, "specificity": 0.85, "confidence": 0.95,
@@ -132,8 +133,9 @@ def fit(weights: Arrays, protocol: Protocol, site: str, round_number: int) -> We
         else:
             step = per_patient.mean(axis=0)
             step /= max(1.0, float(np.linalg.norm(step)) / protocol.training.gradient_clip)
-        flat = np.concatenate([new["encoder.weight"].ravel(), new["head.weight"], new["head.bias"].ravel()]) - rate * step
-        new = {"encoder.weight": flat[: FEATURES * HIDDEN].reshape(FEATURES, HIDDEN),
+        flat = np.concatenate([new["encoder.weight"].ravel(), new["head.weight"], new["head.bias"].ravel()])
+        flat = flat - rate * step
+        new |= {"encoder.weight": flat[: FEATURES * HIDDEN].reshape(FEATURES, HIDDEN),
                "head.weight": flat[FEATURES * HIDDEN : -1], "head.bias": flat[-1].reshape(())}  # fmt: skip
     return {name: array.astype(np.float32) for name, array in new.items()}
 

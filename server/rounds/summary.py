@@ -123,7 +123,7 @@ def _alarms(journal: Journal) -> list[dict[str, Any]]:
 
 def _privacy(journal: Journal, protocol: Protocol) -> dict[str, dict[str, Any]]:
     """State of each site's accountant for its training patients after its last answer; `metrics_epsilon` is what the
-    histogram cost its own test women. No woman is in both groups, so what holds for any one is the greater of the two."""
+    histogram cost its own test women. No woman is in both groups, so for any one the greater of the two holds."""
     spent: dict[str, dict[str, Any]] = {}
     rows = journal.rows(
         "SELECT site, release, unit, epsilon, delta, adjacency, accountant, noise_multiplier, sample_rate, budget, "
