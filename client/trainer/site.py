@@ -163,7 +163,7 @@ class Site:
     def warm(self, protocol: Protocol) -> None:
         """Build the protocol's model and load the accountant, so that no round has to wait for them."""
         self._built(protocol)
-        if protocol.private:
+        if protocol.private and self.config.role == "site":
             Account().add(
                 noise_multiplier=protocol.privacy.noise_multiplier, sample_rate=protocol.training.sample_rate,
                 steps=protocol.training.steps_per_round,

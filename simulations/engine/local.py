@@ -134,7 +134,7 @@ class LocalGrid(Grid):
         node = message.metadata.dst_node_id
         if node not in self._contexts:
             raise TrainerError("a message for an unknown node", found=node, expected=sorted(self._contexts))
-        ttl = message.metadata.ttl if timeout is None else min(message.metadata.ttl, timeout + SLACK_S)
+        ttl = message.metadata.ttl if timeout is None else min(message.metadata.ttl, timeout) + SLACK_S
         # Strategies use one RecordDict for all nodes: each site gets its own, as it would over a network.
         own = Message(copy.deepcopy(message.content), node, message.metadata.message_type, ttl=ttl,
                       group_id=message.metadata.group_id)  # fmt: skip

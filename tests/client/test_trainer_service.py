@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -393,3 +394,35 @@ def test_frames_are_checked_for_what_they_claim(small_study: Make, opened: Any) 
     frame = decode(ask_bytes(opened(study.config("site-01")), study.train(), study.arrays))
     assert replace(frame, arrays={}).message.kind == "trained"
     assert set(frame.arrays) == set(study.arrays)
+
+
+# side by side
+
+
+def test_two_askers_of_one_round_get_one_training(small_study: Make, opened: Any) -> None:
+    """A courier that lost its connection asks again while the first request still runs."""
+    study = small_study(private=True)
+    service = opened(study.config("site-01"))
+    with ThreadPoolExecutor(3) as askers:
+        replies = list(askers.map(lambda _: ask_bytes(service, study.train(), study.arrays), range(3)))
+    assert len(set(replies)) == 1
+    assert len(entries(study)) == 1
+
+
+def test_describe_is_answered_while_the_process_computes(small_study: Make) -> None:
+    study, busy = small_study(), threading.Lock()
+    service = TrainerService(study.config("site-01"), compute=busy)
+    with busy:
+        assert isinstance(ask(service, DescribeRequest())[0], DescribeReply)
+    service.close()
+
+
+def test_warming_up_leaves_no_trace_and_survives_a_protocol_that_cannot_be_built(
+    small_study: Make, opened: Any
+) -> None:
+    study = small_study(private=True)
+    approve(study, "site-01", pipeline__height=16, pipeline__width=16)  # too small for a tiny model
+    service = opened(study.config("site-01"))
+    service.warm()
+    assert entries(study) == []
+    assert ask(service, study.train(), study.arrays)[0].outcome == "trained"

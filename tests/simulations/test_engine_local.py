@@ -162,7 +162,7 @@ def test_an_unknown_node_is_refused(running: Any) -> None:
 
 
 def test_a_trainer_killed_in_a_round_fails_that_site_only_and_comes_back(running: Any) -> None:
-    """kill -9 while a site trains: its lane gives an error, the other process delivers, the next request meets a new one.
+    """kill -9 while a site trains: its lane gives an error, the other process delivers, then a new process serves it.
 
     What had been stored before the death comes back from the new process byte for byte.
     """
