@@ -1,0 +1,21 @@
+"""The composed configuration as plain values, without the command line; for benchmarks and tests of whole studies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+
+def compose_config(overrides: Sequence[str]) -> dict[str, Any]:
+    """`configs/config.yaml` with Hydra overrides, resolved; the study is named `bench` unless an override names it."""
+    named = any(override.startswith("name=") for override in overrides)
+    GlobalHydra.instance().clear()
+    with initialize_config_module(config_module="configs", version_base="1.3"):
+        config = compose("config", overrides=[*overrides, *([] if named else ["name=bench"])])
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
