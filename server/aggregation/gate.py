@@ -19,8 +19,8 @@ How far an honest site can go in T steps of size lr (the greater of the fusion p
 * AdamW: a coordinate moves by about lr a step, hence bound = lr sqrt(P) T; `ADAM_SLACK` covers steps after a quiet
   stretch, in which |m_t| / sqrt(v_t) exceeds 1.
 
-Weight decay d adds at most lr d T |w| / (1 - m). A FedProx pull towards w (with lr mu <= 1) and an average of the
-iterates (EMA) add nothing.
+Weight decay d adds at most lr d T |w| / (1 - m), rounding of the stored float32 weights 2^-24 |w| a step.
+A FedProx pull towards w (with lr mu <= 1) and an average of the iterates (EMA) add nothing.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def norm_bound(protocol: Protocol, round_number: int, base: Arrays, *, site: str
         )  # fmt: skip
     size = math.sqrt(sum(float(np.square(array.astype(np.float64)).sum()) for array in base.values()))
     decay = gain * rate * training.weight_decay * steps * size
-    return FLOAT_SLACK * (reach + decay)
+    rounding = 2.0**-23 * (steps + 1) * size  # twice the bound: the size may grow on the way
+    return FLOAT_SLACK * (reach + decay) + rounding
 
 
 def _private_sum(protocol: Protocol, steps: int, parameters: int, site: str) -> float:

@@ -136,12 +136,12 @@ def _privacy(journal: Journal, protocol: Protocol) -> dict[str, dict[str, Any]]:
         row = dict(zip(names, values, strict=True))
         if release == "training":
             spent[site] = row
-        else:  # of a site that never answered in training, only this is known
-            untrained = {
-                **row, "epsilon": 0.0, "steps": 0, "noise_multiplier": protocol.privacy.noise_multiplier,
+        else:  # of a site that never answered in training, nothing is known there; its own ledger knows
+            unknown = {
+                **row, "epsilon": None, "steps": None, "noise_multiplier": protocol.privacy.noise_multiplier,
                 "sampling_rate": protocol.training.sample_rate,
             }  # fmt: skip
-            spent.setdefault(site, untrained)["metrics_epsilon"] = row["epsilon"]
+            spent.setdefault(site, unknown)["metrics_epsilon"] = row["epsilon"]
     return spent
 
 

@@ -201,7 +201,7 @@ def test_no_honest_adamw_update_is_refused(rate: float, steps: int, seed: int, s
 
 
 def test_the_bound_is_not_loose_under_privacy() -> None:
-    """With the noise of a usual study the honest norm is within a factor of three of the bound: times 1000 is far off."""
+    """With the noise of a usual study the norm is within a factor of three of the bound; times 1000 is far off."""
     sites = [{"name": "ash", "patients": 200, "weight": 1.0}]
     protocol = fake.make_protocol(
         **fake.PRIVATE, federation__sites=sites, federation__sites_per_round=1, federation__quorum=1,

@@ -117,7 +117,7 @@ def test_nothing_to_aggregate_is_an_error() -> None:
 
 
 def test_aggregate_that_overflows_is_an_error() -> None:
-    protocol = fake.make_protocol(federation__strategy="fedadam", federation__server_learning_rate=3e38)
+    protocol = fake.make_protocol(federation__strategy="fedadam", federation__server_learning_rate=1e300)
     with pytest.raises(RoundError, match="not finite"), np.errstate(over="ignore"):
         one_round(Aggregator(protocol), protocol, fake.initial_weights(), 1)
 
