@@ -76,7 +76,8 @@ class ReplyStore:
                 temporary.unlink(missing_ok=True)
             raise StorageError("the reply could not be stored; nothing was sent", found=error.strerror,
                                remedy="make room on the site's disk and repeat the round") from None  # fmt: skip
-        self._prune(path.parent)
+        with contextlib.suppress(OSError):  # what could not be pruned is only kept for longer
+            self._prune(path.parent)
 
     def _path(self, study: str, slot: str, identity: str) -> Path:
         if not (_NAME.match(study) and _NAME.match(slot) and _IDENTITY.match(identity)):

@@ -240,5 +240,8 @@ def _pin_split(config: SiteConfig) -> None:
                                expected=pinned, remedy="use the first salt and fractions again")  # fmt: skip
         return
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(wanted))
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(wanted))
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError("the site's state cannot be written", found=error.strerror) from None

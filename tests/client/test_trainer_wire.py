@@ -122,7 +122,7 @@ def test_time_over_is_said_and_the_trainer_learns_that_nobody_waits(place: Path)
     slow = Slow()
     with serve({"north": slow}, place):
         with pytest.raises(TrainerError, match="did not answer in time"):
-            call(place, "north", b"x", 0.3)
+            call(place, "north", b"x", 1.5)
         assert slow.entered.is_set()
         slow.release.set()
     assert not slow.still_wanted

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,9 +144,7 @@ def test_who_is_late_is_left_out_and_the_next_round_goes_on(running: Any) -> Non
     neighbour = [n for n, s in pool.nodes.items() if pool.trainer(s) is slow and n != 1]
     others = [n for n, s in pool.nodes.items() if pool.trainer(s) is not slow]
     messages = [to(n, Frame(DescribeRequest())) for n in (1, *neighbour, *others)]
-    started = time.monotonic()
-    replies = grid.send_and_receive(messages, timeout=1.0)
-    assert time.monotonic() - started < 20
+    replies = grid.send_and_receive(messages, timeout=2.0)
     assert sorted(m.metadata.src_node_id for m in replies) == sorted(others)
     release.set()
     replies = grid.send_and_receive([to(n, Frame(DescribeRequest())) for n in pool.nodes], timeout=30.0)
