@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,25 +78,28 @@ def test_a_silent_node_is_asked_again_and_joins_later(tmp_path: Path) -> None:
     assert "no reply within 5 s" in events(tmp_path, "no_answer")[0][1]
 
 
-def test_waiting_for_nodes_ends(tmp_path: Path) -> None:
-    """Flower's own wait has no end; ours has."""
+class Waiting(threading.Event):
+    """A stop that nobody presses; counts waits instead of sleeping, and does something at the third."""
+
+    def __init__(self, third: Callable[[], object]) -> None:
+        super().__init__()
+        self.waits, self._third = list[float](), third
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout or 0.0)
+        if len(self.waits) == 3:
+            self._third()
+        return False
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_waiting_for_nodes_ends(tmp_path: Path, comes: bool) -> None:
+    """Flower's own wait has no end; ours ends when all are there, or after `patience_s`."""
     protocol = fake.make_protocol()
     grid = fake.make_grid(protocol)
     node = next(node for node, party in grid.parties.items() if party.name == "ash")
     absent = grid.parties.pop(node)
-    waits: list[float] = []
-
-    class Clock(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            waits.append(timeout or 0.0)
-            if len(waits) == 3:
-                grid.parties[node] = absent
-            return False
-
-    assert run(grid, protocol, tmp_path / "comes", stop=Clock(), patience_s=60.0).status == "COMPLETE"
-    assert waits == [1.0, 1.0, 1.0] and outcomes(tmp_path / "comes", "ash") == {"contributed"}
-    waits.clear()
-    grid.parties.pop(node)
-    waits.extend([0.0] * 10)
-    assert run(grid, protocol, tmp_path / "never", stop=Clock(), patience_s=5.0).status == "COMPLETE"
-    assert len(waits) == 15 and outcomes(tmp_path / "never", "ash") == {"failed"}
+    stop = Waiting(lambda: grid.parties.update({node: absent} if comes else {}))
+    assert run(grid, protocol, tmp_path, stop=stop, patience_s=8.0).status == "COMPLETE"
+    assert stop.waits == [1.0] * (3 if comes else 8)
+    assert outcomes(tmp_path, "ash") == {"contributed" if comes else "failed"}
