@@ -78,7 +78,8 @@ def _rows(journal: Path, *, weights: int) -> list[Row]:
         Row(name=f"round of {SITES} sites", value=1e3 * whole, unit="ms"),
         Row(name="longest training in it, one step", value=1e3 * busiest, unit="ms", ratio=busiest / whole,
             against="a round"),
-        Row(name="bytes from a site a round", value=up / 1e3, unit="kB", ratio=up / weights, against=against, at_most=1.1),
+        Row(name="bytes from a site a round", value=up / 1e3, unit="kB", ratio=up / weights, against=against,
+            at_most=1.1),
         Row(name="bytes to a site a round", value=down / 1e3, unit="kB", ratio=down / weights, against=against,
             at_most=1.1),
     ]  # fmt: skip
