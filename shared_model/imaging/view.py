@@ -26,7 +26,7 @@ class View:
 
     pixels: float32 [2, H, W] in [0, 1]; channel 0 percentile-normalised, 1 equalised, both zero outside the breast.
     view: one of VIEWS. spacing_mm: native distance of pixel rows in the breast. age_years: completed years or None.
-    canvas_spacing_mm: edge of a canvas pixel (coarser than configured where the breast would not fit).
+    canvas_spacing_mm: edge of a canvas pixel; coarser than configured (shrunk) where the breast would not fit.
     factor: native pixels a canvas pixel, along rows; below 1 the film was enlarged, which adds no detail.
     """
 
@@ -42,6 +42,7 @@ class View:
     age_years: float | None
     canvas_spacing_mm: float
     factor: float
+    shrunk: bool
 
 
 def read_header(path: Path, config: PipelineConfig, *, declared_spacing_mm: float | None = None) -> Film:
@@ -79,7 +80,7 @@ def prepare_view(path: Path, config: PipelineConfig, *, declared_spacing_mm: flo
         pixels=channels.pixels_CHW, view=film.view, patient_id=film.patient_id, study_uid=film.study_uid,
         sop_uid=film.sop_uid, study_date=film.study_date, vendor=film.vendor, spacing_mm=film.spacing_mm[0],
         spacing_source=film.spacing_source, age_years=film.age_years, canvas_spacing_mm=channels.spacing_mm,
-        factor=channels.factor[0],
+        factor=channels.factor[0], shrunk=channels.spacing_mm > config.spacing_mm,
     )  # fmt: skip
 
 
