@@ -44,8 +44,8 @@ def noise_multiplier_for(*, epsilon: float, delta: float, sample_rate: float, st
         if low <= LEAST:
             return LEAST
         low, high = max(LEAST, low / 2.0), low
-    sigma = math.exp(brentq(excess, math.log(low), math.log(high), xtol=1e-4))
-    sigma = math.ceil(sigma * 10**DIGITS) / 10**DIGITS
+    sigma = math.exp(float(brentq(excess, math.log(low), math.log(high), xtol=1e-4)))
+    sigma = float(math.ceil(sigma * 10**DIGITS) / 10**DIGITS)
     while spent(sigma) > epsilon:  # the root is known to 1e-4 only, and the bound must hold
-        sigma = round(sigma + 10**-DIGITS, DIGITS)
+        sigma = float(round(sigma + 10**-DIGITS, DIGITS))
     return sigma

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from client.privacy.accountant import Account
 from shared_model.errors import BudgetExhaustedError, MammoFedError, PrivacyError, StorageError
@@ -26,6 +26,7 @@ SCHEMA_VERSION = 1
 MAX_LEDGER_BYTES = 64 << 20
 
 Group = Literal["train", "metrics"]
+Record = dict[str, Any]  # one entry as JSON, checked by `_parse`
 GROUPS: tuple[Group, ...] = ("train", "metrics")
 
 
@@ -122,7 +123,7 @@ class Ledger:
         except OSError as error:
             raise _storage(self.path, error.strerror or str(error)) from None
 
-    def _read(self) -> list[dict[str, object]]:
+    def _read(self) -> list[Record]:
         try:
             with self.path.open("rb") as stream:
                 data = stream.read(MAX_LEDGER_BYTES + 1)
@@ -132,7 +133,7 @@ class Ledger:
             raise _storage(self.path, error.strerror or str(error)) from None
         return _parse(data, self.path)
 
-    def _write(self, entries: list[dict[str, object]]) -> None:
+    def _write(self, entries: list[Record]) -> None:
         text = json.dumps({"schema_version": SCHEMA_VERSION, "entries": entries}, indent=1)
         temporary = self.path.with_suffix(".new")
         with temporary.open("w") as stream:
@@ -156,18 +157,18 @@ def privacy_spent(ledger: Ledger, protocol: Protocol) -> PrivacySpent:
     )  # fmt: skip
 
 
-def _parse(data: bytes, path: Path) -> list[dict[str, object]]:
+def _parse(data: bytes, path: Path) -> list[Record]:
     try:
         if len(data) > MAX_LEDGER_BYTES:
             raise ValueError("too large")
         document = json.loads(data)
         if document["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {document['schema_version']}")
-        entries: list[dict[str, object]] = document["entries"]
+        entries: list[Record] = document["entries"]
         for position, record in enumerate(entries, start=1):
             if record["id"] != position or record["group"] not in GROUPS or record["state"] not in ("reserved", "settled"):
                 raise ValueError(f"entry {position} is inconsistent")
-            Account.from_lists([[record["noise_multiplier"], record["sample_rate"], record["steps"]]])  # type: ignore[list-item]
+            Account.from_lists([[record["noise_multiplier"], record["sample_rate"], record["steps"]]])
     except (ValueError, KeyError, TypeError, RecursionError, MammoFedError) as error:
         # Fail closed: a ledger that cannot be read is never taken for an empty one.
         raise _storage(path, f"damaged ({error})") from None

@@ -58,7 +58,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 def fold_views(model: nn.Module, folded: bool) -> None:
     """Whether the model encodes all films as one batch; only models that know the switch are touched."""
     if hasattr(model, "fold_views"):
-        model.fold_views = folded
+        setattr(model, "fold_views", folded)  # noqa: B010  (mypy takes any attribute of a module for a tensor)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The reference engine: per-patient gradients by Opacus' layer hooks, clipped and summed by us; used on CUDA and in tests.
+"""The reference engine: per-patient gradients by Opacus' layer hooks, clipped and summed by us; used on CUDA, in tests.
 
 Opacus prepares the gradients only. Clipping is ours because Opacus takes norms in the precision of the activations (one
 patient then contributes up to 1.01 C under bf16) and lets one non-finite patient make every parameter NaN.
@@ -81,8 +81,9 @@ def _per_patient(hooked: GradSampleModule, parameters: Sequence[nn.Parameter], c
                            found=leftover[:5], remedy="use training.engine=loop")  # fmt: skip
     rows = []
     for parameter in parameters:
-        sample = parameter.grad_sample
-        parameter.grad_sample, parameter.grad = None, None
+        sample = getattr(parameter, "grad_sample", None)
+        parameter.grad = None
+        parameter.__dict__["grad_sample"] = None  # freed, and ready for the next part
         if sample is None:
             sample = torch.zeros(count, parameter.numel(), device=parameter.device)
         if not isinstance(sample, Tensor) or sample.shape[0] != count:

@@ -1,7 +1,7 @@
 """One site's training of one round; called by the trainer after the ledger has reserved the round's privacy.
 
-The public entry is :func:`train_round`. It draws patients, sums their gradients, adds noise and steps, `steps_per_round`
-times, and changes the model in place. It decides nothing about budgets and writes nothing.
+The public entry is :func:`train_round`. It draws patients, sums their gradients, adds noise and steps, as often as
+`steps_per_round` says, and changes the model in place. It decides nothing about budgets and writes nothing.
 """
 
 from __future__ import annotations
@@ -173,8 +173,10 @@ def _ordinary(
 
 def _check_finite(gradients: list[Tensor], loss: float) -> None:
     if not (math.isfinite(loss) and all(bool(torch.isfinite(n)) for n in torch._foreach_norm(gradients))):
-        raise TrainerError("training without privacy met a gradient that is not finite", found=f"loss {loss}",
-                           expected="finite numbers", remedy="check the cohort's values, or lower the learning rate")  # fmt: skip
+        raise TrainerError(
+            "training without privacy met a gradient that is not finite", found=f"loss {loss}", expected="finite numbers",
+            remedy="check the cohort's values, or lower the learning rate",
+        )  # fmt: skip
 
 
 class _Loader:

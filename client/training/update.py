@@ -1,7 +1,8 @@
 """From a sum of gradients to new weights: noise first, then everything that is post-processing; called by `local`.
 
-Order matters. Noise is added to the clipped sum before anything else sees it; FedProx, weight decay, momentum and EMA act
-on what is private already and cost nothing. FedProx inside the loss would be clipped away with the patients' gradients.
+Order matters. Noise is added to the clipped sum before anything else sees it; FedProx, weight decay, momentum and EMA
+act on what is private already and cost nothing. FedProx inside the loss would be clipped away with the patients'
+gradients.
 """
 
 from __future__ import annotations
