@@ -1,4 +1,4 @@
-"""Synthetic women: anatomy, lesions, detector, clinical variables, written as DICOM files and tables like a real site's."""
+"""Synthetic women: anatomy, lesions, detector, clinical variables, as DICOM files and tables like a real site's."""
 
 from simulations.population.generate import generate
 from simulations.population.specs import HospitalSpec, Population, Vendor

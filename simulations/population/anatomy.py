@@ -1,8 +1,9 @@
 """The compressed breast without lesions: outline, thickness, power-law gland; called by film for each view.
 
-All lengths in mm. Arrays are [H, W] float32, chest wall at column 0, superior (MLO) or lateral (CC) at row 0. Formulas and
-constants: power-law texture with exponents 3.17 (CC) and 3.30 (MLO), oriented towards the nipple at 5 and 22.5 degrees (Chen et
-al. 2012; PMC3189972); glandular fractions after Yaffe et al. 2009; attenuation at 20 keV after Johns & Yaffe 1987.
+All lengths in mm. Arrays are [H, W] float32, chest wall at column 0, superior (MLO) or lateral (CC) at row 0.
+Formulas and constants: power-law texture with exponents 3.17 (CC) and 3.30 (MLO), oriented towards the nipple at 5
+and 22.5 degrees (Chen et al. 2012; PMC3189972); glandular fractions after Yaffe et al. 2009; attenuation at 20 keV
+after Johns & Yaffe 1987.
 """
 
 from __future__ import annotations
@@ -17,14 +18,20 @@ from numpy.typing import NDArray
 Image = NDArray[np.float32]
 
 MU_FAT, MU_GLAND = 0.456, 0.802  # 1/cm at 20 keV
-VOLUME_DENSITY = ((0.06, 0.02), (0.14, 0.04), (0.28, 0.06), (0.48, 0.08))  # mean, sd of the gland's share for BI-RADS a-d
+VOLUME_DENSITY = (
+    (0.06, 0.02),
+    (0.14, 0.04),
+    (0.28, 0.06),
+    (0.48, 0.08),
+)  # mean, sd of the gland's share for BI-RADS a-d
 EXPONENTS = {"CC": 3.17, "MLO": 3.30}
 EXPONENT_SD = 0.23
 ORIENTATION_DEG = {"CC": 5.0, "MLO": 22.5}
 ANISOTROPY = 1.25
 ROLL_OFF_MM = 22.0  # from the skin to where the paddle holds the breast flat
 SKIN_MM = 1.5
-PECTORAL_GLAND = 0.9  # muscle attenuates nearly as gland does
+PECTORAL_GLAND = 0.7  # muscle attenuates as gland does, but the paddle presses it thinner
+STRAND_SHARE, STRAND_EXPONENT, STRAND_WIDTH = 0.3, 3.6, 0.06  # of connective strands: their gland, waviness, width
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,11 @@ def film_grid(film_mm: tuple[float, float], spacing_mm: float) -> Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """What both breasts of a woman share. size: dimensionless, 0.35-0.95; thickness_cm: compressed; gland_share: (0, 1);
-    exponent_shift: of the texture's power law; softness: of the gland's edges, in texture standard deviations."""
+    """What both breasts of a woman share.
+
+    size: dimensionless, 0.35-0.95. thickness_cm: compressed. gland_share: of the breast, (0, 1). exponent_shift: of the
+    texture's power law. softness: of the gland's edges, in standard deviations of the texture.
+    """
 
     size: float
     thickness_cm: float
@@ -64,8 +74,11 @@ class Body:
 
 @dataclass(frozen=True)
 class Breast:
-    """One compressed breast. depth_mm: to the skin, negative outside; thickness_cm; gland: share of gland, [0, 1];
-    inside: bool [H, W]; centre_mm, reach_mm, half_mm: middle of the chest wall side, extent to the nipple, half height."""
+    """One compressed breast.
+
+    inside: bool [H, W]. thickness_cm, gland (share of it, [0, 1]): float32 [H, W]. centre_mm: its middle on the chest
+    wall side. reach_mm: from there to the nipple. half_mm: half its height. droop: fall of its axis per mm of reach.
+    """
 
     inside: NDArray[np.bool_]
     thickness_cm: Image
@@ -89,8 +102,10 @@ def draw_body(rng: np.random.Generator, *, density: int, bmi: float) -> Body:
 
 
 def texture(rng: np.random.Generator, grid: Grid, *, exponent: float, angle_deg: float, anisotropy: float) -> Image:
-    """Standardised Gaussian texture with power spectrum 1 / f^exponent, stretched along `angle_deg`; periodic at the film's
-    edges."""
+    """Standardised Gaussian texture [H, W] with power spectrum 1 / f^exponent, stretched along `angle_deg`.
+
+    Periodic at the film's edges; a breast rarely reaches two opposite ones.
+    """
     log_f = _log_frequency(grid.shape, grid.spacing_mm, angle_deg, anisotropy)
     gain = np.exp(np.float32(-exponent / 2) * log_f)
     gain[0, 0] = 0.0
@@ -146,13 +161,22 @@ def _pectoral_depth(rng: np.random.Generator, grid: Grid, height: float, width: 
 
 
 def _gland(
-    rng: np.random.Generator, grid: Grid, body: Body, view: str, inside: NDArray[np.bool_],
-    pectoral: NDArray[np.bool_] | None, shape: tuple[float, float, float, float],
-) -> Image:  # fmt: skip
-    """Share of gland: a soft threshold of texture plus a disc behind the nipple, so that `gland_share` of the breast is it."""
+    rng: np.random.Generator,
+    grid: Grid,
+    body: Body,
+    view: str,
+    inside: NDArray[np.bool_],
+    pectoral: NDArray[np.bool_] | None,
+    shape: tuple[float, float, float, float],
+) -> Image:
+    """Share of gland: a soft threshold of texture plus a disc behind the nipple, passed by `gland_share` of pixels."""
     centre, reach, half, droop = shape
     n = texture(
-        rng, grid, exponent=EXPONENTS[view] + body.exponent_shift, angle_deg=ORIENTATION_DEG[view], anisotropy=ANISOTROPY
+        rng,
+        grid,
+        exponent=EXPONENTS[view] + body.exponent_shift,
+        angle_deg=ORIENTATION_DEG[view],
+        anisotropy=ANISOTROPY,
     )
     y = (grid.y_mm - np.float32(centre) - np.float32(droop) * grid.x_mm) / np.float32(0.75 * half)
     x = (grid.x_mm - np.float32(0.45 * reach)) / np.float32(0.55 * reach)
@@ -161,9 +185,17 @@ def _gland(
     rank = min(int((1.0 - body.gland_share) * values.size), values.size - 1)
     threshold = np.partition(values, rank)[rank]
     gland: Image = 1.0 / (1.0 + np.exp((threshold - n) / np.float32(body.softness)))
+    gland = np.maximum(gland, STRAND_SHARE * _strands(rng, grid, ORIENTATION_DEG[view]))
     if pectoral is not None:
-        gland[pectoral] = PECTORAL_GLAND
+        gland[pectoral] = PECTORAL_GLAND + 0.1 * gland[pectoral]
     return gland
+
+
+def _strands(rng: np.random.Generator, grid: Grid, angle_deg: float) -> Image:
+    """Thin wavy lines (Cooper's ligaments, vessels), 1 on the line: where a smooth field stretched towards the nipple
+    crosses zero."""
+    field = texture(rng, grid, exponent=STRAND_EXPONENT, angle_deg=angle_deg, anisotropy=3.0)
+    return np.asarray(np.exp(-((field / np.float32(STRAND_WIDTH)) ** 2)))
 
 
 @lru_cache(maxsize=64)

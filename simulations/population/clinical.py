@@ -1,9 +1,9 @@
 """Clinical variables of synthetic women with published effect sizes, and the label that follows; called by women.
 
-Sources: BCRAT (Gail model) coefficients as published by the NCI for white women; density and atypia within biopsied women from
-BCSC (Tice et al., JNCI 2013); hormone therapy from the Collaborative Group (Lancet 2019); polygenic score from Mavaddat et al.
-(AJHG 2019, PRS313); a recalled prior screen from Henderson et al. (CEBP 2015). Age and lump are tuned for a mixed diagnostic
-cohort. Prevalence is enriched (case-control), so no figure here is a population risk.
+Sources: BCRAT (Gail model) coefficients as published by the NCI for white women; density and atypia within biopsied
+women from BCSC (Tice et al., JNCI 2013); hormone therapy from the Collaborative Group (Lancet 2019); polygenic score
+from Mavaddat et al. (AJHG 2019, PRS313); a recalled prior screen from Henderson et al. (CEBP 2015). Age and lump are
+tuned for a mixed diagnostic cohort. Prevalence is enriched (case-control), so no figure here is a population risk.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ CALIBRATION_WOMEN = 20_000
 def draw_risk_factors(rng: np.random.Generator, n: int, *, age_mean: float, density_shift: float) -> Columns:
     """Draw what is known of n women before anybody looks at a film.
 
-    Returns columns of n numbers: flags are 0/1, categories are indices into DENSITIES, HRT and PRIOR_RESULT, `first_birth_age`
-    is NULLIPAROUS and `years_since_screen` NEVER where these apply. Values are rounded as a hospital would record them.
+    Returns columns of n numbers: flags are 0/1, categories are indices into DENSITIES, HRT and PRIOR_RESULT,
+    `first_birth_age` is NULLIPAROUS and `years_since_screen` NEVER where these apply. Values are rounded as a
+    hospital would record them.
     """
     age = np.round(np.clip(rng.normal(age_mean, 10, n), 35, 85))
     bmi = np.round(np.clip(rng.lognormal(np.log(26.5), 0.19, n), 16, 50), 1)
@@ -60,11 +61,21 @@ def draw_risk_factors(rng: np.random.Generator, n: int, *, age_mean: float, dens
     recalled = rng.random(n) < 0.08
     result = np.where(years == NEVER, 0.0, np.where(recalled, 2.0, 1.0))
     return {
-        "age": age, "menarche_age": menarche, "first_birth_age": first_birth, "first_degree_relatives": relatives,
-        "prior_biopsies": biopsies, "atypia": atypia,
-        "breast_density": np.searchsorted(DENSITY_CUTS, latent).astype(float), "hrt": hrt, "bmi": bmi,
-        "menopausal": menopausal, "brca": brca, "prs_z": prs, "years_since_screen": years, "prior_screen_result": result,
-    }  # fmt: skip
+        "age": age,
+        "menarche_age": menarche,
+        "first_birth_age": first_birth,
+        "first_degree_relatives": relatives,
+        "prior_biopsies": biopsies,
+        "atypia": atypia,
+        "breast_density": np.searchsorted(DENSITY_CUTS, latent).astype(float),
+        "hrt": hrt,
+        "bmi": bmi,
+        "menopausal": menopausal,
+        "brca": brca,
+        "prs_z": prs,
+        "years_since_screen": years,
+        "prior_screen_result": result,
+    }
 
 
 def bcrat_log_risk(women: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -75,10 +86,14 @@ def bcrat_log_risk(women: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float
     birth = np.where(women["first_birth_age"] == NULLIPAROUS, 2.0, birth)  # as a first birth at 25-29
     atypia = np.where(women["atypia"] == 1, np.log(1.82), np.log(0.93))
     return np.asarray(
-        0.5292641686 * biopsies + 0.0940103059 * menarche + 0.2186262218 * birth + 0.9583027845 * relatives
-        - 0.2880424830 * (women["age"] >= 50) * biopsies - 0.1908113865 * birth * relatives
+        0.5292641686 * biopsies
+        + 0.0940103059 * menarche
+        + 0.2186262218 * birth
+        + 0.9583027845 * relatives
+        - 0.2880424830 * (women["age"] >= 50) * biopsies
+        - 0.1908113865 * birth * relatives
         + np.where(biopsies > 0, atypia, 0.0)
-    )  # fmt: skip
+    )
 
 
 def log_risk(women: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -86,20 +101,22 @@ def log_risk(women: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     density = women["breast_density"].astype(int)
     return np.asarray(
         bcrat_log_risk(women)
-        + DENSITY_LOG_RISK[density] + women["atypia"] * ATYPIA_BY_DENSITY[density]
-        + HRT_LOG_RISK[women["hrt"].astype(int)] + AGE_LOG_ODDS * (women["age"] - 55)
-        + BMI_LOG_RISK * (women["bmi"] - 27) * women["menopausal"] + BRCA_LOG_RISK * women["brca"]
-        + PRS_LOG_ODDS * women["prs_z"] + RECALL_LOG_RISK * (women["prior_screen_result"] == 2)
-    )  # fmt: skip
+        + DENSITY_LOG_RISK[density]
+        + women["atypia"] * ATYPIA_BY_DENSITY[density]
+        + HRT_LOG_RISK[women["hrt"].astype(int)]
+        + AGE_LOG_ODDS * (women["age"] - 55)
+        + BMI_LOG_RISK * (women["bmi"] - 27) * women["menopausal"]
+        + BRCA_LOG_RISK * women["brca"]
+        + PRS_LOG_ODDS * women["prs_z"]
+        + RECALL_LOG_RISK * (women["prior_screen_result"] == 2)
+    )
 
 
 @lru_cache(maxsize=4096)
 def intercept(spec: HospitalSpec, seed: int) -> float:
     """Log odds to add to `log_risk` so that the hospital's expected prevalence is the one asked for (bisection)."""
     rng = generator(seed, label_key("calibration"), label_key(spec.name))
-    risk = log_risk(
-        draw_risk_factors(rng, CALIBRATION_WOMEN, age_mean=spec.age_mean, density_shift=spec.density_shift)
-    )
+    risk = log_risk(draw_risk_factors(rng, CALIBRATION_WOMEN, age_mean=spec.age_mean, density_shift=spec.density_shift))
     low, high = -20.0, 20.0
     for _ in range(50):
         middle = (low + high) / 2

@@ -11,23 +11,28 @@ from numpy.typing import NDArray
 from simulations.population.specs import Syntax
 
 TRANSFER_SYNTAXES: dict[Syntax, str] = {
-    "explicit": "1.2.840.10008.1.2.1", "implicit": "1.2.840.10008.1.2", "rle": "1.2.840.10008.1.2.5",
+    "explicit": "1.2.840.10008.1.2.1",
+    "implicit": "1.2.840.10008.1.2",
+    "rle": "1.2.840.10008.1.2.5",
     "jpegls": "1.2.840.10008.1.2.4.80",
-}  # fmt: skip
+}
 ENCAPSULATED: frozenset[Syntax] = frozenset({"rle", "jpegls"})
 
 
 def encode_pixels(pixels: NDArray[np.uint16], syntax: Syntax) -> bytes:
-    """The value of Pixel Data (7FE0,0010) without its header: native little endian, or one encapsulated frame (PS3.5 A.4)."""
+    """The value of Pixel Data (7FE0,0010): native little endian, or one encapsulated frame (PS3.5 A.4)."""
     if syntax not in ENCAPSULATED:
         return pixels.astype("<u2").tobytes()
     frame = _rle(pixels) if syntax == "rle" else bytes(jpeg_ls.encode_array(pixels))
     frame += b"\0" * (len(frame) % 2)
-    return b"".join((
-        struct.pack("<HHI", 0xFFFE, 0xE000, 0),  # empty basic offset table
-        struct.pack("<HHI", 0xFFFE, 0xE000, len(frame)), frame,
-        struct.pack("<HHI", 0xFFFE, 0xE0DD, 0),
-    ))  # fmt: skip
+    return b"".join(
+        (
+            struct.pack("<HHI", 0xFFFE, 0xE000, 0),  # empty basic offset table
+            struct.pack("<HHI", 0xFFFE, 0xE000, len(frame)),
+            frame,
+            struct.pack("<HHI", 0xFFFE, 0xE0DD, 0),
+        )
+    )
 
 
 def _rle(pixels: NDArray[np.uint16]) -> bytes:

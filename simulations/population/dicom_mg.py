@@ -1,8 +1,8 @@
 """Digital Mammography X-Ray Image objects, For Presentation (PS3.3 A.26), as files; called by women for each film.
 
-Building a pydicom Dataset for each film would cost more than making the film. So the elements that all films of one vendor and
-view share are encoded once by pydicom; the few that differ are encoded here and spliced in, in the order of their tags. A test
-has pydicom read a file and write it again to the same bytes, and `dciodvfy` check it.
+Building a pydicom Dataset for each film would cost more than making the film. So the elements that all films of one
+vendor and view share are encoded once by pydicom; the few that differ are encoded here and spliced in, in the order
+of their tags. A test has pydicom read a file and write it again to the same bytes, and `dciodvfy` check it.
 """
 
 from __future__ import annotations
@@ -26,22 +26,33 @@ from simulations.population.specs import Vendor
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.1.2"
 IMPLEMENTATION_UID = "2.25.226508293447331869331706046254402963017"
 IMPLEMENTATION_NAME = b"MAMMOFED_SYNTH"
-_VIEW_CODES = {"CC": ("399162004", "cranio-caudal", "0"), "MLO": ("399368009", "medio-lateral oblique", "45")}  # CID 4014
+_VIEW_CODES = {
+    "CC": ("399162004", "cranio-caudal", "0"),
+    "MLO": ("399368009", "medio-lateral oblique", "45"),
+}  # CID 4014
 _ORIENTATION = {"L_CC": ["A", "R"], "L_MLO": ["A", "FR"], "R_CC": ["P", "L"], "R_MLO": ["P", "FL"]}
 _LONG_VRS = {b"OW", b"OB"}
 
 # What differs from film to film; everything else is in the template.
 _VARYING: dict[int, tuple[str, bytes]] = {
-    0x00080018: ("sop_uid", b"UI"), 0x00080020: ("date", b"DA"), 0x00080023: ("date", b"DA"),
-    0x00080050: ("accession", b"SH"), 0x00100010: ("patient_name", b"PN"), 0x00100020: ("patient_id", b"LO"),
-    0x00100030: ("birth_date", b"DA"), 0x00101010: ("age", b"AS"), 0x001811A0: ("thickness", b"DS"),
-    0x0020000D: ("study_uid", b"UI"), 0x0020000E: ("series_uid", b"UI"), 0x00200013: ("instance", b"IS"),
-}  # fmt: skip
+    0x00080018: ("sop_uid", b"UI"),
+    0x00080020: ("date", b"DA"),
+    0x00080023: ("date", b"DA"),
+    0x00080050: ("accession", b"SH"),
+    0x00100010: ("patient_name", b"PN"),
+    0x00100020: ("patient_id", b"LO"),
+    0x00100030: ("birth_date", b"DA"),
+    0x00101010: ("age", b"AS"),
+    0x001811A0: ("thickness", b"DS"),
+    0x0020000D: ("study_uid", b"UI"),
+    0x0020000E: ("series_uid", b"UI"),
+    0x00200013: ("instance", b"IS"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilmTags:
-    """What a file says about its woman and exam. Dates YYYYMMDD; age in years; thickness_mm of the compressed breast."""
+    """What a file says about its woman and exam. Dates YYYYMMDD; age in years; thickness_mm of the breast."""
 
     sop_uid: str
     study_uid: str
@@ -59,11 +70,18 @@ class FilmTags:
 def encode_film(pixels: NDArray[np.uint16], vendor: Vendor, view: str, tags: FilmTags) -> bytes:
     """The bytes of a DICOM file for one film, e.g. of view "R_MLO", pixels uint16 [H, W] as stored."""
     values = {
-        "sop_uid": tags.sop_uid, "date": tags.date, "accession": tags.accession, "patient_name": tags.patient_name,
-        "patient_id": tags.patient_id, "birth_date": tags.birth_date, "age": f"{tags.age:03d}Y",
-        "thickness": f"{tags.thickness_mm:.1f}", "study_uid": tags.study_uid, "series_uid": tags.series_uid,
+        "sop_uid": tags.sop_uid,
+        "date": tags.date,
+        "accession": tags.accession,
+        "patient_name": tags.patient_name,
+        "patient_id": tags.patient_id,
+        "birth_date": tags.birth_date,
+        "age": f"{tags.age:03d}Y",
+        "thickness": f"{tags.thickness_mm:.1f}",
+        "study_uid": tags.study_uid,
+        "series_uid": tags.series_uid,
         "instance": str(tags.instance),
-    }  # fmt: skip
+    }
     implicit = vendor.transfer_syntax == "implicit"
     parts = [_meta(tags.sop_uid, vendor)]
     for piece in _template(vendor, view, pixels.shape):
@@ -161,14 +179,16 @@ def _code(value: str, meaning: str) -> Dataset:
 
 def _meta(sop_uid: str, vendor: Vendor) -> bytes:
     """Preamble and file meta information (PS3.10 7.1)."""
-    group = b"".join((
-        _element(0x00020001, b"OB", b"\0\1"),
-        _element(0x00020002, b"UI", SOP_CLASS.encode()),
-        _element(0x00020003, b"UI", sop_uid.encode()),
-        _element(0x00020010, b"UI", TRANSFER_SYNTAXES[vendor.transfer_syntax].encode()),
-        _element(0x00020012, b"UI", IMPLEMENTATION_UID.encode()),
-        _element(0x00020013, b"SH", IMPLEMENTATION_NAME),
-    ))  # fmt: skip
+    group = b"".join(
+        (
+            _element(0x00020001, b"OB", b"\0\1"),
+            _element(0x00020002, b"UI", SOP_CLASS.encode()),
+            _element(0x00020003, b"UI", sop_uid.encode()),
+            _element(0x00020010, b"UI", TRANSFER_SYNTAXES[vendor.transfer_syntax].encode()),
+            _element(0x00020012, b"UI", IMPLEMENTATION_UID.encode()),
+            _element(0x00020013, b"SH", IMPLEMENTATION_NAME),
+        )
+    )
     return b"\0" * 128 + b"DICM" + _element(0x00020000, b"UL", struct.pack("<I", len(group))) + group
 
 

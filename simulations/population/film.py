@@ -1,7 +1,8 @@
-"""From anatomy and lesion to stored grey values: attenuation, quanta, blur, presentation, quantisation; called by women.
+"""From anatomy and lesion to stored grey values: quanta, blur, presentation, quantisation; called by women.
 
-Model: quanta I ~ Poisson(I0 exp(-m + 1.6)) behind attenuation m (Beer-Lambert), detector blur and electronic noise, p = -ln(I / air), thickness
-equalisation, presentation curve, quantisation, inversion. Films come out as stored: chest wall left for L, right for R.
+Model: quanta I ~ Poisson(I0 exp(-m + 1.6)) behind attenuation m (Beer-Lambert), detector blur and electronic noise,
+p = -ln(I / air), thickness equalisation, presentation curve, quantisation, inversion. Films come out as stored: chest
+wall left for L, right for R.
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ FULL_SCALE, PEDESTAL = 0.92, 0.02  # share of the grey range that tissue uses, a
 
 # Letters of the burned-in view label, five rows of three pixels
 _GLYPHS = {
-    "L": "100100100100111", "R": "110101110101101", "C": "111100100100111", "M": "101111111101101", "O": "111101101101111",
-}  # fmt: skip
+    "L": "100100100100111",
+    "R": "110101110101101",
+    "C": "111100100100111",
+    "M": "101111111101101",
+    "O": "111101101101111",
+}
 
 
 @dataclass(frozen=True)
 class Film:
-    """A film as stored. pixels: uint16 [H, W]; box: lesion in stored pixels or None; thickness_mm: compressed breast."""
+    """A film as stored. pixels: uint16 [H, W]; box: lesion in stored pixels or None; thickness_mm: of the breast."""
 
     pixels: NDArray[np.uint16]
     box: Box | None
@@ -38,7 +43,14 @@ class Film:
 
 
 def render(
-    rng: np.random.Generator, grid: Grid, vendor: Vendor, body: Body, finding: Finding | None, *, view: str, conspicuity: float
+    rng: np.random.Generator,
+    grid: Grid,
+    vendor: Vendor,
+    body: Body,
+    finding: Finding | None,
+    *,
+    view: str,
+    conspicuity: float,
 ) -> Film:
     """Render one view, e.g. "R_MLO"; the finding shows where it is on this side."""
     side, position = view.split("_")
@@ -63,7 +75,7 @@ def expose(rng: np.random.Generator, attenuation: Image, breast: Breast, vendor:
     """Detect and process: stored values before inversion, air at 0."""
     blurred = gaussian_filter(attenuation, vendor.psf_px)
     quanta = np.exp(np.float32(np.log(vendor.photons) + REFERENCE_LENGTHS) - blurred)
-    # Poisson and electronic noise together as one Gaussian: behind the thickest breast there are still some hundred quanta
+    # Poisson and electronic noise together as one Gaussian: behind the thickest breast there are still a hundred quanta
     noise = rng.standard_normal(quanta.shape, dtype=np.float32)
     quanta += noise * np.sqrt(quanta + np.float32(ELECTRONIC_NOISE**2))
     np.maximum(quanta, 1.0, out=quanta)
@@ -75,7 +87,7 @@ def expose(rng: np.random.Generator, attenuation: Image, breast: Breast, vendor:
     curve = np.clip(signal / high, 0, 1) ** np.float32(vendor.gamma)
     top = 2**vendor.bits - 1
     stored = np.rint(np.float32(top) * (np.float32(FULL_SCALE) * curve + np.float32(PEDESTAL))) * breast.inside
-    return stored.astype(np.uint16)
+    return np.asarray(stored, dtype=np.uint16)
 
 
 def _burn_in_label(pixels: NDArray[np.uint16], text: str, spacing_mm: float, value: int) -> None:

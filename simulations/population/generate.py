@@ -1,9 +1,9 @@
-"""Generates the hospitals of a study as folders of DICOM files and tables, in parallel, once; called by simulations/launch.
+"""Generates the hospitals of a study as folders of DICOM files and tables, in parallel, once; called by launch.
 
-    <cache>/<recipe hash>/<hospital>/dicom/<woman>/IM000n.dcm   films, For Presentation
-                                    /clinical.csv               patient_id, label, exam_date, fields of the data contract
-                                    /truth.csv                  sop_uid, patient_id, kind, row0, col0, row1, col1 (ends excluded)
-    <cache>/<recipe hash>/recipe.json                           what it was made from
+<cache>/<recipe hash>/<hospital>/dicom/<woman>/IM000n.dcm   films, For Presentation
+                                /clinical.csv               patient_id, label, exam_date, fields of the data contract
+                                /truth.csv                  sop_uid, patient_id, kind, row0, col0, row1, col1 (ends out)
+<cache>/<recipe hash>/recipe.json                           what it was made from
 """
 
 from __future__ import annotations
@@ -30,11 +30,14 @@ CHUNK = 16  # women a task: some 0.2 s of work, so that progress moves and the l
 TRUTH_COLUMNS = ("sop_uid", "patient_id", "kind", "row0", "col0", "row1", "col1")
 
 
-def generate(population: Population, cache_dir: Path, *, workers: int, progress: Progress | None = None) -> dict[str, Path]:
-    """Make all hospitals, or find them in the cache; returns each one's source folder by name, the held-out women's too.
+def generate(
+    population: Population, cache_dir: Path, *, workers: int, progress: Progress | None = None
+) -> dict[str, Path]:
+    """Make all hospitals, or find them in the cache; returns each one's source folder by name, the held-out one too.
 
     Args:
-        cache_dir: populations live here under the first 16 letters of their recipe's hash. What is there is complete: the
+        cache_dir: populations live here under the first 16 letters of their recipe's hash. What is there is complete:
+        the
             folder is renamed into place when everything is written.
         workers: processes; 1 works in this one. The result does not depend on it.
         progress: called with (women made, women in all).
@@ -51,8 +54,11 @@ def generate(population: Population, cache_dir: Path, *, workers: int, progress:
         try:
             _make(population, home, workers=workers, progress=progress or _silent)
         except OSError as error:
-            raise StorageError(f"synthetic hospitals cannot be written under {cache_dir}", found=error.strerror,
-                               remedy="free some space or choose another cache folder") from error  # fmt: skip
+            raise StorageError(
+                f"synthetic hospitals cannot be written under {cache_dir}",
+                found=error.strerror,
+                remedy="free some space or choose another cache folder",
+            ) from error
     elif progress is not None:
         progress(total, total)
     return {spec.name: home / spec.name for spec in population.all}
@@ -94,8 +100,9 @@ def _work(population: Population, folder: Path, workers: int) -> Iterator[tuple[
     """Results of all chunks, in the order in which they are done, few in flight at a time."""
     tasks = (
         (spec, range(start, min(start + CHUNK, spec.patients)))
-        for spec in population.all for start in range(0, spec.patients, CHUNK)
-    )  # fmt: skip
+        for spec in population.all
+        for start in range(0, spec.patients, CHUNK)
+    )
     if workers == 1:
         for spec, indices in tasks:
             yield _write_women(population, spec, indices, folder)

@@ -1,8 +1,9 @@
 """What there is to find: spiculated and round masses, calcification clusters; drawn by women, projected by film.
 
-Lengths in mm, attenuation in attenuation lengths. Shapes after de Sisternes et al. 2015 (Gaussian-sphere masses with branching
-spicules), simplified to a projection. A lesion's contrast is that of carcinoma against fat (Johns & Yaffe 1987) times the study's
-conspicuity; at pixels of a millimetre the physical one cannot be learnt from a thousand women.
+Lengths in mm, attenuation in attenuation lengths. Shapes after de Sisternes et al. 2015 (Gaussian-sphere masses with
+branching spicules), simplified to a projection. A lesion's contrast is that of carcinoma against fat (Johns & Yaffe
+1987) times the study's conspicuity; at pixels of a millimetre the physical one cannot be learnt from a thousand
+women.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ Box = tuple[int, int, int, int]
 MU_CANCER_OVER_FAT = 0.844 - 0.456  # 1/cm at 20 keV
 MU_CALCIUM = 10.0  # 1/cm, effective
 CALCIUM_GAIN = 4.0  # a fleck of 0.4 mm fills a tenth of a coarse pixel; without a gain it would vanish in quantum noise
+DEPTH_MM = 40.0  # longer beams through a mass count less and less: a large one has pushed gland aside
 MALIGNANT_MASS_SHARE = 0.68  # the other cancers show as calcifications
 BENIGN_SHARES = (0.15, 0.19, 0.27)  # cumulative: round mass, radial scar, calcifications; nothing in the other 73 %
 MASKING = (1.0, 0.92, 0.75, 0.58)  # contrast left in BI-RADS density a-d
@@ -30,9 +32,9 @@ MASKING = (1.0, 0.92, 0.75, 0.58)  # contrast left in BI-RADS density a-d
 class Finding:
     """One lesion of one breast, as all its views see it.
 
-    side: "L" or "R". contrast: dimensionless, about 0-1.25, before conspicuity. radius_mm, spiculation [0, 1], edge_mm (blur of
-    the margin) of a mass; flecks, spread_mm (standard deviation), fleck_mm (diameter) of calcifications. along, across: place in
-    the breast, [0, 1], from chest wall to nipple and from top to bottom.
+    side: "L" or "R". contrast: dimensionless, about 0-1.25, before conspicuity. radius_mm, spiculation [0, 1],
+    edge_mm (blur of the margin) of a mass; flecks, spread_mm (standard deviation), fleck_mm (diameter) of
+    calcifications. along, across: place in the breast, [0, 1], from chest wall to nipple and from top to bottom.
     """
 
     kind: Kind
@@ -55,19 +57,51 @@ def draw_finding(rng: np.random.Generator, *, label: int, density: int) -> Findi
     if label:
         contrast = 1.25 * rng.beta(3.0, 1.2) * MASKING[density]
         if rng.random() < MALIGNANT_MASS_SHARE:
-            return _mass(rng, "mass_malignant", side, contrast, place, median=8.0, spiculation=float(rng.beta(2.5, 1.2)),
-                         edge=(0.8, 1.8))  # fmt: skip
-        return _cluster("calcification_malignant", side, contrast, place, flecks=6 + int(rng.poisson(9)),
-                        spread=float(rng.uniform(3, 6)), fleck=float(rng.uniform(0.3, 0.6)))  # fmt: skip
+            return _mass(
+                rng,
+                "mass_malignant",
+                side,
+                contrast,
+                place,
+                median=8.0,
+                spiculation=float(rng.beta(2.5, 1.2)),
+                edge=(0.8, 1.8),
+            )
+        return _cluster(
+            "calcification_malignant",
+            side,
+            contrast,
+            place,
+            flecks=6 + int(rng.poisson(9)),
+            spread=float(rng.uniform(3, 6)),
+            fleck=float(rng.uniform(0.3, 0.6)),
+        )
     which = int(np.searchsorted(BENIGN_SHARES, rng.random()))
     if which == 0:
-        return _mass(rng, "mass_benign", side, 1.1 * rng.beta(2, 1.5), place, median=7.0, spiculation=0.0, edge=(0.4, 0.9))
+        return _mass(
+            rng, "mass_benign", side, 1.1 * rng.beta(2, 1.5), place, median=7.0, spiculation=0.0, edge=(0.4, 0.9)
+        )
     if which == 1:
-        return _mass(rng, "radial_scar", side, rng.beta(2, 2), place, median=6.5, spiculation=float(rng.uniform(0.3, 0.8)),
-                     edge=(0.8, 1.8))  # fmt: skip
+        return _mass(
+            rng,
+            "radial_scar",
+            side,
+            rng.beta(2, 2),
+            place,
+            median=6.5,
+            spiculation=float(rng.uniform(0.3, 0.8)),
+            edge=(0.8, 1.8),
+        )
     if which == 2:
-        return _cluster("calcification_benign", side, rng.beta(2, 2), place, flecks=3 + int(rng.poisson(4)),
-                        spread=float(rng.uniform(5, 11)), fleck=float(rng.uniform(0.4, 0.7)))  # fmt: skip
+        return _cluster(
+            "calcification_benign",
+            side,
+            rng.beta(2, 2),
+            place,
+            flecks=3 + int(rng.poisson(4)),
+            spread=float(rng.uniform(5, 11)),
+            fleck=float(rng.uniform(0.4, 0.7)),
+        )
     return None
 
 
@@ -76,7 +110,8 @@ def project(
 ) -> tuple[Image, Box]:
     """One view of a finding: attenuation to add [H, W] and its box (row0, col0, row1, col1; ends excluded).
 
-    The place agrees between views within some 5 % of the breast, the visibility varies (a view may hide what another shows).
+    The place agrees between views within some 5 % of the breast, the visibility varies (a view may hide what another
+    shows).
     """
     along = float(np.clip(finding.along + 0.03 * rng.standard_normal(), 0.05, 0.95)) * 0.8
     across = float(np.clip(finding.across + 0.05 * rng.standard_normal(), 0.05, 0.95))
@@ -93,20 +128,48 @@ def project(
 
 
 def _mass(
-    rng: np.random.Generator, kind: Kind, side: str, contrast: float, place: tuple[float, float], *, median: float,
-    spiculation: float, edge: tuple[float, float],
-) -> Finding:  # fmt: skip
+    rng: np.random.Generator,
+    kind: Kind,
+    side: str,
+    contrast: float,
+    place: tuple[float, float],
+    *,
+    median: float,
+    spiculation: float,
+    edge: tuple[float, float],
+) -> Finding:
     radius = float(np.clip(rng.lognormal(np.log(median), 0.35), 3.5, 16.0))
-    return Finding(kind=kind, side=side, contrast=float(contrast), radius_mm=radius, spiculation=spiculation,
-                   edge_mm=float(rng.uniform(*edge)), flecks=0, spread_mm=0.0, fleck_mm=0.0,
-                   across=place[0], along=place[1])  # fmt: skip
+    return Finding(
+        kind=kind,
+        side=side,
+        contrast=float(contrast),
+        radius_mm=radius,
+        spiculation=spiculation,
+        edge_mm=float(rng.uniform(*edge)),
+        flecks=0,
+        spread_mm=0.0,
+        fleck_mm=0.0,
+        across=place[0],
+        along=place[1],
+    )
 
 
 def _cluster(
     kind: Kind, side: str, contrast: float, place: tuple[float, float], *, flecks: int, spread: float, fleck: float
 ) -> Finding:
-    return Finding(kind=kind, side=side, contrast=float(contrast), radius_mm=0.0, spiculation=0.0, edge_mm=0.0,
-                   flecks=flecks, spread_mm=spread, fleck_mm=fleck, across=place[0], along=place[1])  # fmt: skip
+    return Finding(
+        kind=kind,
+        side=side,
+        contrast=float(contrast),
+        radius_mm=0.0,
+        spiculation=0.0,
+        edge_mm=0.0,
+        flecks=flecks,
+        spread_mm=spread,
+        fleck_mm=fleck,
+        across=place[0],
+        along=place[1],
+    )
 
 
 def _mass_chord(rng: np.random.Generator, grid: Grid, finding: Finding, y: float, x: float) -> tuple[Image, Box]:
@@ -122,6 +185,7 @@ def _mass_chord(rng: np.random.Generator, grid: Grid, finding: Finding, y: float
     for a, order, shift in zip(amplitude, k, phase, strict=True):
         margin += np.float32(a) * np.cos(np.float32(order) * theta + np.float32(shift))
     chord = 2.0 * np.sqrt(np.clip((np.float32(r) * margin) ** 2 - rho * rho, 0, None))
+    chord = DEPTH_MM * (1.0 - np.exp(-chord / np.float32(DEPTH_MM)))
     chord = gaussian_filter(chord, finding.edge_mm / px)
     if finding.spiculation > 0:
         for _ in range(int(rng.integers(10, 20))):
@@ -147,8 +211,9 @@ def _calcifications(
 ) -> tuple[Image, Box]:
     """Attenuation of scattered flecks, each shared between the four pixels around it; malignant ones differ in size."""
     px = grid.spacing_mm
-    ys, xs = y + finding.spread_mm * rng.standard_normal(finding.flecks), x + finding.spread_mm * rng.standard_normal(
-        finding.flecks
+    ys, xs = (
+        y + finding.spread_mm * rng.standard_normal(finding.flecks),
+        x + finding.spread_mm * rng.standard_normal(finding.flecks),
     )
     varied = 0.35 if finding.kind == "calcification_malignant" else 0.1
     diameters = finding.fleck_mm * np.exp(varied * rng.standard_normal(finding.flecks))
@@ -181,5 +246,3 @@ def _box(grid: Grid, y0: float, x0: float, y1: float, x1: float) -> Box:
 def mirrored(box: Box, columns: int) -> Box:
     """The box after the film is flipped left to right."""
     return box[0], columns - box[3], box[2], columns - box[1]
-
-

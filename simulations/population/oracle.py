@@ -1,7 +1,8 @@
-"""How hard the films are, measured without training a network: difference-of-Gaussians features and logistic regression.
+"""How hard the films are, without training a network: difference-of-Gaussians features and logistic regression.
 
-Called by tests and by whoever tunes `conspicuity`. The feature oracle pins the difficulty of the generator: bright spots of some
-millimetres to centimetres that stand out from the texture, the largest over a woman's films and how much her breasts differ.
+Called by tests and by whoever tunes `conspicuity`. The feature oracle pins the difficulty of the generator: bright
+spots of some millimetres to centimetres that stand out from the texture, the largest over a woman's films and how
+much her breasts differ.
 """
 
 from __future__ import annotations
@@ -53,9 +54,13 @@ def film_features(film: NDArray[np.float32], *, spacing_mm: float) -> Features:
 
 
 def woman_features(films: Mapping[str, Features]) -> Features:
-    """Features of a woman from those of her films by view: the largest, the mean, the difference between her breasts."""
+    """Features of a woman from those of her films by view: largest, mean, difference between her breasts."""
     stack = np.stack(list(films.values()))
-    sides = [np.stack([f for view, f in films.items() if view[0] == side]) for side in "LR" if any(v[0] == side for v in films)]
+    sides = [
+        np.stack([f for view, f in films.items() if view[0] == side])
+        for side in "LR"
+        if any(v[0] == side for v in films)
+    ]
     difference = np.abs(sides[0].mean(0) - sides[1].mean(0)) if len(sides) == 2 else np.zeros(stack.shape[1])
     return np.concatenate([stack.max(0), stack.mean(0), difference])
 
@@ -76,7 +81,8 @@ def source_features(source: Path) -> tuple[Features, NDArray[np.int64]]:
         patient, view, film, spacing = read_film(path)
         films.setdefault(patient, {})[view] = film_features(film, spacing_mm=spacing)
     table = pd.read_csv(source / "clinical.csv", dtype=str).set_index("patient_id")
-    labels = np.array([int(table.loc[patient, "label"]) for patient in films])
+    by_patient = table["label"].astype(int).to_dict()
+    labels = np.array([by_patient[patient] for patient in films], dtype=np.int64)
     return np.stack([woman_features(views) for views in films.values()]), labels
 
 
@@ -96,12 +102,12 @@ def cross_validated_auc(features: Features, labels: NDArray[np.int64], *, seed: 
 def clinical_features(sources: Sequence[Path]) -> tuple[Features, NDArray[np.int64]]:
     """Table of all women as a logistic model takes it: numbers with median filled in, levels one-hot, missing flags."""
     table = pd.concat([pd.read_csv(s / "clinical.csv", dtype=str, keep_default_na=False) for s in sources]).fillna("")
-    labels = table["label"].astype(int).to_numpy()
+    labels = table["label"].to_numpy(np.int64)
     columns: list[NDArray[np.float64]] = []
     for name in table.columns[3:]:
         text = table[name]
         numbers = pd.to_numeric(text, errors="coerce")
-        columns.append((text == "").to_numpy(float))
+        columns.append(np.asarray(text == "", dtype=float))
         if numbers.notna().any():
             columns.append(numbers.fillna(numbers.median()).to_numpy(float))
         columns += [(text == level).to_numpy(float) for level in sorted(set(text[numbers.isna()]) - {""})]
@@ -116,7 +122,7 @@ def _means_inside(
     means = []
     for gaussian in _gaussians(image.shape, spacing_mm):
         total, weight = (scipy.fft.irfft2(spectrum * gaussian, s=image.shape) for spectrum in spectra)
-        means.append(total / np.maximum(weight, 1e-3))
+        means.append(np.asarray(total / np.maximum(weight, 1e-3), dtype=np.float32))
     return means
 
 

@@ -1,17 +1,19 @@
 """Public films for pre-training: procedural, of another world than the study's; called by `mammofed pretrain`.
 
-No hospital, no woman and no file of a study has a part in them. They share with the study only what anybody knows of a
-mammogram: bright structures with rays, and groups of specks, in a cloudy breast before dark air. What differs, so that weights
-learnt here owe nothing to the study's generator (a test holds each line):
+No hospital, no woman and no file of a study has a part in them. They share with the study only what anybody knows of
+a mammogram: bright structures with rays, and groups of specks, in a cloudy breast before dark air. What differs, so
+that weights learnt here owe nothing to the study's generator (a test holds each line):
 
-    texture     linear Gaussian field, isotropic, exponent 2.1-2.5     study: thresholded, oriented, 3.17/3.30 +- 0.23, >= 2.67
-    lesions     unions of Gaussian lobes with wedge-shaped rays;       study: chord of a Gaussian sphere with line spicules;
-                specks in ducts, along a line                                 specks in round clusters
-    detector    additive correlated noise, random curve, 16 bits,      study: Poisson quanta, vendors A-E with 10-16 bits,
-                pitch 1.4 mm                                                  pitch 1.0-1.375 mm
-    outline     parabola-like, no roll-off of thickness                study: superellipse, rounded edge, pectoral muscle as
-                                                                              dense as gland
-    women       half have the sign, no clinical data, no density       study: 15-35 % by site, density hides lesions
+    texture     linear Gaussian field, isotropic, exponent 2.1-2.5
+      (study)   thresholded, oriented, exponent 3.17 or 3.30 +- 0.23, never below 2.67
+    lesions     unions of Gaussian lobes with wedge-shaped rays; specks along a duct
+      (study)   chord of a Gaussian sphere with line spicules; specks in round clusters
+    detector    additive correlated noise, a random curve each, 16 bits, pitch 1.4 mm
+      (study)   Poisson quanta, curves of vendors A-E with 10-16 bits, pitch 1.0-1.375 mm
+    outline     parabola-like, thick to the edge, a small soft muscle
+      (study)   superellipse, rounded edge, pectoral muscle as a large triangle
+    women       half have the sign, no clinical data, nothing hides it
+      (study)   15-35 % by site, density hides lesions
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from shared_model.cohort.views import VIEWS
 from shared_model.errors import ConfigError
 from simulations.population.anatomy import Grid, Image, film_grid, texture
 from simulations.population.seeds import generator, label_key
-from simulations.population.specs import VIEWS
 
 FILM_MM = (196.0, 154.0)
 SPACING_MM = 1.4
@@ -42,12 +44,17 @@ CHUNK = 16
 
 
 class PublicPatient(TypedDict):
-    """One procedural patient. views: uint16 [H, W] by view, all with the chest wall at column 0, air near 0, brighter is
-    denser; label: 1 if one breast shows the sign; spacing_mm: pixel pitch."""
+    """One procedural patient.
+
+    views: uint16 [H, W] by view, all with the chest wall at column 0, air near 0, brighter is denser. label: 1 if one
+    breast shows the sign. spacing_mm: pixel pitch. marks: where the films that show it do, (y, x) of its centre in mm
+    from the film's corner, as public collections have their lesions outlined.
+    """
 
     views: dict[str, NDArray[np.uint16]]
     label: int
     spacing_mm: float
+    marks: dict[str, tuple[float, float]]
 
 
 def public_films(*, patients: int, seed: int, workers: int) -> Iterator[PublicPatient]:
@@ -57,8 +64,11 @@ def public_films(*, patients: int, seed: int, workers: int) -> Iterator[PublicPa
         ConfigError: workers < 1 or patients < 0.
     """
     if workers < 1 or patients < 0:
-        raise ConfigError("public films: impossible numbers", found=f"patients={patients} workers={workers}",
-                          expected="patients >= 0, workers >= 1")  # fmt: skip
+        raise ConfigError(
+            "public films: impossible numbers",
+            found=f"patients={patients} workers={workers}",
+            expected="patients >= 0, workers >= 1",
+        )
     chunks = (range(start, min(start + CHUNK, patients)) for start in range(0, patients, CHUNK))
     if workers == 1:
         for chunk in chunks:
@@ -84,16 +94,20 @@ def draw_public_patient(seed: int, index: int) -> PublicPatient:
     reach, half = rng.uniform(55, 120), rng.uniform(55, 85)
     strength, place = rng.uniform(0.5, 1.3), rng.uniform(0.2, 0.8, 2)
     cloud = rng.uniform(0.15, 0.45)
-    views = {}
+    views, marks = {}, {}
     for view in VIEWS:
         inside = _outline(rng, grid, reach, half)
         tissue = 1.0 + cloud * texture(rng, grid, exponent=exponent, angle_deg=0.0, anisotropy=1.0)
+        if view.endswith("MLO"):
+            tissue += _muscle(rng, grid)
         if view[0] == side and sign:
             y = FILM_MM[0] / 2 + (place[0] - 0.5 + 0.04 * rng.standard_normal()) * half
             x = 0.75 * reach * (place[1] + 0.03 * rng.standard_normal())
             tissue += strength * rng.uniform(0.6, 1.3) * _SIGNS[sign](rng, grid, float(y), float(x))
+            if label:
+                marks[view] = (float(y), float(x))
         views[view] = _develop(rng, tissue, inside, curve)
-    return {"views": views, "label": label, "spacing_mm": SPACING_MM}
+    return {"views": views, "label": label, "spacing_mm": SPACING_MM, "marks": marks}
 
 
 def _draw_patients(seed: int, indices: range) -> list[PublicPatient]:
@@ -115,6 +129,13 @@ def _outline(rng: np.random.Generator, grid: Grid, reach: float, half: float) ->
     across = np.abs(grid.y_mm - np.float32(centre)) / np.float32(half)
     edge = reach * (1 - np.clip(across, 0, 1) ** np.float32(rng.uniform(1.8, 3.0)))
     return np.asarray((grid.x_mm < edge) & (across < 1))
+
+
+def _muscle(rng: np.random.Generator, grid: Grid) -> Image:
+    """A brighter quarter of an ellipse in the upper chest wall corner."""
+    height, width = rng.uniform(50, 90), rng.uniform(20, 45)
+    radius = np.sqrt((grid.y_mm / np.float32(height)) ** 2 + (grid.x_mm / np.float32(width)) ** 2)
+    return np.asarray(rng.uniform(0.4, 0.9) / (1 + np.exp((radius - 1) / np.float32(0.03))), dtype=np.float32)
 
 
 def _lobes(rng: np.random.Generator, grid: Grid, y: float, x: float) -> Image:
@@ -154,7 +175,9 @@ def _loose(rng: np.random.Generator, grid: Grid, y: float, x: float) -> Image:
 def _disc(rng: np.random.Generator, grid: Grid, y: float, x: float) -> Image:
     """A smooth round density."""
     distance = np.hypot(grid.y_mm - np.float32(y), grid.x_mm - np.float32(x))
-    return np.asarray(0.8 / (1 + np.exp((distance - np.float32(rng.uniform(4, 10))) / np.float32(0.8))), dtype=np.float32)
+    return np.asarray(
+        0.8 / (1 + np.exp((distance - np.float32(rng.uniform(4, 10))) / np.float32(0.8))), dtype=np.float32
+    )
 
 
 _SIGNS = {"lobes": _lobes, "ducts": _ducts, "loose": _loose, "disc": _disc}

@@ -1,4 +1,4 @@
-"""What defines synthetic hospitals: detector vendors, hospital profiles, the population; read by every other module here."""
+"""What defines synthetic hospitals: detector vendors, profiles, the population; read by every other module here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Literal
 
 from shared_model.errors import ConfigError
 
-VIEWS = ("L_CC", "L_MLO", "R_CC", "R_MLO")  # as shared_model.cohort.batch, which would import torch in every worker
 Voi = Literal["LINEAR", "SIGMOID", "LUT"]
 Syntax = Literal["explicit", "implicit", "rle", "jpegls"]
 
@@ -16,13 +15,12 @@ Syntax = Literal["explicit", "implicit", "rle", "jpegls"]
 class Vendor:
     """A mammography system, from quanta to stored grey values.
 
-    name: one letter or word, for tables.
-    bits: bits stored, 8-16. monochrome1: stored inverted (air is the largest value).
-    photons: mean quanta a pixel behind 1.6 attenuation lengths (a compressed fatty breast of some 3.5 cm).
-    psf_px: standard deviation of the detector's Gaussian blur, detector pixels.
-    gamma: exponent of the presentation curve. equalisation: share of the thickness signal that processing removes, [0, 1).
-    voi: how the recommended display is stated. spacing_mm: pixel pitch. transfer_syntax: how pixels are stored.
-    marker: the film carries a burned-in view label (letters such as "LCC", never an identity).
+    name: one letter or word, for tables. bits: bits stored, 8-16. monochrome1: stored inverted (air is the largest
+    value). photons: mean quanta a pixel behind 1.6 attenuation lengths (a compressed fatty breast of some 3.5 cm).
+    psf_px: standard deviation of the detector's Gaussian blur, detector pixels. gamma: exponent of the presentation
+    curve. equalisation: share of the thickness signal that processing removes, [0, 1). voi: how the recommended
+    display is stated. spacing_mm: pixel pitch. transfer_syntax: how pixels are stored. marker: the film carries a
+    burned-in view label (letters such as "LCC", never an identity).
     """
 
     name: str
@@ -83,8 +81,9 @@ class HospitalSpec:
 class Population:
     """All women of a study.
 
-    seed: fixes every woman. film_mm: height and width of the detector. conspicuity: kappa, by which lesions are made more
-    visible than physics would at these coarse pixels (1 is physical; research: 5 gives an oracle AUC of 0.80-0.84).
+    seed: fixes every woman. film_mm: height and width of the detector. conspicuity: kappa, by which lesions are made
+    more visible than physics would at these coarse pixels (1 is physical; research: 5 gives an oracle AUC of
+    0.80-0.84).
     """
 
     hospitals: tuple[HospitalSpec, ...]

@@ -8,18 +8,33 @@ from pathlib import Path
 
 import numpy as np
 
+from shared_model.cohort.views import VIEWS
 from simulations.population.anatomy import draw_body, film_grid
 from simulations.population.clinical import draw_labels_and_symptoms, draw_risk_factors, intercept, recorded
 from simulations.population.dicom_mg import FilmTags, encode_film
 from simulations.population.film import Film, render
 from simulations.population.lesions import Finding, draw_finding
 from simulations.population.seeds import generator, label_key, uid
-from simulations.population.specs import VIEWS, HospitalSpec, Population, Vendor
+from simulations.population.specs import HospitalSpec, Population, Vendor
 
 FIELDS = (
-    "age", "menarche_age", "first_birth_age", "first_degree_relatives", "prior_biopsies", "atypia", "breast_density", "hrt",
-    "bmi", "menopausal", "brca", "prs_z", "palpable_lump", "nipple_discharge", "years_since_screen", "prior_screen_result",
-)  # fmt: skip
+    "age",
+    "menarche_age",
+    "first_birth_age",
+    "first_degree_relatives",
+    "prior_biopsies",
+    "atypia",
+    "breast_density",
+    "hrt",
+    "bmi",
+    "menopausal",
+    "brca",
+    "prs_z",
+    "palpable_lump",
+    "nipple_discharge",
+    "years_since_screen",
+    "prior_screen_result",
+)
 FIRST_EXAM, EXAM_DAYS = date(2019, 1, 1), 4 * 365
 GENES_KNOWN = (0.05, 0.6)  # P(tested for BRCA) without and with first-degree relatives
 _RISK, _LABEL, _RECORD, _FINDING, _VIEW = range(5)  # purposes of a woman's generators; view v has _VIEW + v
@@ -61,10 +76,12 @@ def draw_woman(population: Population, spec: HospitalSpec, index: int) -> Woman:
     )
     label = int(
         draw_labels_and_symptoms(
-            generator(population.seed, *keys, _LABEL), factors, intercept=intercept(spec, population.seed),
+            generator(population.seed, *keys, _LABEL),
+            factors,
+            intercept=intercept(spec, population.seed),
             lump_rates=spec.lump_rates,
         )[0]
-    )  # fmt: skip
+    )
     values = {field: float(factors[field][0]) for field in FIELDS}
     finding = draw_finding(
         generator(population.seed, *keys, _FINDING), label=label, density=int(values["breast_density"])
@@ -79,9 +96,15 @@ def draw_woman(population: Population, spec: HospitalSpec, index: int) -> Woman:
     elif fate < spec.table_only_rate + spec.image_only_rate:
         row = dict.fromkeys(row, "")
     return Woman(
-        patient_id=f"SYNTH-{spec.name}-{index:05d}", label=label, exam_date=exam, factors=values, row=row, views=views,
-        vendor=vendor, finding=finding,
-    )  # fmt: skip
+        patient_id=f"SYNTH-{spec.name}-{index:05d}",
+        label=label,
+        exam_date=exam,
+        factors=values,
+        row=row,
+        views=views,
+        vendor=vendor,
+        finding=finding,
+    )
 
 
 def render_view(population: Population, spec: HospitalSpec, index: int, woman: Woman, view: str) -> Film:
@@ -94,7 +117,9 @@ def render_view(population: Population, spec: HospitalSpec, index: int, woman: W
     return render(rng, grid, woman.vendor, body, woman.finding, view=view, conspicuity=population.conspicuity)
 
 
-def write_woman(population: Population, spec: HospitalSpec, index: int, folder: Path) -> tuple[dict[str, str], list[Truth]]:
+def write_woman(
+    population: Population, spec: HospitalSpec, index: int, folder: Path
+) -> tuple[dict[str, str], list[Truth]]:
     """Make one woman, write her films under `folder`/dicom; returns her table row and the truth about her films."""
     woman = draw_woman(population, spec, index)
     truths: list[Truth] = []
@@ -107,7 +132,12 @@ def write_woman(population: Population, spec: HospitalSpec, index: int, folder: 
         (exam / f"IM{instance:04d}.dcm").write_bytes(encode_film(film.pixels, woman.vendor, view, tags))
         if film.box is not None and woman.finding is not None:
             truths.append(Truth(tags.sop_uid, woman.patient_id, woman.finding.kind, film.box))
-    row = {"patient_id": woman.patient_id, "label": str(woman.label), "exam_date": woman.exam_date.isoformat(), **woman.row}
+    row = {
+        "patient_id": woman.patient_id,
+        "label": str(woman.label),
+        "exam_date": woman.exam_date.isoformat(),
+        **woman.row,
+    }
     return row, truths
 
 
@@ -128,7 +158,9 @@ def _recorded_row(rng: np.random.Generator, spec: HospitalSpec, values: dict[str
     tested = rng.random() < GENES_KNOWN[int(values["first_degree_relatives"] > 0)]
     lost["brca"] = lost["brca"] or not (tested or values["brca"])
     return {
-        field: "" if lost[field] else recorded(field, values[field]) for field in FIELDS if field not in spec.missing_columns
+        field: "" if lost[field] else recorded(field, values[field])
+        for field in FIELDS
+        if field not in spec.missing_columns
     }
 
 
@@ -138,8 +170,15 @@ def _tags(seed: int, spec: HospitalSpec, index: int, woman: Woman, film: Film, i
     birth = exam.replace(year=exam.year - age, day=min(exam.day, 28)) - timedelta(days=100)
     base = ("mammofed", seed, spec.name, index)
     return FilmTags(
-        sop_uid=uid(*base, "film", instance), study_uid=uid(*base, "study"), series_uid=uid(*base, "series"),
-        patient_id=woman.patient_id, patient_name=f"SYNTH^{spec.name}-{index:05d}",
-        birth_date=birth.strftime("%Y%m%d"), date=exam.strftime("%Y%m%d"), age=age,
-        accession=f"{label_key(woman.patient_id):010d}", thickness_mm=film.thickness_mm, instance=instance,
-    )  # fmt: skip
+        sop_uid=uid(*base, "film", instance),
+        study_uid=uid(*base, "study"),
+        series_uid=uid(*base, "series"),
+        patient_id=woman.patient_id,
+        patient_name=f"SYNTH^{spec.name}-{index:05d}",
+        birth_date=birth.strftime("%Y%m%d"),
+        date=exam.strftime("%Y%m%d"),
+        age=age,
+        accession=f"{label_key(woman.patient_id):010d}",
+        thickness_mm=film.thickness_mm,
+        instance=instance,
+    )
