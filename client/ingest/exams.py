@@ -6,7 +6,6 @@ time of everything that would be thrown away.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from client.ingest.pseudonyms import Pseudonyms
 from client.ingest.quarantine import Quarantine
 from shared_model.errors import ImagingError
-from shared_model.imaging import Film, FilmPool, FilmRefusedError
+from shared_model.imaging import Film, FilmPool, FilmRefusedError, View
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def choose_films(
         seen |= {owner} - {""}
         quarantine.add_film(index + 1, owner, result)
     by_patient: dict[str, list[Chosen]] = defaultdict(list)
-    for film in _unique(admitted, quarantine):
+    for film in _unique(admitted, pool, quarantine):
         if film.pseudonym in labelled:
             by_patient[film.pseudonym].append(film)
         else:
@@ -70,30 +69,28 @@ def choose_films(
     return [film for name in sorted(by_patient) for film in _latest_exam(by_patient[name], quarantine)], seen
 
 
-def _unique(films: list[Chosen], quarantine: Quarantine) -> list[Chosen]:
-    """One film for each SOPInstanceUID; equal copies are dropped, different films with one UID all go."""
+def _unique(films: list[Chosen], pool: FilmPool, quarantine: Quarantine) -> list[Chosen]:
+    """One film for each SOPInstanceUID. Where several files claim one, they are decoded at once: broken ones do not
+    count, equal ones are copies of the first, and films that differ all go, because nobody can say which is right."""
     by_uid: dict[str, list[Chosen]] = defaultdict(list)
     for film in films:
         by_uid[film.film.sop_uid].append(film)
-    kept: list[Chosen] = []
-    for group in by_uid.values():
-        if len(group) > 1 and len({_digest(film.path) for film in group}) > 1:
-            for film in group:
-                quarantine.add("film", film.ordinal, film.pseudonym, "conflicting_uid")
-            continue
-        kept.append(group[0])
-        for film in group[1:]:
-            quarantine.add("film", film.ordinal, film.pseudonym, "duplicate_uid")
+    kept = [group[0] for group in by_uid.values() if len(group) == 1]
+    for group in (group for group in by_uid.values() if len(group) > 1):
+        shown: dict[tuple[str, str, bytes], list[Chosen]] = defaultdict(list)
+        for index, result in pool.run("prepare", [film.path for film in group]):
+            film = group[index]
+            if isinstance(result, View):
+                shown[(film.pseudonym, film.film.view, result.pixels.tobytes())].append(film)
+            else:
+                assert isinstance(result, ImagingError)
+                quarantine.add_film(film.ordinal, film.pseudonym, result)
+        reason = "duplicate_uid" if len(shown) == 1 else "conflicting_uid"
+        whole = [film for equal in shown.values() for film in equal]
+        kept += whole[:1] if reason == "duplicate_uid" else []
+        for film in whole[1:] if reason == "duplicate_uid" else whole:
+            quarantine.add("film", film.ordinal, film.pseudonym, reason)
     return kept
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file's content; a file that cannot be read any more is like no other."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return os.fspath(path)
 
 
 def _latest_exam(films: list[Chosen], quarantine: Quarantine) -> list[Chosen]:

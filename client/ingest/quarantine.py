@@ -20,7 +20,7 @@ COLUMNS = ("kind", "ordinal", "pseudonym", "reason", "words")
 REASONS: dict[str, str] = {
     "older_exam": "an exam before the latest one of this woman; a cohort holds one exam of each; nothing to do",
     "repeat_view": "repeated in the same exam; the latest film of a view is used; nothing to do",
-    "duplicate_uid": "the same file is there twice; the first is used; remove the copy",
+    "duplicate_uid": "the same film is there twice; the first is used; remove the copy",
     "conflicting_uid": "several different films carry one SOPInstanceUID, so none can be trusted; export them again",
     "no_row": "films without a row in clinical.csv, so without a label; add the row",
     "no_label": "the row has no label; set label to 0 or 1",
