@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from server.aggregation.flower import Answer
 from server.aggregation.gate import inspect, norm_bounds
+from server.rounds.events import Kind, Severity
 from server.rounds.journal import Participation
 from server.rounds.sampling import choose_sites
 from server.rounds.states import RoundStep
@@ -164,8 +165,12 @@ class Attempt:
         """The updates that passed, by site."""
         return {site: self._held[site] for site in self.sites if site in self._held}
 
-    def _note(self, kind, text: str = "", **details) -> None:  # type: ignore[no-untyped-def]  # as Study.note
-        self._study.note(kind, text, round_number=self.round, attempt=self.attempt, **details)
+    def _note(
+        self, kind: Kind, text: str = "", *, severity: Severity = "info", code: str = "", site: str | None = None
+    ) -> None:
+        self._study.note(
+            kind, text, severity=severity, code=code, round_number=self.round, attempt=self.attempt, site=site
+        )
 
 
 def _verdict(

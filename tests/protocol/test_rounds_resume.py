@@ -155,6 +155,23 @@ def test_any_series_of_kills_changes_nothing(tmp_path: Path, kills: list[tuple[i
     assert artefacts(folder) == artefacts(reference) and facts(folder) == facts(reference)
 
 
+@pytest.mark.parametrize("kind", ["model_chosen", "tested", "site_evaluated"])
+def test_what_was_measured_at_the_end_is_not_measured_again(tmp_path: Path, kind: str) -> None:
+    protocol = protocol_of("fedavg")
+    grid = fake.make_grid(protocol)
+
+    def die(event: Event) -> None:
+        if event.kind == kind:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(grid, protocol, tmp_path, die)
+    assert run(grid, protocol, tmp_path).status == "COMPLETE"
+    scopes = [request.scope for request in grid.party("evaluator").measured]
+    assert scopes.count("selection") == 1 + protocol.rounds and scopes.count("test") == 2
+    assert [len(grid.party(name).measured) for name in fake.SITES] == [1, 1, 1, 1]
+
+
 SCRIPT = """
 import os, signal, sys, threading
 from pathlib import Path

@@ -198,7 +198,7 @@ def test_a_second_attempt_keeps_what_was_contributed_and_asks_nobody_to_train_tw
     first, second = (outcomes(tmp_path, round_number=2, attempt=attempt) for attempt in (1, 2))
     assert [first[site][0] for site in fake.SITES] == ["late", "contributed", "late", "contributed"]
     assert [second[site][0] for site in fake.SITES] == ["contributed"] * 4
-    assert all(count == 1 for name in fake.SITES for count in grid.party(name).trained.values())
+    assert all(grid.party(name).trained == {(r, 1): 1 for r in range(1, 5)} for name in fake.SITES)
     assert model(tmp_path) == undisturbed
 
 
@@ -211,7 +211,7 @@ def test_incomplete_study_goes_on_when_sites_are_back(tmp_path: Path, undisturbe
     grid.party("birch").faults.clear()
     assert run(grid, protocol, tmp_path).status == "COMPLETE"
     assert model(tmp_path) == undisturbed
-    assert all(count == 1 for name in fake.SITES for count in grid.party(name).trained.values())
+    assert all(grid.party(name).trained == {(r, 1): 1 for r in range(1, 5)} for name in fake.SITES)
 
 
 def test_a_refused_update_is_asked_for_anew_but_no_more_often_than_the_protocol_says(tmp_path: Path) -> None:

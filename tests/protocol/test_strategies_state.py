@@ -133,10 +133,21 @@ def test_the_view_of_sampled_sites_is_read_only() -> None:
             touch()
 
 
-def test_flower_says_each_warning_once_and_nothing_below(capfd: pytest.CaptureFixture[str]) -> None:
-    quiet_flower()
-    logger = logging.getLogger("flwr")
-    assert not logger.propagate and not logger.isEnabledFor(logging.INFO) and logger.isEnabledFor(logging.WARNING)
+def test_flower_says_each_warning_once_and_nothing_below() -> None:
+    logger, heard = logging.getLogger("flwr"), list[str]()
+    logger.propagate = True
+    root, own = logging.Handler(), logging.Handler()
+    root.emit = own.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger().addHandler(root)
+    logger.addHandler(own)
+    try:
+        quiet_flower()
+        logger.info("configure_train: Sampled 4 nodes")
+        logger.warning("once")
+    finally:
+        logging.getLogger().removeHandler(root)
+        logger.removeHandler(own)
+    assert heard == ["once"]
 
 
 def test_the_coordinator_imports_no_torch() -> None:
