@@ -11,13 +11,13 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared_model.errors import ProtocolError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 MAX_PROTOCOL_BYTES = 1 << 20  # a protocol of a hundred sites has some 30 KB
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
