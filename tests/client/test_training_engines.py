@@ -1,0 +1,257 @@
+"""Per-patient gradients: each engine's clipped sum is that of one-at-a-time autograd, and nobody contributes more than C."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from client.training.engines import BatchGradient, GradientEngine, LoopEngine, PatientLoss, parts, trainable
+from client.training.hooks import OpacusEngine
+from shared_model.cohort.batch import PatientBatch
+from shared_model.errors import PrivacyError
+from shared_model.fusion import FusionModel, patient_loss_B
+from shared_model.fusion.config import Fusion
+from shared_model.protocol import Protocol
+
+ENGINES: dict[str, Callable[..., GradientEngine]] = {
+    "loop": LoopEngine, "loop-2-workers": functools.partial(LoopEngine, workers=2), "opacus": OpacusEngine,
+}  # fmt: skip
+engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES.keys())
+
+
+def loss_of(protocol: Protocol, objective: str = "fusion") -> PatientLoss:
+    return functools.partial(patient_loss_B, terms=protocol.loss, objective=objective)  # type: ignore[arg-type]
+
+
+def one_at_a_time(model: nn.Module, batch: PatientBatch, loss: PatientLoss, clip: float) -> list[Tensor]:
+    """The definition: each patient's gradient by autograd alone, norm in float64, clipped, summed in float64."""
+    parameters = trainable(model)
+    total = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
+    for patient in parts(batch, 1):
+        value = loss(model(patient), patient).sum()
+        if not value.requires_grad:
+            continue
+        gradients = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+        norm = torch.cat([g.double().flatten() for g in gradients]).norm()
+        for t, g in zip(total, gradients, strict=True):
+            t += g.double() * min(1.0, clip / float(norm)) if norm > 0 else g.double()
+    return total
+
+
+def norm_of(tensors: list[Tensor]) -> float:
+    return float(torch.cat([t.double().flatten() for t in tensors]).norm())
+
+
+def distance(found: list[Tensor], wanted: list[Tensor]) -> float:
+    return norm_of([f.double() - w for f, w in zip(found, wanted, strict=True)]) / norm_of(wanted)
+
+
+@engines
+@pytest.mark.parametrize("objective", ["image", "fusion"])
+@pytest.mark.parametrize("fusion", get_args(Fusion))
+def test_clipped_sum_equals_one_at_a_time(
+    engine: Callable[..., GradientEngine], fusion: str, objective: str, tiny_model: Callable[..., FusionModel],
+    patients: Callable[..., PatientBatch], small_protocol: Callable[..., Protocol],
+) -> None:  # fmt: skip
+    """Ragged bags, a woman with one film, one without films, one without a table row; clipped or not."""
+    model, batch = tiny_model(fusion).train(), patients(10)
+    loss = loss_of(small_protocol(), objective)
+    for clip in (0.05, 1.0, 1e4):
+        found = engine().clipped_sum(model, batch, clip=clip, loss=loss)
+        assert found.finite == 10
+        assert all(t.dtype == torch.float32 for t in found.sums)
+        assert distance(found.sums, one_at_a_time(model, batch, loss, clip)) < 1e-5
+
+
+@engines
+def test_every_parameter_takes_part(
+    engine: Callable[..., GradientEngine], tiny_model: Callable[..., FusionModel],
+    patients: Callable[..., PatientBatch], small_protocol: Callable[..., Protocol],
+) -> None:  # fmt: skip
+    model = tiny_model().train()
+    sums = engine().clipped_sum(model, patients(10), clip=1.0, loss=loss_of(small_protocol())).sums
+    assert len(sums) == len(list(model.parameters())) and all(bool(t.any()) for t in sums)
+
+
+@engines
+def test_frozen_parameters_stay_out_of_the_norm(
+    engine: Callable[..., GradientEngine], tiny_model: Callable[..., FusionModel],
+    patients: Callable[..., PatientBatch], small_protocol: Callable[..., Protocol],
+) -> None:  # fmt: skip
+    model, batch = tiny_model().train(), patients(6)
+    model.encoder.requires_grad_(False)
+    loss = loss_of(small_protocol())
+    found = engine().clipped_sum(model, batch, clip=0.05, loss=loss)
+    assert len(found.sums) == len(trainable(model)) < len(list(model.parameters()))
+    assert distance(found.sums, one_at_a_time(model, batch, loss, 0.05)) < 1e-5
+
+
+@engines
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("scale", [1.0, 20.0, 1e4])
+def test_no_patient_contributes_more_than_the_bound(
+    engine: Callable[..., GradientEngine], precision: str, scale: float, tiny_model: Callable[..., FusionModel],
+    patients: Callable[..., PatientBatch], small_protocol: Callable[..., Protocol],
+) -> None:  # fmt: skip
+    """Sensitivity, as the accountant takes it: a patient alone, with inputs out of all proportion, weighs C at most."""
+    model, batch, clip = tiny_model().train(), patients(8), 0.01
+    loss = loss_of(small_protocol())
+    scaled = replace(batch, pixels_BVCHW=batch.pixels_BVCHW * scale, clinical_BF=batch.clinical_BF * scale)
+    runner = engine(precision=precision)
+    norms = [norm_of(runner.clipped_sum(model, one, clip=clip, loss=loss).sums) for one in parts(scaled, 1)]
+    assert max(norms) <= 1.0001 * clip
+    assert max(norms) > 0.99 * clip  # the bound was really at work
+
+
+@engines
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_leaving_one_patient_out_moves_the_sum_by_the_bound_at_most(
+    engine: Callable[..., GradientEngine], precision: str, tiny_model: Callable[..., FusionModel],
+    patients: Callable[..., PatientBatch], small_protocol: Callable[..., Protocol],
+) -> None:  # fmt: skip
+    """Adjacency itself, inside a batch: catches films clipped one by one and losses that couple patients."""
+    model, batch, clip = tiny_model().train(), patients(7), 0.05
+    loss, runner = loss_of(small_protocol()), engine(precision=precision)
+    everybody = runner.clipped_sum(model, batch, clip=clip, loss=loss).sums
+    for left_out in range(7):
+        rest = torch.tensor([i for i in range(7) if i != left_out])
+        without = PatientBatch(*(t[rest] for t in vars(batch).values()))
+        others = runner.clipped_sum(model, without, clip=clip, loss=loss).sums
+        moved = norm_of([a.double() - b.double() for a, b in zip(everybody, others, strict=True)])
+        # bf16: the others' own gradients change a little with the shapes of the matrix products, in hooks only
+        assert moved <= clip * (1.0001 if precision == "fp32" or engine is not OpacusEngine else 1.05)
+
+
+@engines
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])
+def test_a_patient_that_is_not_finite_counts_zero(
+    engine: Callable[..., GradientEngine], poison: float, tiny_model: Callable[..., FusionModel],
+    patients: Callable[..., PatientBatch], small_protocol: Callable[..., Protocol],
+) -> None:  # fmt: skip
+    model, batch = tiny_model().train(), patients(5)
+    loss = loss_of(small_protocol())
+    batch.pixels_BVCHW[4] = poison
+    batch.view_mask_BV[4] = True
+    batch.clinical_BF[4] = poison
+    batch.clinical_mask_B[4] = True
+    found = engine().clipped_sum(model, batch, clip=0.1, loss=loss)
+    healthy = one_at_a_time(model, next(parts(batch, 4)), loss, 0.1)
+    assert found.finite == 4
+    assert distance(found.sums, healthy) < 1e-5
+
+
+@engines
+def test_an_empty_batch_gives_zeros(
+    engine: Callable[..., GradientEngine], tiny_model: Callable[..., FusionModel],
+    patients: Callable[..., PatientBatch], small_protocol: Callable[..., Protocol],
+) -> None:  # fmt: skip
+    nobody = next(parts(patients(2), 2))
+    nobody = PatientBatch(*(t[:0] for t in vars(nobody).values()))
+    found = engine().clipped_sum(tiny_model().train(), nobody, clip=1.0, loss=loss_of(small_protocol()))
+    assert found.finite == 0 and not any(bool(t.any()) for t in found.sums)
+
+
+@engines
+def test_a_patient_without_films_has_no_gradient_in_an_image_phase(
+    engine: Callable[..., GradientEngine], tiny_model: Callable[..., FusionModel],
+    patients: Callable[..., PatientBatch], small_protocol: Callable[..., Protocol],
+) -> None:  # fmt: skip
+    table_only = PatientBatch(*(t[2:3] for t in vars(patients(4)).values()))
+    found = engine().clipped_sum(tiny_model().train(), table_only, clip=1.0, loss=loss_of(small_protocol(), "image"))
+    assert found.finite == 1 and not any(bool(t.any()) for t in found.sums)
+
+
+def test_folded_views_under_hooks_would_break_the_bound(
+    tiny_model: Callable[..., FusionModel], patients: Callable[..., PatientBatch],
+    small_protocol: Callable[..., Protocol], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Why the engine unfolds: rows that are films instead of patients are refused, not clipped one by one."""
+    monkeypatch.setattr("client.training.hooks.fold_views", lambda model, folded: None)
+    with pytest.raises(PrivacyError, match="other rows than patients"):
+        OpacusEngine().clipped_sum(tiny_model().train(), patients(6), clip=1.0, loss=loss_of(small_protocol()))
+
+
+def test_the_hooks_leave_the_model_as_it_was(
+    tiny_model: Callable[..., FusionModel], patients: Callable[..., PatientBatch], small_protocol: Callable[..., Protocol]
+) -> None:
+    model = tiny_model().train()
+    names = set(model.state_dict())
+    for poisoned in (False, True):
+        def loss(output: object, batch: PatientBatch, poisoned: bool = poisoned) -> Tensor:
+            if poisoned:
+                raise RuntimeError("interrupted")
+            return loss_of(small_protocol())(output, batch)  # type: ignore[arg-type]
+
+        if poisoned:
+            with pytest.raises(RuntimeError, match="interrupted"):
+                OpacusEngine().clipped_sum(model, patients(3), clip=1.0, loss=loss)
+        else:
+            OpacusEngine().clipped_sum(model, patients(3), clip=1.0, loss=loss)
+        assert model.fold_views and set(model.state_dict()) == names
+        assert all(p.grad is None and not hasattr(p, "grad_sample") for p in model.parameters())
+        assert not any("activations" in m.__dict__ or m._forward_hooks or m._backward_hooks for m in model.modules())
+    sums = OpacusEngine().clipped_sum(model, patients(5), clip=0.1, loss=loss_of(small_protocol())).sums
+    assert distance(sums, one_at_a_time(model, patients(5), loss_of(small_protocol()), 0.1)) < 1e-5
+
+
+class AnyLayer(nn.Module):
+    """Layers that hooks do not know: a bare parameter, attention, a recurrent net; bags of any number of films."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.reduce = nn.Linear(2 * 6 * 5, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.recurrent = nn.GRU(8, 8, batch_first=True)
+        self.head = nn.Linear(8, 1)
+
+    def forward(self, batch: PatientBatch) -> tuple[Tensor]:
+        films = self.reduce(nn.functional.adaptive_avg_pool2d(batch.pixels_BVCHW.flatten(0, 1), (6, 5)).flatten(1))
+        query = self.token.expand(len(batch), 1, 8)
+        mask = ~batch.view_mask_BV & batch.view_mask_BV.any(1, keepdim=True)
+        attended, _ = self.attention(query, films.unflatten(0, (len(batch), 4)), films.unflatten(0, (len(batch), 4)),
+                                     key_padding_mask=mask)  # fmt: skip
+        states, _ = self.recurrent(attended)
+        return (self.head(states[:, -1]).squeeze(1),)
+
+
+def test_the_loop_takes_any_layer(patients: Callable[..., PatientBatch]) -> None:
+    torch.manual_seed(0)
+    model, batch = AnyLayer(), patients(6)
+
+    def loss(output: object, batch: PatientBatch) -> Tensor:
+        (logit_B,) = output  # type: ignore[misc]
+        return nn.functional.softplus((1 - 2 * batch.labels_B) * logit_B)
+
+    for clip in (0.01, 10.0):
+        found = LoopEngine().clipped_sum(model, batch, clip=clip, loss=loss).sums
+        assert distance(found, one_at_a_time(model, batch, loss, clip)) < 1e-5
+
+
+def test_mini_batches_give_the_sum_of_all_gradients(
+    tiny_model: Callable[..., FusionModel], patients: Callable[..., PatientBatch], small_protocol: Callable[..., Protocol],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    model, batch, loss = tiny_model().train(), patients(7), loss_of(small_protocol())
+    wanted = one_at_a_time(model, batch, loss, float("inf"))
+    total = float(loss(model(batch), batch).sum().detach())
+    for pixels in (1, 3 * 4 * 40 * 32, 1 << 30):
+        monkeypatch.setattr("client.training.engines.MICRO_PIXELS", {"cpu": pixels})
+        found = BatchGradient().gradient_sum(model, batch, loss=loss)
+        assert distance(found.sums, wanted) < 1e-5 and found.loss == pytest.approx(total, rel=1e-5)
+
+
+def test_bf16_stays_near_fp32(
+    tiny_model: Callable[..., FusionModel], patients: Callable[..., PatientBatch], small_protocol: Callable[..., Protocol]
+) -> None:
+    model, batch, loss = tiny_model().train(), patients(6), loss_of(small_protocol())
+    exact = LoopEngine().clipped_sum(model, batch, clip=0.1, loss=loss).sums
+    coarse = LoopEngine(precision="bf16").clipped_sum(model, batch, clip=0.1, loss=loss).sums
+    assert all(t.dtype == torch.float32 for t in coarse)
+    assert 1e-5 < distance(coarse, [t.double() for t in exact]) < 0.2
