@@ -146,11 +146,11 @@ def _spline(size: int, points: int) -> Tensor:
 
 
 def _change_greys(films_NCHW: Tensor, greys_N2: Tensor) -> Tensor:
-    """Gamma and gain of the percentile channel alone: equalisation takes out of the other one what a detector does."""
+    """Gamma and gain of the first, the percentile channel: equalisation takes out of the other what a detector does."""
     gamma, gain = torch.exp(greys_N2[:, 0]).view(-1, 1, 1), 1 + greys_N2[:, 1].view(-1, 1, 1)
     # The clamp keeps 0 (air) at 0: pow of 0 is 0 for every gamma.
     percentile = (films_NCHW[:, 0].clamp(0, 1).pow(gamma) * gain).clamp(0, 1)
-    return torch.stack([percentile, films_NCHW[:, 1]], dim=1)
+    return torch.cat([percentile.unsqueeze(1), films_NCHW[:, 1:]], dim=1)
 
 
 def _drop_features(clinical_BF: Tensor, draw: _Draw, share: float, fields: Sequence[Sequence[int]]) -> Tensor:

@@ -84,6 +84,10 @@ class ViewEncoder(nn.Module):
         )
         self.pooling = SpatialPooling(spec.channels[-1], spec.attention, spec.embedding)
 
-    def forward(self, pixels_NCHW: Tensor) -> Tensor:
+    def features(self, pixels_NCHW: Tensor) -> Tensor:
+        """The feature map [N, C, h, w]."""
         x = functional.silu(self.stem_norm(self.stem(pixels_NCHW)))
-        return self.pooling(self.blocks(x))  # type: ignore[no-any-return]
+        return self.blocks(x)  # type: ignore[no-any-return]
+
+    def forward(self, pixels_NCHW: Tensor) -> Tensor:
+        return self.pooling(self.features(pixels_NCHW))  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from shared_model.errors import WeightsError
 from shared_model.fusion.model import FusionModel
+from shared_model.weights import WeightsInfo, public_weights
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -32,6 +33,17 @@ def load_arrays(model: FusionModel, arrays: Arrays) -> None:
 def load_image_branch(model: FusionModel, arrays: Arrays) -> None:
     """Put the image branch alone in place (what public weights hold); errors as in :func:`load_arrays`."""
     _put(model, arrays, model.image_parameters())
+
+
+def load_public_weights(model: FusionModel, size: str) -> WeightsInfo:
+    """Put the release's public image branch for `size` in place; all else stays as initialised. Gives their card.
+
+    Raises:
+        WeightsError: there are none for the size, they are damaged, or the model is of another size.
+    """
+    arrays, info = public_weights(size)
+    load_image_branch(model, arrays)
+    return info
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Pre-training of the image branch on public procedural films."""
