@@ -36,7 +36,7 @@ def final_tables(summary: Mapping[str, Any], protocol: Protocol, *, run_dir: Pat
         f"{bytes_in_words(sum(traffic.values()))} between sites and coordinator",
     )
     parts: list[RenderableType] = [head, *(Text(sentence) for sentence in answer(summary, protocol))]
-    rows = model_rows(summary)
+    rows = model_rows(summary, protocol)
     if rows:
         parts.append(_held_out_table(rows, summary, protocol))
     parts += [_site_table(summary, protocol), *_deltas(run_dir), _next_steps(status, run_dir=run_dir, report=report)]

@@ -9,10 +9,11 @@ from typing import Any
 from server.reporting.facts import mapping
 from shared_model.protocol import Protocol
 
+START = {"public": "Public weights", "random": "Random weights"}  # by origin of the initial weights
 MODEL_ROWS = (("clinical", "Clinical table only"), ("image", "Images only"), ("fused", "Images + clinical (fused)"))
 
 
-def model_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def model_rows(summary: Mapping[str, Any], protocol: Protocol) -> list[dict[str, Any]]:
     """Rows of the main table, from what was there before any hospital to the fused model; empty when not measured.
 
     Each row is a model of the `test` report with a `key` and a `label` for people.
@@ -22,7 +23,8 @@ def model_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = [{"key": name, "label": label, **models[name]} for name, label in MODEL_ROWS if mapping(models.get(name))]
     public = mapping(held_out.get("public_weights"))
     if public:
-        rows.insert(0, {"key": "public", "label": "Public weights only, no hospital data", **public})
+        label = f"{START[protocol.initial_weights.origin]} only, no hospital data"
+        rows.insert(0, {"key": "public", "label": label, **public})
     return rows
 
 
@@ -33,7 +35,7 @@ def answer(summary: Mapping[str, Any], protocol: Protocol) -> list[str]:
         summary: the content of `summary.json`.
     """
     held_out = mapping(mapping(summary.get("metrics")).get("held_out"))
-    sentences = [_result(summary, held_out, protocol), _added(held_out), _cost(summary, protocol)]
+    sentences = [_result(summary, held_out, protocol), _added(held_out, protocol), _cost(summary, protocol)]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -53,18 +55,18 @@ def _result(summary: Mapping[str, Any], held_out: Mapping[str, Any], protocol: P
     )
 
 
-def _added(held_out: Mapping[str, Any]) -> str:
-    """What hospitals added to the public weights: the difference, and whether its interval stays clear of zero."""
+def _added(held_out: Mapping[str, Any], protocol: Protocol) -> str:
+    """What hospitals added to the initial weights: the difference, and whether its interval stays clear of zero."""
     public, fused = mapping(held_out.get("public_weights")), mapping(mapping(held_out.get("models")).get("fused"))
     if public.get("auc") is None or fused.get("auc") is None:
         return ""
-    difference = fused["auc"] - public["auc"]
+    start, difference = START[protocol.initial_weights.origin], fused["auc"] - public["auc"]
     if difference <= 0:
-        return f"It is not better than the public weights alone, which reach {public['auc']:.3f} with no hospital data."
+        return f"It is not better than the {start.lower()} alone, which reach {public['auc']:.3f} without any hospital."
     low, high = difference_interval(fused, public)
     judged = "clear of" if low > 0 else "not clear of"
     return (
-        f"Public weights alone, with no hospital data, reach {public['auc']:.3f}: hospitals added {difference:.3f} "
+        f"{start} alone, with no hospital data, reach {public['auc']:.3f}: hospitals added {difference:.3f} "
         f"(interval {low:.3f} to {high:.3f}, {judged} zero; computed as if on different women, so rather too wide)."
     )
 

@@ -26,7 +26,7 @@ SERIES = {"fused": "#010205", "image": "#010206", "clinical": "#010207", "public
 VARIABLES = {INK: "currentColor", GRID: "var(--grid)"} | {colour: f"var(--{name})" for name, colour in SERIES.items()}
 DASHES = {"fused": "-", "image": "--", "clinical": "-.", "public": ":"}  # told apart without colour as well
 LABELS = {"fused": "image + clinical (fused)", "image": "image only", "clinical": "clinical only",
-          "public": "public weights only"}  # fmt: skip
+          "public": "initial weights only"}  # fmt: skip
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 11.0, "text.color": INK, "axes.labelcolor": INK,
     "axes.edgecolor": GRID, "xtick.color": INK, "ytick.color": INK, "grid.color": GRID, "axes.grid": True,

@@ -56,7 +56,8 @@ def render(facts: Facts) -> str:
     sites_metrics = _sites_metrics(facts)
     return environment.get_template("report.html.j2").render(
         facts=facts, summary=facts.summary, protocol=facts.protocol, answer=answer(facts.summary, facts.protocol),
-        models=model_rows(facts.summary), comparisons=_comparisons(facts), figures=_figures(facts), strip=_strip(facts),
+        models=model_rows(facts.summary, facts.protocol), comparisons=_comparisons(facts), figures=_figures(facts),
+        strip=_strip(facts),
         counts=participation_counts(facts), outcomes=OUTCOMES, subgroups=facts.held_out.get("subgroups") or [],
         other_deltas=other_deltas(facts), sites_metrics=sites_metrics, patients=patients,
         site_metric_names=[n for n in SITE_METRICS if any(n in row for _, row in sites_metrics)],
@@ -88,7 +89,7 @@ def _comparisons(facts: Facts) -> list[dict[str, Any]]:
 def _figures(facts: Facts) -> dict[str, Markup]:
     # Markup: our own SVG, whose every text came through an escaping writer.
     figures = {}
-    rows = {row["key"]: row for row in model_rows(facts.summary)}
+    rows = {row["key"]: row for row in model_rows(facts.summary, facts.protocol)}
     if facts.curves:
         chosen = mapping(facts.summary.get("model")).get("round")
         figures["learning"] = Markup(plots.learning_curves(facts.curves, chosen=chosen or None))  # noqa: S704

@@ -19,7 +19,8 @@ from server.reporting.facts import read_facts
 from server.reporting.report import participation_counts
 from server.rounds.summary import validator
 from shared_model.errors import ProtocolError, StorageError
-from tests.handmade_run import ROUNDS, SITES, summary_values, write_run_dir
+from shared_model.protocol import Protocol
+from tests.handmade_run import ROUNDS, SITES, protocol_values, summary_values, write_run_dir
 
 
 class Page(HTMLParser):
@@ -168,6 +169,16 @@ def test_a_model_that_gained_nothing_is_not_praised(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     text = Page(write_report(tmp_path).read_text()).text
     assert "It is not better than the public weights alone, which reach 0.900" in text and "hospitals added" not in text
+
+
+def test_random_initial_weights_are_not_called_public(tmp_path: Path) -> None:
+    write_run_dir(tmp_path)
+    values = protocol_values()
+    values["initial_weights"]["origin"] = "random"
+    (tmp_path / "protocol.json").write_text(Protocol.create(values).to_json())
+    text = Page(write_report(tmp_path).read_text()).text
+    assert "Random weights only, no hospital data 0.790" in text and "Random weights alone" in text
+    assert "Public weights" not in text
 
 
 def test_unstated_source_of_data_is_said(tmp_path: Path) -> None:
