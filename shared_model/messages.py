@@ -163,7 +163,7 @@ def weights_sha256(arrays: Arrays) -> str:
     """Hex SHA-256 over names, shapes and float32 bytes in name order; the identity of a set of weights."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name], dtype="<f4")
+        array = np.asarray(arrays[name], dtype="<f4", order="C")
         digest.update(f"{name}:{array.shape};".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
@@ -175,7 +175,7 @@ def encode(frame: Frame) -> bytes:
     Raises:
         MessageError: above `MAX_FRAME_BYTES`.
     """
-    tensors = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in frame.arrays.items()}
+    tensors = {name: np.asarray(array, dtype=np.float32, order="C") for name, array in frame.arrays.items()}
     data = save_safetensors(tensors, metadata={"message": frame.message.model_dump_json()})
     if len(data) > MAX_FRAME_BYTES:
         raise MessageError("message is too large", found=f"{len(data)} bytes", expected=f"at most {MAX_FRAME_BYTES}",

@@ -1,7 +1,7 @@
-"""Runs one study on this machine: hospitals, cohorts, protocol, trainers, rounds, report. Called by `mammofed simulate`.
+"""Runs one study on this machine: hospitals, cohorts, protocol, trainers, rounds, report; called by `simulations/cli`.
 
-This process imports no torch: films are made by worker processes, the model is built in a child, trainers are processes of
-their own, and the server loop aggregates in numpy.
+This process imports no torch: films are made by worker processes, the model is built in a child, trainers are processes
+of their own, and the server loop aggregates in numpy.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from shared_model.contract import Contract, load_contract
 from shared_model.errors import ConfigError, QuorumError, StorageError
 from shared_model.imaging import PipelineConfig
 from shared_model.protocol import Protocol
+from simulations.deltas import write_other_deltas
 from simulations.engine import LocalGrid, TrainerPool
 from simulations.hospitals import default_hospitals
 from simulations.live import LiveView, stop_on_interrupt
@@ -93,6 +94,8 @@ def _run(config: Config, run_dir: Path) -> int:
                 observer=view.observe, stop=stop,
             )  # fmt: skip
     summary = write_summary(run_dir)
+    if outcome.status == "COMPLETE":
+        write_other_deltas(run_dir, summary, config["report_deltas"])
     report = write_report(run_dir)
     view.final(summary, report)
     return {"COMPLETE": 0, "INCOMPLETE": QuorumError.exit_code, "STOPPED": EXIT_STOPPED}[outcome.status]
@@ -200,7 +203,7 @@ def _trainers(config: Config, run_dir: Path, site_files: list[Path], view: LiveV
         pool.start()
         advance(len(site_files), len(site_files))
     try:
-        yield LocalGrid(pool)
+        yield LocalGrid(pool, observer=view.deliver)
     finally:
         pool.stop()
 

@@ -27,6 +27,7 @@ from rich.text import Text
 
 from server.rounds.events import Event
 from shared_model.protocol import Protocol
+from simulations.engine import GridEvent
 from simulations.live_state import SiteRow, StudyState
 from simulations.tables import final_tables
 from simulations.words import bytes_in_words, seconds_in_words, sparkline
@@ -37,8 +38,8 @@ NARROW = 92  # columns of a terminal below which the view leaves traffic and pat
 ROUNDS_BAR = 40  # columns
 
 STATE_STYLES = {
-    "waiting": "dim", "training": "cyan", "contributed": "green", "measured": "green", "abstained": "yellow",
-    "late": "yellow", "not_sampled": "dim", "refused": "bold red", "failed": "bold red", "absent": "bold red",
+    "waiting": "dim", "asked": "dim", "training": "cyan", "replied": "green", "contributed": "green",
+    "measured": "green", "abstained": "yellow", "late": "yellow", "not_sampled": "dim", "refused": "bold red", "failed": "bold red", "absent": "bold red",
 }  # fmt: skip
 SEVERITY_STYLES = {"info": "", "warning": "yellow", "error": "bold red"}
 LOUD_KINDS = ("alarm", "attempt_failed")  # kept above the live view, so that they do not scroll out of it
@@ -153,6 +154,14 @@ class LiveView:
                 self._line(line)
         elif event.kind in LOUD_KINDS:
             self._console.print(Text(f"! {line}", style=SEVERITY_STYLES.get(event.severity, "yellow")))
+
+    def deliver(self, event: GridEvent) -> None:
+        """Take in a message's way to one site: events of the round loop come only when all sites have answered."""
+        if self._state is None or event.message_type != "train":
+            return
+        states = {"started": "training", "finished": "failed" if event.failed else "replied"}
+        with self._lock:
+            self._state.deliver(event.site, state=states[event.kind])
 
     def note(self, text: str) -> None:
         """Say one line to the person, beside the view."""

@@ -118,6 +118,11 @@ class StudyState:
         if event.severity != "info" or event.kind not in QUIET_KINDS:
             self.recent.append(event)
 
+    def deliver(self, site: str, *, state: str) -> None:
+        """What the engine says of one site while the round is still waiting for the others."""
+        if site in self.sites:
+            self.sites[site].state = state
+
     def _open(self, event: Event) -> None:
         self.status, self.round, self.attempt = "running", event.round, event.attempt
         for row in self.sites.values():
@@ -127,7 +132,7 @@ class StudyState:
         row = self.sites.get(event.site or "")
         if row is None:  # the evaluator sends events too; it has no line of its own
             return
-        states = {"site_started": "training", "site_absent": "absent", "site_evaluated": "measured"}
+        states = {"site_started": "asked", "site_absent": "absent", "site_evaluated": "measured"}
         row.state = states.get(event.kind, str(event.data.get("outcome", "replied")))
         if event.kind == "site_replied":
             row.loss = number(event.data, "loss")

@@ -92,7 +92,7 @@ def test_noise_is_calibrated_to_the_budget_over_all_planned_steps() -> None:
     config = configuration()
     sigma = noise_multiplier(config)
     steps, rate = total_steps(config), config["training"]["sample_rate"]
-    spent = Account([(sigma, rate, steps)]).epsilon(config["privacy"]["delta"])
+    spent = Account.from_lists([[sigma, rate, steps]]).epsilon(delta=config["privacy"]["delta"])
     assert 0.97 * config["privacy"]["epsilon"] < spent <= config["privacy"]["epsilon"]
 
 
