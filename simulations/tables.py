@@ -48,7 +48,7 @@ def _held_out_table(rows: list[dict[str, Any]], summary: Mapping[str, Any], prot
     percent, level = round(100 * protocol.evaluation.confidence), round(100 * protocol.evaluation.specificity)
     title = f"Held-out test split: {held_out['n']:,} women, {held_out['positives']:,} with cancer"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Model")
+    table.add_column("Model", min_width=20)
     table.add_column(f"AUC ({percent} % interval)", justify="right", no_wrap=True)
     table.add_column(f"Sensitivity at {level} % specificity", justify="right")
     table.add_column("Realised specificity", justify="right")
@@ -56,7 +56,7 @@ def _held_out_table(rows: list[dict[str, Any]], summary: Mapping[str, Any], prot
         table.add_row(
             row["label"], f"{decimal(row.get('auc'))} ({decimal(row.get('auc_low'))}-{decimal(row.get('auc_high'))})",
             f"{share(row.get('sensitivity'))} "
-            f"({share(row.get('sensitivity_low'))}-{share(row.get('sensitivity_high'))})",
+            f"({percent_of(row.get('sensitivity_low'))}-{percent_of(row.get('sensitivity_high'))})",
             share(row.get("specificity")), style="bold" if row["key"] == "fused" else "",
         )  # fmt: skip
     return table
@@ -91,7 +91,7 @@ def _deltas(run_dir: Path) -> list[RenderableType]:
         for delta, epsilon in row.items():
             worst[delta] = max(worst.get(delta, 0.0), epsilon)
     words = ", ".join(f"{worst[delta]:.2f} at delta {delta}" for delta in sorted(worst, key=float, reverse=True))
-    return [Text(f"The same as epsilon of the site that spent most: {words}", style="dim")] if words else []
+    return [Text(f"Of the site that spent most, the same as epsilon {words}", style="dim")] if words else []
 
 
 def _next_steps(status: str, *, run_dir: Path, report: Path) -> Text:
@@ -111,4 +111,9 @@ def decimal(value: object) -> str:
 
 def share(value: object) -> str:
     """A share in [0, 1] as whole percent, a dash when there is none."""
-    return f"{100 * value:.0f} %" if isinstance(value, (int, float)) else "–"
+    return f"{percent_of(value)} %" if isinstance(value, (int, float)) else "–"
+
+
+def percent_of(value: object) -> str:
+    """A share in [0, 1] as a whole number of percent without the sign, a dash when there is none."""
+    return f"{100 * value:.0f}" if isinstance(value, (int, float)) else "–"
