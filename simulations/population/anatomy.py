@@ -119,9 +119,11 @@ def draw_breast(rng: np.random.Generator, grid: Grid, body: Body, *, view: str) 
     """Draw one view ("CC" or "MLO") of a breast of `body`."""
     height, width = float(grid.y_mm[-1, 0]), float(grid.x_mm[0, -1])
     oblique = view == "MLO"
-    reach = min(width * body.size * (0.72 + 0.04 * rng.standard_normal()), 0.93 * width)
-    half = min(height * 0.36 * (0.85 + 0.3 * body.size) * (1.1 if oblique else 1.0), 0.46 * height)
-    centre = height * (0.5 + 0.02 * rng.standard_normal() + (0.04 if oblique else 0.0))
+    reach = min(width * body.size * (0.72 + 0.04 * rng.standard_normal()), 0.9 * width)
+    half = min(
+        height * 0.36 * (0.85 + 0.3 * body.size) * (1.1 if oblique else 1.0), (0.41 if oblique else 0.44) * height
+    )
+    centre = height * (0.5 + 0.02 * rng.standard_normal() + (0.03 if oblique else 0.0))
     droop = 0.12 if oblique else 0.0  # in the oblique view the breast hangs: its axis points down towards the nipple
     depth = _superellipse_depth(grid, centre, reach, half, droop)
     pectoral = None

@@ -49,10 +49,11 @@ def _pack(plane: NDArray[np.uint8]) -> bytes:
     """
     parts: list[bytes] = []
     columns = plane.shape[1]
-    changed = plane[:, 1:] != plane[:, :-1]
-    flat = ~changed.any(axis=1)
-    head = np.where(flat, columns, changed.argmax(axis=1) + 1)
-    tail = np.where(flat, 0, changed[:, ::-1].argmax(axis=1) + 1)
+    changed = np.ones(plane.shape, bool)  # True at the last pixel of a run
+    changed[:, :-1] = plane[:, 1:] != plane[:, :-1]
+    head = changed.argmax(axis=1) + 1
+    changed[:, -1] = False
+    tail = np.where(head == columns, 0, changed[:, ::-1].argmax(axis=1))
     for row, first, last in zip(plane, head.tolist(), tail.tolist(), strict=True):
         data = row.tobytes()
         parts += _replicate(data[0], first)

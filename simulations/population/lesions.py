@@ -22,7 +22,6 @@ Box = tuple[int, int, int, int]
 MU_CANCER_OVER_FAT = 0.844 - 0.456  # 1/cm at 20 keV
 MU_CALCIUM = 10.0  # 1/cm, effective
 CALCIUM_GAIN = 4.0  # a fleck of 0.4 mm fills a tenth of a coarse pixel; without a gain it would vanish in quantum noise
-DEPTH_MM = 40.0  # longer beams through a mass count less and less: a large one has pushed gland aside
 MALIGNANT_MASS_SHARE = 0.68  # the other cancers show as calcifications
 BENIGN_SHARES = (0.15, 0.19, 0.27)  # cumulative: round mass, radial scar, calcifications; nothing in the other 73 %
 MASKING = (1.0, 0.92, 0.75, 0.58)  # contrast left in BI-RADS density a-d
@@ -32,7 +31,7 @@ MASKING = (1.0, 0.92, 0.75, 0.58)  # contrast left in BI-RADS density a-d
 class Finding:
     """One lesion of one breast, as all its views see it.
 
-    side: "L" or "R". contrast: dimensionless, about 0-1.25, before conspicuity. radius_mm, spiculation [0, 1],
+    side: "L" or "R". contrast: dimensionless, about 0-1.2, before conspicuity. radius_mm, spiculation [0, 1],
     edge_mm (blur of the margin) of a mass; flecks, spread_mm (standard deviation), fleck_mm (diameter) of
     calcifications. along, across: place in the breast, [0, 1], from chest wall to nipple and from top to bottom.
     """
@@ -55,7 +54,7 @@ def draw_finding(rng: np.random.Generator, *, label: int, density: int) -> Findi
     side = "L" if rng.random() < 0.5 else "R"
     place = (float(rng.uniform(0.15, 0.85)), float(rng.uniform(0.15, 0.85)))
     if label:
-        contrast = 1.25 * rng.beta(3.0, 1.2) * MASKING[density]
+        contrast = 1.2 * rng.beta(3.0, 1.2) * MASKING[density]
         if rng.random() < MALIGNANT_MASS_SHARE:
             return _mass(
                 rng,
@@ -185,7 +184,6 @@ def _mass_chord(rng: np.random.Generator, grid: Grid, finding: Finding, y: float
     for a, order, shift in zip(amplitude, k, phase, strict=True):
         margin += np.float32(a) * np.cos(np.float32(order) * theta + np.float32(shift))
     chord = 2.0 * np.sqrt(np.clip((np.float32(r) * margin) ** 2 - rho * rho, 0, None))
-    chord = DEPTH_MM * (1.0 - np.exp(-chord / np.float32(DEPTH_MM)))
     chord = gaussian_filter(chord, finding.edge_mm / px)
     if finding.spiculation > 0:
         for _ in range(int(rng.integers(10, 20))):

@@ -44,7 +44,7 @@ def film_features(film: NDArray[np.float32], *, spacing_mm: float) -> Features:
         return np.zeros(len(SCALES_MM) * len(QUANTILES))
     image = np.log1p(film / film[core].mean()) * inside
     means = _means_inside(image, inside, spacing_mm)
-    features = []
+    features: list[float] = []
     for inner, outer in itertools.pairwise(means):
         response = (inner - outer)[core]
         ranks = [round(q * (response.size - 1)) for q in (0.16, 0.5, *QUANTILES)]
@@ -86,14 +86,12 @@ def source_features(source: Path) -> tuple[Features, NDArray[np.int64]]:
     return np.stack([woman_features(views) for views in films.values()]), labels
 
 
-def image_auc(features: Features, labels: NDArray[np.int64], *, seed: int) -> float:
-    """Cross-validated AUC of logistic regression on women's features (five folds, a woman is in one of them)."""
-    return cross_validated_auc(features, labels, seed=seed)
-
-
 def cross_validated_auc(features: Features, labels: NDArray[np.int64], *, seed: int) -> float:
-    """AUC of out-of-fold probabilities, five stratified folds, penalty chosen inside each."""
-    model = make_pipeline(StandardScaler(), LogisticRegressionCV(Cs=6, cv=4, scoring="neg_log_loss", max_iter=2000))
+    """AUC of logistic regression, women [N, F] in five stratified folds, penalty chosen inside each."""
+    logistic = LogisticRegressionCV(
+        Cs=6, cv=4, l1_ratios=(0.0,), scoring="neg_log_loss", max_iter=2000, use_legacy_attributes=False
+    )
+    model = make_pipeline(StandardScaler(), logistic)
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
     scores = cross_val_predict(model, features, labels, cv=folds, method="predict_proba")[:, 1]
     return float(roc_auc_score(labels, scores))

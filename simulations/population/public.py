@@ -134,8 +134,8 @@ def _outline(rng: np.random.Generator, grid: Grid, reach: float, half: float) ->
 def _muscle(rng: np.random.Generator, grid: Grid) -> Image:
     """A brighter quarter of an ellipse in the upper chest wall corner."""
     height, width = rng.uniform(50, 90), rng.uniform(20, 45)
-    radius = np.sqrt((grid.y_mm / np.float32(height)) ** 2 + (grid.x_mm / np.float32(width)) ** 2)
-    return np.asarray(rng.uniform(0.4, 0.9) / (1 + np.exp((radius - 1) / np.float32(0.03))), dtype=np.float32)
+    radius: Image = np.sqrt((grid.y_mm / np.float32(height)) ** 2 + (grid.x_mm / np.float32(width)) ** 2)
+    return np.asarray(rng.uniform(0.4, 0.9) * _fall((radius - np.float32(1)) / np.float32(0.03)), dtype=np.float32)
 
 
 def _lobes(rng: np.random.Generator, grid: Grid, y: float, x: float) -> Image:
@@ -175,9 +175,12 @@ def _loose(rng: np.random.Generator, grid: Grid, y: float, x: float) -> Image:
 def _disc(rng: np.random.Generator, grid: Grid, y: float, x: float) -> Image:
     """A smooth round density."""
     distance = np.hypot(grid.y_mm - np.float32(y), grid.x_mm - np.float32(x))
-    return np.asarray(
-        0.8 / (1 + np.exp((distance - np.float32(rng.uniform(4, 10))) / np.float32(0.8))), dtype=np.float32
-    )
+    return np.asarray(0.8 * _fall((distance - np.float32(rng.uniform(4, 10))) / np.float32(0.8)), dtype=np.float32)
+
+
+def _fall(x: Image) -> Image:
+    """Logistic fall from 1 to 0."""
+    return np.asarray(1 / (1 + np.exp(np.minimum(x, np.float32(80)))))  # exp(89) is no float32 any more
 
 
 _SIGNS = {"lobes": _lobes, "ducts": _ducts, "loose": _loose, "disc": _disc}
