@@ -48,10 +48,11 @@ def find_breast(
     """
     step = max(1, -(-max(pixels_HW.shape) // _THUMBNAIL))
     thumb = _thumbnail(pixels_HW, step)
-    tissue = thumb > _threshold(thumb)
+    frame = max(1, round(_FRAME_MM / (spacing_mm * step)))
+    tissue = thumb > _threshold(thumb, inset=2 * frame + 1)
     if padding is not None:
         tissue &= (thumb < padding[0]) | (thumb > padding[1])
-    mask = _largest_component(tissue, radius=max(1, round(_FRAME_MM / (spacing_mm * step))))
+    mask = _largest_component(tissue, radius=frame)
     share = float(mask.mean())
     if not _LEAST_SHARE <= share <= _GREATEST_SHARE:
         raise refuse("no_breast", found=f"{share:.0%} of the film", expected="2 % to 97 %")
@@ -73,23 +74,35 @@ def _thumbnail(pixels_HW: NDArray[np.uint16], step: int) -> NDArray[np.float32]:
     return total
 
 
-def _threshold(thumb: NDArray[np.float32]) -> float:
-    """Grey above which there is tissue, from the darker half of the film's rim, which is air."""
+def _threshold(thumb: NDArray[np.float32], *, inset: int) -> float:
+    """Grey above which there is tissue, from the air around the breast.
+
+    inset: thumbnail pixels from the rim to a second ring, inside of what a scanner's frame may cover. The darkest
+    quarter of both rings is air: of the rim where there is no frame, of the inner ring where there is one.
+    """
     flat = np.sort(thumb, axis=None)
     low, high = float(flat[flat.size // 200]), float(flat[-1 - flat.size // 200])
     if flat[0] == flat[-1]:
         raise refuse("constant_pixels", found="one grey")
     if low == high:
         raise refuse("no_breast", found="less than 1 % of the film differs")
-    edges = (thumb[:2], thumb[-2:], thumb[2:-2, :2], thumb[2:-2, -2:])
-    rim = np.sort(np.concatenate([edge.ravel() for edge in edges]))
-    if rim[rim.size // 2] > low + 0.9 * (high - low):
-        raise refuse("inverted", found="a bright rim", expected="dark air around the breast")
-    air = rim[: rim.size // 2]
+    rim = _ring(thumb, 0)
+    # In a negative the air is at the top of the range, on the rim and over a fifth of the film at the least.
+    if min(float(np.median(rim)), float(flat[flat.size * 4 // 5])) > low + 0.9 * (high - low):
+        raise refuse("inverted", found="bright air around the breast", expected="dark air")
+    rings = np.sort(np.concatenate([rim, _ring(thumb, inset)]))
+    air = rings[: rings.size // 4]
     middle = float(air[air.size // 2])
     spread = 1.4826 * float(np.median(np.abs(air - middle)))
     least, greatest = (share * (high - low) for share in _STEP_RANGE)
     return middle + min(max(_NOISE_SIGMAS * spread, least), greatest)
+
+
+def _ring(thumb: NDArray[np.float32], inset: int) -> NDArray[np.float32]:
+    """Two pixels wide, `inset` pixels inside the film."""
+    depth = min(inset, min(thumb.shape) // 4)
+    part = thumb[depth : thumb.shape[0] - depth, depth : thumb.shape[1] - depth]
+    return np.concatenate([part[:2].ravel(), part[-2:].ravel(), part[2:-2, :2].ravel(), part[2:-2, -2:].ravel()])
 
 
 def _largest_component(tissue: NDArray[np.bool_], *, radius: int) -> NDArray[np.bool_]:
