@@ -48,10 +48,10 @@ def _held_out_table(rows: list[dict[str, Any]], summary: Mapping[str, Any], prot
     percent, level = round(100 * protocol.evaluation.confidence), round(100 * protocol.evaluation.specificity)
     title = f"Held-out test split: {held_out['n']:,} women, {held_out['positives']:,} with cancer"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Model", min_width=20)
+    table.add_column("Model", min_width=24)
     table.add_column(f"AUC ({percent} % interval)", justify="right", no_wrap=True)
-    table.add_column(f"Sensitivity at {level} % specificity", justify="right")
-    table.add_column("Realised specificity", justify="right")
+    table.add_column(f"Sensitivity\nat {level} % spec.", justify="right")
+    table.add_column("Realised\nspecificity", justify="right")
     for row in rows:
         table.add_row(
             row["label"], f"{decimal(row.get('auc'))} ({decimal(row.get('auc_low'))}-{decimal(row.get('auc_high'))})",

@@ -18,7 +18,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_the_commands_are_these(tmp_path: Path) -> None:
     result = run("--help", cwd=tmp_path)
     assert result.returncode == 0
-    names = [line.split()[0] for line in result.stdout.split("Commands:")[1].strip().splitlines() if line.startswith("  ")]
+    names = [line.split()[0] for line in result.stdout.split("Commands:")[1].splitlines() if line.startswith("  ")]
     assert [n for n in names if n in ("simulate", "pretrain", "report")] == ["simulate", "pretrain", "report"]
 
 
