@@ -222,7 +222,7 @@ def test_final_tables_lose_no_column_on_a_terminal_of_80_columns(tmp_path: Path)
     protocol = Protocol.create(protocol_values())
     console = Console(file=io.StringIO(), width=80, record=True)
     console.print(final_tables(summary_values(protocol), protocol, run_dir=tmp_path, report=tmp_path / "report.html"))
-    row = next(line for line in console.export_text().splitlines() if "0.873 (" in line)
+    row = next(line for line in console.export_text().splitlines() if "Images + clinical" in line)
     assert re.search(r"0\.873 \(0\.843-0\.898\)\s+77 % \(67-85\)\s+84 %", row)
 
 
