@@ -5,6 +5,7 @@ Loaded by path from the tests that need it, because test folders are no packages
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def film_dataset(pixels: NDArray[Any], *, view: str = "L_CC", bits: int = 12, sp
     ds = Dataset()
     ds.ImageType = ["ORIGINAL", "PRIMARY"]
     ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1.2"
-    ds.SOPInstanceUID = "2.25." + str(abs(hash((pixels.tobytes(), view))) + 1)
+    digest = hashlib.sha256(pixels.tobytes() + view.encode()).digest()[:8]
+    ds.SOPInstanceUID = f"2.25.{int.from_bytes(digest, 'big')}"
     ds.StudyInstanceUID, ds.SeriesInstanceUID = "2.25.77", "2.25.78"
     ds.StudyDate, ds.StudyTime, ds.AcquisitionTime = "20240302", "101010", "101010"
     ds.Modality, ds.PresentationIntentType, ds.Manufacturer = "MG", "FOR PRESENTATION", "ACME"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
@@ -44,6 +44,22 @@ class _Counts:
     enlarged: int = 0
 
 
+@dataclass
+class _Run:
+    """State of one preparation. seen: pseudonyms of all women that a film or a row belongs to."""
+
+    started: float
+    site: str
+    contract: Contract
+    pipeline: PipelineConfig
+    pseudonyms: Pseudonyms
+    paths: list[Path] = field(default_factory=list)
+    table: Table = field(default_factory=Table)
+    seen: set[str] = field(default_factory=set)
+    quarantine: Quarantine = field(default_factory=Quarantine)
+    counts: _Counts = field(default_factory=_Counts)
+
+
 def prepare_site(
     *,
     source: Path,
@@ -70,39 +86,35 @@ def prepare_site(
         ContractError, LeakageError: the table as a whole cannot be used.
         StorageError: the disk refuses.
     """
-    started = time.monotonic()
-    pseudonyms, quarantine, counts = Pseudonyms(key), Quarantine(), _Counts()
-    paths = _find(source)
-    table = read_table(source / SOURCE, contract=contract, pseudonyms=pseudonyms, quarantine=quarantine)
+    run = _Run(time.monotonic(), site, contract, pipeline, Pseudonyms(key))
+    run.paths = _find(source)
+    run.table = read_table(source / SOURCE, contract=contract, pseudonyms=run.pseudonyms, quarantine=run.quarantine)
     writer = CohortWriter(
         destination, site=site, contract_sha256=contract.sha256, pipeline_sha256=pipeline.sha256,
         height=pipeline.height, width=pipeline.width, n_features=contract.n_features,
     )  # fmt: skip
-    seen: set[str] = set()
-
-    def report() -> PreparationReport:
-        return _report(
-            site, paths, table, counts, quarantine, contract, pipeline, content=writer.content_sha256,
-            patients=len(seen | table.rows.keys() | table.refused), seconds=time.monotonic() - started,
-        )  # fmt: skip
-
     with writer, FilmPool(pipeline, workers=workers, declared_spacing_mm=declared_spacing_mm) as pool:
-        chosen, owners = choose_films(
-            paths, pool=pool, pseudonyms=pseudonyms, labelled=table.rows.keys(), quarantine=quarantine
-        )
-        seen |= owners
-        bags = _bags(chosen, pool, quarantine, progress or _silent, found=len(paths))
-        _add_all(bags, table, contract, writer, counts, quarantine)
-        _set_aside_patients(seen, table, quarantine)
-        if counts.patients == 0:
-            write_beside(destination, report=report(), quarantine_csv=quarantine.to_csv())
+        _fill(run, writer, pool, progress or _silent)
+        if run.counts.patients == 0:
+            write_beside(destination, report=_report(run, content=None), quarantine_csv=run.quarantine.to_csv())
             raise CohortError(
-                f"site {site}: no patient can be prepared", found=quarantine.reasons(), expected="at least one",
+                f"site {site}: no patient can be prepared", found=run.quarantine.reasons(), expected="at least one",
                 remedy=f"read {destination.name}.quarantine.csv beside {destination}",
             )  # fmt: skip
-    result = report()
-    write_beside(destination, report=result, quarantine_csv=quarantine.to_csv())
-    return result
+    report = _report(run, content=writer.content_sha256)
+    write_beside(destination, report=report, quarantine_csv=run.quarantine.to_csv())
+    return report
+
+
+def _fill(run: _Run, writer: CohortWriter, pool: FilmPool, progress: Progress) -> None:
+    """Choose, decode and add; set aside what does not go in."""
+    chosen, owners = choose_films(
+        run.paths, pool=pool, pseudonyms=run.pseudonyms, labelled=run.table.rows.keys(), quarantine=run.quarantine
+    )
+    run.seen = owners | run.table.rows.keys() | run.table.refused
+    _add_all(run, writer, _bags(chosen, pool, run.quarantine, progress, found=len(run.paths)))
+    for pseudonym in sorted(run.seen - run.table.rows.keys()):
+        run.quarantine.add("patient", 0, pseudonym, "not_prepared" if pseudonym in run.table.refused else "no_row")
 
 
 def _silent(done: int, total: int) -> None:
@@ -140,28 +152,21 @@ def _bags(
         yield pseudonym, {view.view: view for _, view in films if view is not None}
 
 
-def _add_all(
-    bags: Iterator[tuple[str, dict[str, View]]],
-    table: Table,
-    contract: Contract,
-    writer: CohortWriter,
-    counts: _Counts,
-    quarantine: Quarantine,
-) -> None:
+def _add_all(run: _Run, writer: CohortWriter, bags: Iterator[tuple[str, dict[str, View]]]) -> None:
     """Add every woman with a label, in the order of pseudonyms: neighbours in the cohort then say nothing."""
     bag = next(bags, None)
-    for pseudonym in sorted(table.rows):
+    for pseudonym in sorted(run.table.rows):
         views: dict[str, View] = {}
         if bag is not None and bag[0] == pseudonym:
             views, bag = bag[1], next(bags, None)
-        row = table.rows[pseudonym]
+        row = run.table.rows[pseudonym]
         if not views and row.features is None:
-            quarantine.add("patient", 0, pseudonym, "nothing_usable")
-            quarantine.add("row", row.ordinal, pseudonym, "not_prepared")
+            run.quarantine.add("patient", 0, pseudonym, "nothing_usable")
+            run.quarantine.add("row", row.ordinal, pseudonym, "not_prepared")
             continue
         pixels = {name: view.pixels for name, view in views.items()}
-        writer.add(pseudonym, pixels, row.features, row.label, _attributes(views, row, contract))
-        _count(counts, views, row)
+        writer.add(pseudonym, pixels, row.features, row.label, _attributes(views, row, run.contract))
+        _count(run.counts, views, row)
 
 
 def _count(counts: _Counts, views: dict[str, View], row: Row) -> None:
@@ -172,12 +177,6 @@ def _count(counts: _Counts, views: dict[str, View], row: Row) -> None:
     counts.table_only += not views
     counts.enlarged += sum(view.factor < 1.0 for view in views.values())
     counts.shrunk += sum(view.shrunk for view in views.values())
-
-
-def _set_aside_patients(seen: set[str], table: Table, quarantine: Quarantine) -> None:
-    """Women who have no usable row: with films only, or with rows that were all set aside."""
-    for pseudonym in sorted((seen | table.refused) - table.rows.keys()):
-        quarantine.add("patient", 0, pseudonym, "not_prepared" if pseudonym in table.refused else "no_row")
 
 
 def _attributes(views: dict[str, View], row: Row, contract: Contract) -> dict[str, str | float | None]:
@@ -206,27 +205,16 @@ def _known_level(features: NDArray[np.float32] | None, contract: Contract, name:
     return contract.field(name).levels[int(part.argmax())] if part.any() else None
 
 
-def _report(
-    site: str,
-    paths: Sequence[Path],
-    table: Table,
-    counts: _Counts,
-    quarantine: Quarantine,
-    contract: Contract,
-    pipeline: PipelineConfig,
-    *,
-    content: str | None,
-    patients: int,
-    seconds: float,
-) -> PreparationReport:
+def _report(run: _Run, *, content: str | None) -> PreparationReport:
+    counts, quarantine = run.counts, run.quarantine
     return PreparationReport(
-        site=site, films=len(paths), films_prepared=counts.films, films_quarantined=quarantine.count("film"),
-        rows=table.found, rows_prepared=counts.patients, rows_quarantined=quarantine.count("row"),
-        patients=patients, patients_prepared=counts.patients, patients_quarantined=quarantine.count("patient"),
+        site=run.site, films=len(run.paths), films_prepared=counts.films, films_quarantined=quarantine.count("film"),
+        rows=run.table.found, rows_prepared=counts.patients, rows_quarantined=quarantine.count("row"),
+        patients=len(run.seen), patients_prepared=counts.patients, patients_quarantined=quarantine.count("patient"),
         positives=counts.positives, image_only=counts.image_only, table_only=counts.table_only, shrunk=counts.shrunk,
-        enlarged=counts.enlarged, reasons=quarantine.reasons(), fields=table.fields,
-        warnings=tuple(_warnings(len(paths), table, counts)), contract_sha256=contract.sha256,
-        pipeline_sha256=pipeline.sha256, content_sha256=content, seconds=round(seconds, 3),
+        enlarged=counts.enlarged, reasons=quarantine.reasons(), fields=run.table.fields,
+        warnings=tuple(_warnings(len(run.paths), run.table, counts)), contract_sha256=run.contract.sha256,
+        pipeline_sha256=run.pipeline.sha256, content_sha256=content, seconds=round(time.monotonic() - run.started, 3),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
@@ -43,11 +43,11 @@ class Table:
     found: data rows in the file. fields: the contract's counts. ignored: columns that the contract does not know.
     """
 
-    rows: Mapping[str, Row]
-    refused: frozenset[str]
-    found: int
-    fields: dict[str, object]
-    ignored: tuple[str, ...]
+    rows: Mapping[str, Row] = field(default_factory=dict)
+    refused: frozenset[str] = frozenset()
+    found: int = 0
+    fields: dict[str, object] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

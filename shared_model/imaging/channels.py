@@ -70,15 +70,26 @@ def film_to_channels(
         greys = ndimage.median_filter(greys, size=3, mode="nearest")
     rows, columns, spacing = _canvas(mask.shape, spacing_mm, config)
     tables = _tables(greys, mask, brightness, config.percentiles)
+    pixels_CHW = _average(greys, mask, tables, rows, columns)
+    return Channels(pixels_CHW, spacing, (spacing / spacing_mm[0], spacing / spacing_mm[1]))
+
+
+def _average(
+    greys: NDArray[np.uint16],
+    mask: NDArray[np.bool_],
+    tables: tuple[NDArray[np.float32], NDArray[np.float32]],
+    rows: Axis,
+    columns: Axis,
+) -> NDArray[np.float32]:
+    """Both channels on the canvas. A rim pixel is the mean of the tissue in it, not a blend with the air beside it."""
     cover = area_average(mask.astype(np.float32), rows, columns)
     inside = cover >= 0.5
-    out = np.zeros((2, config.height, config.width), np.float32)
+    out = np.zeros((2, *cover.shape), np.float32)
     for channel, table in enumerate(tables):
-        # A rim pixel is the mean of the tissue in it, not a blend with the air beside it.
         mean = area_average(table[greys] * mask, rows, columns)[inside] / cover[inside]
         out[channel][inside] = np.minimum(mean, 1.0)
     out[1][inside] = _ranks(out[1][inside])
-    return Channels(out, spacing, (spacing / spacing_mm[0], spacing / spacing_mm[1]))
+    return out
 
 
 def _hang(
