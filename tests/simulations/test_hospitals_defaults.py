@@ -16,7 +16,8 @@ from simulations.population.specs import Population
 
 def hospitals(sites: int = 4, patients: int = 1000, held_out: int = 400) -> Population:
     return default_hospitals(
-        sites=sites, patients=patients, held_out=held_out, seed=0, film_height=160, film_width=128, film_spacing_mm=1.25,
+        sites=sites, patients=patients, held_out=held_out, seed=0, film_height=160, film_width=128,
+        film_spacing_mm=1.25,
         conspicuity=5.0,
     )  # fmt: skip
 
