@@ -1,7 +1,7 @@
 """Public weights of the image branch, shipped with the release; read by the launcher, the trainers and pre-training.
 
-`<size>.safetensors` holds encoder, view embedding, view bag and image head; `<size>.json`, its card, says what they were
-made from. They were learnt from procedural films alone: no patient's data has any part in them. Needs no torch.
+`<size>.safetensors` holds encoder, view embedding, view bag and image head; `<size>.json`, its card, says what they
+were made from. They were learnt from procedural films alone: no patient's data has any part in them. Needs no torch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class WeightsInfo:
     """The card of a set of public weights.
 
     size: of the model. sha256: identity of the tensors (`messages.weights_sha256`), as protocols name it.
-    file_sha256: of the safetensors file's bytes. recipe: one line. licence. seed. settings: everything that the training
+    file_sha256: of the safetensors file's bytes. recipe: one line. licence. seed. settings: all that the training
     depended on, as plain values. pipeline_sha256: of the imaging steps that the films went through. versions: of the
     libraries. auc, auc_low, auc_high: on `validation_patients` held-out public patients, DeLong, 95 %.
     cpu_seconds: that making them took.

@@ -1,4 +1,4 @@
-"""Public procedural films as a cohort in memory: drawn and put through the imaging steps in parallel; used by pre-training.
+"""Public procedural films as a cohort in memory, drawn and put through the imaging steps; used by pre-training.
 
 Needs no torch until a batch is asked for, so that the worker processes stay small. Letters: N patients, V = 4 views,
 H W pixels of the canvas.
@@ -75,8 +75,9 @@ class PublicCohort:
 
 
 def public_cohort(
-    *, patients: int, seed: int, pipeline: PipelineConfig, workers: int, first: int = 0, progress: Progress | None = None
-) -> PublicCohort:
+    *, patients: int, seed: int, pipeline: PipelineConfig, workers: int, first: int = 0,
+    progress: Progress | None = None,
+) -> PublicCohort:  # fmt: skip
     """Draw and prepare patients `first`..`first + patients - 1` of `seed`; the result does not depend on `workers`.
 
     progress: called with (patients prepared, patients in all).

@@ -1,8 +1,8 @@
 """Trains the image branch on public films with outlined signs, one-cycle AdamW; used by `mammofed pretrain`.
 
-Public collections of mammograms come with outlines, so public films do too. They teach at three levels: the patient (the
-study's own loss, phase objective `image`), the film, and the cell of the feature map. From patients' labels alone the same
-films teach far less (see the card's settings for what was used).
+Public collections of mammograms come with outlines, so public films do too. They teach at three levels: the patient
+(as the phase objective `image` does), the film, and the cell of the feature map. From patients' labels alone the same
+films teach far less.
 """
 
 from __future__ import annotations
