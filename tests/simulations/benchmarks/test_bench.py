@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import types
@@ -46,6 +47,11 @@ def test_table_shows_value_ratio_bound_and_baseline() -> None:
 def test_unknown_section_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"\['no'\].*films"):
         bench.run_bench(json_path=None, only=["no"])
+
+
+@pytest.mark.parametrize("name", bench.SECTIONS)
+def test_every_section_can_be_measured(name: str) -> None:
+    assert callable(importlib.import_module(bench.SECTIONS[name][1]).measure)
 
 
 def test_a_failing_section_does_not_stop_the_others_and_is_no_success(
