@@ -39,7 +39,8 @@ ROUNDS_BAR = 40  # columns
 
 STATE_STYLES = {
     "waiting": "dim", "asked": "dim", "training": "cyan", "replied": "green", "contributed": "green",
-    "measured": "green", "abstained": "yellow", "late": "yellow", "not_sampled": "dim", "refused": "bold red", "failed": "bold red", "absent": "bold red",
+    "measured": "green", "abstained": "yellow", "late": "yellow", "not_sampled": "dim",
+    "refused": "bold red", "failed": "bold red", "absent": "bold red",
 }  # fmt: skip
 SEVERITY_STYLES = {"info": "", "warning": "yellow", "error": "bold red"}
 LOUD_KINDS = ("alarm", "attempt_failed")  # kept above the live view, so that they do not scroll out of it
