@@ -1,9 +1,9 @@
 """How much privacy some patients have spent: a list of plain numbers and one function of it; used by the ledger.
 
-A row `(sigma, q, steps)` says that a mechanism with Gaussian noise of std sigma*C ran `steps` times on a Poisson sample at
-rate q. Epsilon is for add-or-remove-one adjacency, by numerical composition of privacy loss random variables (Gopi, Lee,
-Wutschitz 2021, arXiv:2106.02848) as Opacus implements it, always the upper bound; the tests check it against the PLD of
-dp-accounting.
+A row `(sigma, q, steps)` says that a mechanism with Gaussian noise of std sigma*C ran `steps` times on a Poisson
+sample at rate q. Epsilon is for add-or-remove-one adjacency, by numerical composition of privacy loss random
+variables (Gopi, Lee, Wutschitz 2021, arXiv:2106.02848) as Opacus implements it, always the upper bound; the tests
+check it against the PLD of dp-accounting.
 """
 
 from __future__ import annotations
@@ -95,8 +95,9 @@ def _check(row: Row) -> None:
     sigma, rate, steps = row
     if not (math.isfinite(sigma) and sigma > 0 and 0 < rate <= 1 and isinstance(steps, int) and steps >= 0):
         raise PrivacyError(
-            "mechanism outside what the accountant covers", found=tuple(row), expected="sigma > 0, 0 < q <= 1, steps >= 0"
-        )
+            "mechanism outside what the accountant covers", found=tuple(row),
+            expected="sigma > 0, 0 < q <= 1, steps >= 0",
+        )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=4096)

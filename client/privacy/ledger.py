@@ -1,4 +1,4 @@
-"""The site's durable record of privacy spent; the trainer reserves here before any noise is drawn and settles afterwards.
+"""The site's durable record of privacy spent; the trainer reserves before noise is drawn and settles afterwards.
 
 A reservation counts from the moment it is on the disk, settled or not: a crash in between over-counts and can never
 under-count. Groups hold disjoint patients (a salted-hash split), so the site's epsilon is the greatest of its groups
@@ -90,7 +90,8 @@ class Ledger:
             if after > budget:
                 raise BudgetExhaustedError(
                     f"round {entry.round} would bring the patients of group `{entry.group}` to epsilon {after:.3f}",
-                    found=f"{account.epsilon(delta=delta):.3f} spent", expected=f"at most {budget:.3f} at delta {delta:g}",
+                    found=f"{account.epsilon(delta=delta):.3f} spent",
+                    expected=f"at most {budget:.3f} at delta {delta:g}",
                     remedy="the site sits this round out; a new budget is the site's own decision",
                 )  # fmt: skip
             identity = len(entries) + 1
@@ -166,7 +167,8 @@ def _parse(data: bytes, path: Path) -> list[Record]:
             raise ValueError(f"schema version {document['schema_version']}")
         entries: list[Record] = document["entries"]
         for position, record in enumerate(entries, start=1):
-            if record["id"] != position or record["group"] not in GROUPS or record["state"] not in ("reserved", "settled"):
+            known = record["group"] in GROUPS and record["state"] in ("reserved", "settled")
+            if record["id"] != position or not known:
                 raise ValueError(f"entry {position} is inconsistent")
             Account.from_lists([[record["noise_multiplier"], record["sample_rate"], record["steps"]]])
     except (ValueError, KeyError, TypeError, RecursionError, MammoFedError) as error:
@@ -176,7 +178,8 @@ def _parse(data: bytes, path: Path) -> list[Record]:
 
 
 def _storage(path: Path, reason: str) -> StorageError:
-    return StorageError(f"privacy ledger {path.name}: {reason}", remedy="nothing is trained until it is restored from backup")
+    remedy = "nothing is trained until it is restored from backup"
+    return StorageError(f"privacy ledger {path.name}: {reason}", remedy=remedy)
 
 
 def _now() -> str:

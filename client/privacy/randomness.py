@@ -1,8 +1,8 @@
 """Sources of random numbers for one round: secret ones for private training, seeded ones for everything else.
 
 Called by client/training. Differential privacy assumes that noise *and* the choice of patients are secret and never
-repeat. torch's CPU generator keeps 32 bits of its seed and is predictable from its output, so private training draws both
-from an AES-256-CTR key stream whose key comes from the operating system (counter mode as in NIST SP 800-90A).
+repeat. torch's CPU generator keeps 32 bits of its seed and is predictable from its output, so private training draws
+both from an AES-256-CTR key stream whose key comes from the operating system (counter mode as in NIST SP 800-90A).
 """
 
 from __future__ import annotations
@@ -93,8 +93,9 @@ class SecureRandomness:
     def normal(self, count: int, *, std: float) -> Tensor:
         """float32 [count], N(0, std^2); each is half the sum of four, computed in float64.
 
-        A single floating-point Gaussian betrays the number it was added to through its low bits (Mironov 2012); with the
-        sum of 2n Gaussians an attacker must search some 2^(3n x 52) candidates (Holohan and Braghin 2021; here n = 2).
+        A single floating-point Gaussian betrays the number it was added to through its low bits (Mironov 2012); with
+        the sum of 2n Gaussians an attacker must search some 2^(3n x 52) candidates (Holohan and Braghin 2021; here n
+        = 2).
         """
         noise = torch.empty(count, dtype=torch.float32)
         for start in range(0, count, CHUNK):

@@ -1,4 +1,4 @@
-"""What is wrong with a request for private training, found before anything is trained; called by `local.train_round`."""
+"""What is wrong with a request for private training, found before anything is trained; called by `train_round`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def check_training(protocol: Protocol, model: nn.Module, randomness: Randomness)
     """
     if protocol.training.oversampling == "smote":
         raise ConfigError(
-            "training.oversampling=smote cannot make a woman: SMOTE interpolates table rows, and a row between two women "
-            "has no films", found="smote", expected="none or positives",
+            "training.oversampling=smote cannot make a woman: SMOTE interpolates table rows, and a row between two "
+            "women has no films", found="smote", expected="none or positives",
             remedy="use `positives`, which shows women with cancer more often, or loss.pos_weight",
         )  # fmt: skip
     if not protocol.private:
         return
     if protocol.training.oversampling != "none":
         raise PrivacyError(
-            "oversampling with privacy on: a repeated woman is clipped once per copy, so that she moves the sum by more "
-            "than C and the printed epsilon would be false", found=protocol.training.oversampling, expected="none",
+            "oversampling with privacy on: a repeated woman is clipped once per copy, so that she moves the sum by "
+            "more than C and the printed epsilon would be false", found=protocol.training.oversampling, expected="none",
             remedy="use the threshold and calibration to deal with rare cancers",
         )  # fmt: skip
     if not randomness.secret:
@@ -38,8 +38,10 @@ def check_training(protocol: Protocol, model: nn.Module, randomness: Randomness)
         )  # fmt: skip
     faults = layer_faults(model)
     if faults:
-        raise PrivacyError("the model mixes patients or keeps their statistics", found=faults,
-                           expected="layers that treat each patient alone", remedy="replace BatchNorm by GroupNorm")  # fmt: skip
+        raise PrivacyError(
+            "the model mixes patients or keeps their statistics", found=faults,
+            expected="layers that treat each patient alone", remedy="replace BatchNorm by GroupNorm",
+        )  # fmt: skip
 
 
 def layer_faults(model: nn.Module) -> list[str]:

@@ -1,15 +1,14 @@
 """Gradients of one step: clipped per-patient sums for private training, mini-batch sums for the rest; used by `local`.
 
-The privacy unit is the patient. Every private engine gives the same sum, over the patients of a batch, of the patient's own
-gradient scaled down to norm C (Abadi et al. 2016, arXiv:1607.00133), computed and summed in float32.
+The privacy unit is the patient. Every private engine gives the same sum, over the patients of a batch, of the
+patient's own gradient scaled down to norm C (Abadi et al. 2016, arXiv:1607.00133), computed and summed in float32.
 
 Letters: B patients, V views, C channels, H W pixels. `clip` is C of the literature, the norm bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -18,6 +17,7 @@ from typing import Protocol as Interface
 import torch
 from torch import Tensor, nn
 
+from client.training.norm import fast_norms
 from shared_model.cohort.batch import PatientBatch
 from shared_model.fusion import FusionOutput
 
@@ -61,68 +61,6 @@ def fold_views(model: nn.Module, folded: bool) -> None:
         setattr(model, "fold_views", folded)  # noqa: B010  (mypy takes any attribute of a module for a tensor)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoopEngine:
-    """One autograd pass per patient, on the films that she has: any layer, ragged bags, memory of one patient.
-
-    On the CPU it is faster than per-sample gradients by hooks, because it never stores B gradients and four films
-    already fill the matrix products (research: dp_performance.md, section 4).
-
-    workers: patients in work at a time, by threads (autograd releases the interpreter lock). Sums are added in worker
-        order, so the result depends on `workers` only by rounding.
-    """
-
-    precision: Precision = "fp32"
-    workers: int = 1
-
-    def clipped_sum(self, model: nn.Module, batch: PatientBatch, *, clip: float, loss: PatientLoss) -> ClippedSum:
-        """See :class:`GradientEngine`."""
-        fold_views(model, True)  # one patient at a time: folding her films mixes nobody
-        count, parameters = len(batch), trainable(model)
-        workers = max(1, min(self.workers, count))
-
-        def work(first: int) -> ClippedSum:
-            with autocast(batch.labels_B.device, self.precision):
-                return _patients(model, parameters, batch, range(first, count, workers), clip, loss)
-
-        if workers == 1:
-            return work(0)
-        with ThreadPoolExecutor(workers) as pool:
-            parts = list(pool.map(work, range(workers)))
-        for part in parts[1:]:
-            torch._foreach_add_(parts[0].sums, part.sums)
-        return ClippedSum(parts[0].sums, sum(part.finite for part in parts))
-
-
-def _patients(
-    model: nn.Module, parameters: Sequence[nn.Parameter], batch: PatientBatch, members: range, clip: float,
-    loss: PatientLoss,
-) -> ClippedSum:  # fmt: skip
-    sums = [torch.zeros_like(p) for p in parameters]
-    finite = 0
-    for index in members:
-        patient = batch.patient(index)
-        value = loss(model(patient), patient).sum()
-        if not value.requires_grad:  # nothing of hers reaches the trained parameters: her gradient is zero
-            finite += 1
-            continue
-        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-        finite += _add_clipped(sums, gradients, clip)
-    return ClippedSum(sums, finite)
-
-
-def _add_clipped(sums: list[Tensor], gradients: Sequence[Tensor | None], clip: float) -> int:
-    """Add one patient's gradient, scaled to norm `clip` at most; 1, or 0 where it is not finite and was left out."""
-    given: list[Tensor] = [g for g in gradients if g is not None]
-    if len(given) < len(sums):
-        sums = [s for s, g in zip(sums, gradients, strict=True) if g is not None]
-    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(given))))
-    if not norm < float("inf"):  # also NaN: one such patient would make every parameter NaN, and show that she is there
-        return 0
-    torch._foreach_add_(sums, given, alpha=min(1.0, clip / norm) if norm > 0 else 1.0)
-    return 1
-
-
 class BatchSum(NamedTuple):
     """Sum of the batch's gradients, aligned with :func:`trainable`, and the sum of its losses."""
 
@@ -142,7 +80,8 @@ class BatchGradient:
         parameters = trainable(model)
         sums = [torch.zeros_like(p) for p in parameters]
         total = 0.0
-        with autocast(batch.labels_B.device, self.precision):
+        device = batch.labels_B.device
+        with autocast(device, self.precision), fast_norms(model, device, self.precision):
             for part in micro_batches(batch):
                 value = loss(model(part), part).sum()
                 total += float(value.detach())
@@ -154,20 +93,26 @@ class BatchGradient:
 
 
 # Pixels of a micro-batch per device: what still lies in the cache on a CPU, what fills a GPU.
-MICRO_PIXELS = {"cpu": 4 * 4 * 128 * 128, "cuda": 64 * 4 * 512 * 256}
+MICRO_PIXELS = {"cpu": 1 << 21, "cuda": 1 << 25}
+MICRO_MOST = {"cpu": 8, "cuda": 256}  # patients
 
 
 def micro_batches(batch: PatientBatch) -> Iterator[PatientBatch]:
     """Consecutive parts of a batch, as many patients each as run fastest; depends on shapes and device only."""
     _, V, _, H, W = batch.pixels_BVCHW.shape
-    return parts(batch, max(1, MICRO_PIXELS.get(batch.labels_B.device.type, MICRO_PIXELS["cpu"]) // (V * H * W)))
+    kind = batch.labels_B.device.type if batch.labels_B.device.type in MICRO_PIXELS else "cpu"
+    return parts(batch, min(MICRO_MOST[kind], max(1, MICRO_PIXELS[kind] // (V * H * W))))
 
 
 def parts(batch: PatientBatch, size: int) -> Iterator[PatientBatch]:
     """Consecutive parts of at most `size` patients, as views of the batch's memory."""
     for start in range(0, len(batch), size):
-        part = slice(start, start + size)
-        yield PatientBatch(
-            batch.pixels_BVCHW[part], batch.view_mask_BV[part], batch.clinical_BF[part], batch.clinical_mask_B[part],
-            batch.labels_B[part],
-        )  # fmt: skip
+        yield select(batch, slice(start, start + size))
+
+
+def select(batch: PatientBatch, chosen: slice | Tensor) -> PatientBatch:
+    """The patients in a slice or at int64 positions."""
+    return PatientBatch(
+        batch.pixels_BVCHW[chosen], batch.view_mask_BV[chosen], batch.clinical_BF[chosen],
+        batch.clinical_mask_B[chosen], batch.labels_B[chosen],
+    )  # fmt: skip

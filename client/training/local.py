@@ -21,7 +21,8 @@ from torch import Tensor
 
 from client.privacy.randomness import Randomness, SecureRandomness, SeededRandomness
 from client.training.checks import check_training
-from client.training.engines import BatchGradient, GradientEngine, LoopEngine, PatientLoss, trainable
+from client.training.engines import BatchGradient, GradientEngine, PatientLoss, trainable
+from client.training.loop import LoopEngine
 from client.training.sampling import Rows, oversample_positives, poisson_batches, shuffled_batches
 from client.training.update import Update, add_noise, clip_by_norm, select_parameters
 from shared_model.cohort.batch import PatientBatch
@@ -174,8 +175,8 @@ def _ordinary(
 def _check_finite(gradients: list[Tensor], loss: float) -> None:
     if not (math.isfinite(loss) and all(bool(torch.isfinite(n)) for n in torch._foreach_norm(gradients))):
         raise TrainerError(
-            "training without privacy met a gradient that is not finite", found=f"loss {loss}", expected="finite numbers",
-            remedy="check the cohort's values, or lower the learning rate",
+            "training without privacy met a gradient that is not finite", found=f"loss {loss}",
+            expected="finite numbers", remedy="check the cohort's values, or lower the learning rate",
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Per-patient gradients: each engine's clipped sum is that of one-at-a-time autograd, and nobody contributes more than C."""
+"""Per-patient gradients: every clipped sum is that of one-at-a-time autograd, and nobody contributes more than C."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from client.training.engines import BatchGradient, GradientEngine, LoopEngine, PatientLoss, parts, trainable
+from client.training.engines import BatchGradient, GradientEngine, PatientLoss, parts, trainable
 from client.training.hooks import OpacusEngine
+from client.training.loop import LoopEngine
+from client.training.norm import group_norm
 from shared_model.cohort.batch import PatientBatch
 from shared_model.errors import PrivacyError
 from shared_model.fusion import FusionModel, patient_loss_B
@@ -20,7 +22,8 @@ from shared_model.fusion.config import Fusion
 from shared_model.protocol import Protocol
 
 ENGINES: dict[str, Callable[..., GradientEngine]] = {
-    "loop": LoopEngine, "loop-2-workers": functools.partial(LoopEngine, workers=2), "opacus": OpacusEngine,
+    "loop": LoopEngine, "loop-alone": functools.partial(LoopEngine, grouped=False),
+    "loop-2-workers": functools.partial(LoopEngine, workers=2), "opacus": OpacusEngine,
 }  # fmt: skip
 engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES.keys())
 
@@ -178,7 +181,8 @@ def test_folded_views_under_hooks_would_break_the_bound(
 
 
 def test_the_hooks_leave_the_model_as_it_was(
-    tiny_model: Callable[..., FusionModel], patients: Callable[..., PatientBatch], small_protocol: Callable[..., Protocol]
+    tiny_model: Callable[..., FusionModel], patients: Callable[..., PatientBatch],
+    small_protocol: Callable[..., Protocol],
 ) -> None:
     model = tiny_model().train()
     names = set(model.state_dict())
@@ -234,9 +238,107 @@ def test_the_loop_takes_any_layer(patients: Callable[..., PatientBatch]) -> None
         assert distance(found, one_at_a_time(model, batch, loss, clip)) < 1e-5
 
 
+@pytest.mark.parametrize("trained", ["norm", "first", "view_embedding", "clinical", "image_head"])
+def test_groups_are_exact_for_any_choice_of_trained_layers(
+    trained: str, tiny_model: Callable[..., FusionModel], patients: Callable[..., PatientBatch],
+    small_protocol: Callable[..., Protocol],
+) -> None:  # fmt: skip
+    """Also where the first trained layer is a norm behind frozen convolutions, or sits in one branch only."""
+    model, batch, loss = tiny_model().train(), patients(12), loss_of(small_protocol())
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trained in name)
+    found = LoopEngine().clipped_sum(model, batch, clip=0.05, loss=loss)
+    assert found.finite == 12
+    assert distance(found.sums, one_at_a_time(model, batch, loss, 0.05)) < 1e-5
+
+
+def test_groups_leave_the_model_as_it_was(
+    tiny_model: Callable[..., FusionModel], patients: Callable[..., PatientBatch],
+    small_protocol: Callable[..., Protocol],
+) -> None:  # fmt: skip
+    model = tiny_model().train()
+    model.image_head.requires_grad_(False)
+    before = [p.requires_grad for p in model.parameters()]
+
+    def interrupted(output: object, batch: PatientBatch) -> Tensor:
+        raise RuntimeError("interrupted")
+
+    LoopEngine().clipped_sum(model, patients(8), clip=0.1, loss=loss_of(small_protocol()))
+    with pytest.raises(RuntimeError, match="interrupted"):
+        LoopEngine().clipped_sum(model, patients(8), clip=0.1, loss=interrupted)
+    assert [p.requires_grad for p in model.parameters()] == before
+    assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+def full_bags(batch: PatientBatch) -> PatientBatch:
+    return replace(batch, view_mask_BV=torch.ones_like(batch.view_mask_BV))
+
+
+def test_rows_in_another_order_than_the_patients_are_refused(
+    tiny_model: Callable[..., FusionModel], patients: Callable[..., PatientBatch],
+    small_protocol: Callable[..., Protocol],
+) -> None:  # fmt: skip
+    """A model that lays films out view by view would hand each patient films of others: found before any noise."""
+    model = tiny_model().train()
+
+    def view_by_view(pixels_BVCHW: Tensor, view_mask_BV: Tensor) -> Tensor:
+        films = model.encoder(pixels_BVCHW.transpose(0, 1).flatten(0, 1))
+        return films.unflatten(0, (4, len(view_mask_BV))).transpose(0, 1)
+
+    model._encode_folded = view_by_view  # type: ignore[method-assign]
+    with pytest.raises(PrivacyError, match="not those of its patients"):
+        LoopEngine().clipped_sum(model, full_bags(patients(6)), clip=0.1, loss=loss_of(small_protocol()))
+
+
+def test_weights_used_behind_a_layers_back_are_noticed(
+    tiny_model: Callable[..., FusionModel], patients: Callable[..., PatientBatch],
+    small_protocol: Callable[..., Protocol],
+) -> None:  # fmt: skip
+    model = tiny_model().train()
+
+    def penalised(output: object, batch: PatientBatch) -> Tensor:
+        return loss_of(small_protocol())(output, batch) + model.image_head.weight.square().sum()  # type: ignore[arg-type]
+
+    with pytest.raises(PrivacyError, match="not those of its patients"):
+        LoopEngine().clipped_sum(model, full_bags(patients(6)), clip=0.1, loss=penalised)
+
+
+def test_random_layers_and_unknown_ones_go_one_at_a_time(tiny_model: Callable[..., FusionModel]) -> None:
+    from client.training.rows import unknown_layers
+
+    assert unknown_layers(tiny_model()) == []
+    assert unknown_layers(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))) == ["1"]
+    assert unknown_layers(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, dilation=2))) == ["0", "1"]
+    assert unknown_layers(nn.Sequential(nn.Conv2d(4, 4, 3, padding_mode="reflect"), nn.PReLU())) == ["0", "1"]
+    assert set(unknown_layers(AnyLayer())) >= {"", "attention", "recurrent"}
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 40, 30), (2, 16, 33, 35), (1, 8, 5, 7)])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_the_fast_group_norm_is_group_norm(shape: tuple[int, ...], layout: torch.memory_format) -> None:
+    """Against torch's own in float64, forward and backward."""
+    g = torch.Generator().manual_seed(0)
+    norm = nn.GroupNorm(4, shape[1])
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(shape[1], generator=g))
+        norm.bias.copy_(torch.randn(shape[1], generator=g))
+    x = (3.0 + torch.randn(shape, generator=g)).to(memory_format=layout).requires_grad_()
+    upstream = torch.randn(shape, generator=g)
+    y = group_norm(x, norm)
+    found = torch.autograd.grad((y * upstream).sum(), [x, norm.weight, norm.bias])
+    exact = nn.GroupNorm(4, shape[1]).double()
+    exact.load_state_dict({k: v.double() for k, v in norm.state_dict().items()})
+    x64 = x.detach().double().requires_grad_()
+    y64 = exact(x64)
+    wanted = torch.autograd.grad((y64 * upstream).sum(), [x64, exact.weight, exact.bias])
+    torch.testing.assert_close(y.double(), y64, rtol=1e-5, atol=1e-5)
+    for f, w in zip(found, wanted, strict=True):
+        assert distance([f], [w]) < 1e-5
+
+
 def test_mini_batches_give_the_sum_of_all_gradients(
-    tiny_model: Callable[..., FusionModel], patients: Callable[..., PatientBatch], small_protocol: Callable[..., Protocol],
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_model: Callable[..., FusionModel], patients: Callable[..., PatientBatch],
+    small_protocol: Callable[..., Protocol], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     model, batch, loss = tiny_model().train(), patients(7), loss_of(small_protocol())
     wanted = one_at_a_time(model, batch, loss, float("inf"))
@@ -248,7 +350,8 @@ def test_mini_batches_give_the_sum_of_all_gradients(
 
 
 def test_bf16_stays_near_fp32(
-    tiny_model: Callable[..., FusionModel], patients: Callable[..., PatientBatch], small_protocol: Callable[..., Protocol]
+    tiny_model: Callable[..., FusionModel], patients: Callable[..., PatientBatch],
+    small_protocol: Callable[..., Protocol],
 ) -> None:
     model, batch, loss = tiny_model().train(), patients(6), loss_of(small_protocol())
     exact = LoopEngine().clipped_sum(model, batch, clip=0.1, loss=loss).sums

@@ -56,7 +56,7 @@ def unchecked(protocol: Protocol, part: str, **values: object) -> Protocol:
     return protocol.model_copy(update={part: terms.model_copy(update=values)})
 
 
-# --- repeatable without privacy, never with it -----------------------------------------------------------------------
+# --- repeatable without privacy, never with it -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("round_number", [1, 3])
@@ -111,12 +111,12 @@ def test_training_learns_what_can_be_learned(tiny_model: Make, memory_patients: 
     assert last is not None and first is not None and last < 0.9 * first
 
 
-# --- the private step --------------------------------------------------------------------------------------------------
+# --- the private step ------------------------------------------------------------------------------------
 
 
 def test_one_private_step_is_the_formula(tiny_model: Make, memory_patients: Make, small_protocol: Make) -> None:
     """w - lr (clipped sum + sigma C z) / expected batch, the expected batch being public: q times the rounded size."""
-    from client.training.engines import LoopEngine
+    from client.training.loop import LoopEngine
 
     protocol = small_protocol(training__steps_per_round=1, privacy__clip=0.3, privacy__noise_multiplier=2.0,
                               training__phases=[{"name": "f", "rounds": 1, "objective": "fusion", "learning_rate": 0.1,
@@ -147,7 +147,9 @@ def test_an_empty_batch_still_steps(tiny_model: Make, memory_patients: Make, sma
     assert {round(float(m.mean()), 6) for m in moved} == {round(r, 6) for r in rates}
 
 
-def test_a_poisoned_patient_does_not_poison_the_model(tiny_model: Make, memory_patients: Make, small_protocol: Make) -> None:
+def test_a_poisoned_patient_does_not_poison_the_model(
+    tiny_model: Make, memory_patients: Make, small_protocol: Make
+) -> None:
     cohort = memory_patients(6)
     cohort.all.pixels_BVCHW[0] = float("nan")
     model = tiny_model()
@@ -155,7 +157,9 @@ def test_a_poisoned_patient_does_not_poison_the_model(tiny_model: Make, memory_p
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
 
 
-def test_without_privacy_a_poisoned_patient_is_an_error(tiny_model: Make, memory_patients: Make, small_protocol: Make) -> None:
+def test_without_privacy_a_poisoned_patient_is_an_error(
+    tiny_model: Make, memory_patients: Make, small_protocol: Make
+) -> None:
     cohort = memory_patients(6)
     cohort.all.pixels_BVCHW[0] = float("nan")
     with pytest.raises(TrainerError, match="not finite"):
@@ -174,10 +178,12 @@ def test_batches_larger_than_memory_allows_are_the_same_step(
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
 
 
-# --- phases, FedProx, weight decay, EMA ------------------------------------------------------------------------------
+# --- phases, FedProx, weight decay, EMA ------------------------------------------------------------------
 
 
-def test_an_image_phase_trains_the_image_branch_alone(tiny_model: Make, memory_patients: Make, small_protocol: Make) -> None:
+def test_an_image_phase_trains_the_image_branch_alone(
+    tiny_model: Make, memory_patients: Make, small_protocol: Make
+) -> None:
     model = tiny_model()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     run(model, memory_patients(12), small_protocol(), round_number=1)
@@ -186,7 +192,9 @@ def test_an_image_phase_trains_the_image_branch_alone(tiny_model: Make, memory_p
     assert all(p.requires_grad for p in model.parameters()) and not model.training
 
 
-def test_an_encoder_rate_of_zero_freezes_the_encoder(tiny_model: Make, memory_patients: Make, small_protocol: Make) -> None:
+def test_an_encoder_rate_of_zero_freezes_the_encoder(
+    tiny_model: Make, memory_patients: Make, small_protocol: Make
+) -> None:
     phases = [{"name": "f", "rounds": 1, "objective": "fusion", "learning_rate": 0.1, "encoder_rate": 0.0}]
     model = tiny_model()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -197,7 +205,7 @@ def test_an_encoder_rate_of_zero_freezes_the_encoder(tiny_model: Make, memory_pa
 
 @pytest.mark.parametrize("private", [True, False])
 def test_fedprox_and_weight_decay_arrive_whole(tiny_model: Make, small_protocol: Make, private: bool) -> None:
-    """Both are added to the (noised) gradient: mu (w - w_global) and decay * w. Inside the loss they would be clipped."""
+    """Both join the (noised) gradient: mu (w - w_global) and decay * w. Inside the loss they would be clipped."""
     protocol = small_protocol(private=private, training__proximal_mu=0.5, training__weight_decay=0.25)
     model = tiny_model()
     update = Update(model, protocol, 3)
@@ -252,7 +260,7 @@ def test_noise_reaches_every_number_once() -> None:
     assert len(set(values)) == len(values) and 0.0 not in values
 
 
-# --- who enters a step -------------------------------------------------------------------------------------------------
+# --- who enters a step -----------------------------------------------------------------------------------
 
 
 def test_poisson_batches_are_positions_of_the_site() -> None:
@@ -287,11 +295,13 @@ def test_oversampling_trains_without_privacy(tiny_model: Make, memory_patients: 
     assert run(tiny_model(), memory_patients(12), protocol).loss is not None
 
 
-# --- refusals ------------------------------------------------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["positives", "smote"])
-def test_oversampling_is_refused_with_privacy(tiny_model: Make, memory_patients: Make, small_protocol: Make, kind: str) -> None:
+def test_oversampling_is_refused_with_privacy(
+    tiny_model: Make, memory_patients: Make, small_protocol: Make, kind: str
+) -> None:
     protocol = unchecked(small_protocol(), "training", oversampling=kind)
     model = tiny_model()
     before = weights_sha256(arrays_of(model))
@@ -343,7 +353,9 @@ def test_the_fusion_model_has_no_such_layer(tiny_model: Make) -> None:
     assert layer_faults(tiny_model().train()) == []
 
 
-def test_a_site_without_training_patients_is_told(tiny_model: Make, memory_patients: Make, small_protocol: Make) -> None:
+def test_a_site_without_training_patients_is_told(
+    tiny_model: Make, memory_patients: Make, small_protocol: Make
+) -> None:
     with pytest.raises(CohortError, match="no training patient"):
         train_round(model=tiny_model(), cohort=memory_patients(3), indices=[], protocol=small_protocol(), site="a",
                     round_number=1, device=CPU, randomness=SecureRandomness())  # fmt: skip
@@ -378,8 +390,8 @@ def test_a_round_on_a_gpu(
 def test_engines_on_a_gpu_agree_with_the_cpu(tiny_model: Make, patients: Make, small_protocol: Make) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU here")
-    from client.training.engines import LoopEngine
     from client.training.hooks import OpacusEngine
+    from client.training.loop import LoopEngine
 
     torch.backends.cudnn.allow_tf32 = False
     loss = functools.partial(patient_loss_B, terms=small_protocol().loss, objective="fusion")

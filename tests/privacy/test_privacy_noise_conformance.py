@@ -34,8 +34,8 @@ def noise_of(tiny_model: Make, memory_patients: Make, small_protocol: Make) -> C
     def collect(engine: str, precision: str) -> dict[str, NDArray[Any]]:
         phases = [{"name": "f", "rounds": 1, "objective": "fusion", "learning_rate": RATE, "encoder_rate": 1.0}]
         protocol = small_protocol(
-            training__engine=engine, training__precision=precision, training__steps_per_round=1, training__sample_rate=1.0,
-            training__phases=phases, privacy__clip=CLIP, privacy__noise_multiplier=SIGMA,
+            training__engine=engine, training__precision=precision, training__steps_per_round=1,
+            training__sample_rate=1.0, training__phases=phases, privacy__clip=CLIP, privacy__noise_multiplier=SIGMA,
         )  # fmt: skip
         cohort = memory_patients(4)
         loss = functools.partial(patient_loss_B, terms=protocol.loss, objective="fusion")

@@ -1,0 +1,190 @@
+"""The `loop` engine: patients' gradients by autograd, one at a time or in small groups with a row each.
+
+Used by `local` on the CPU and wherever a model has layers that hooks do not know.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from client.training.engines import ClippedSum, PatientLoss, Precision, autocast, fold_views, parts, select, trainable
+from client.training.norm import fast_norms
+from client.training.rows import RowGradients, row_gradients, unknown_layers
+from shared_model.cohort.batch import PatientBatch
+from shared_model.errors import PrivacyError
+
+GROUP_PIXELS = 1 << 20  # pixels of a group, over its films: beyond, it leaves the cache and saves nothing
+GROUP_MOST = 8  # patients: B x P numbers are held
+AGREEMENT = 1e-3  # relative; float32 gives 1e-6, a row of another patient about 1
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Group(NamedTuple):
+    """Patients with `films` films each."""
+
+    batch: PatientBatch
+    films: int
+
+
+class LoopEngine:
+    """Patients' own gradients, on the films that they have: any layer, ragged bags, memory of a few patients.
+
+    Faster than per-sample gradients by hooks: it never stores the whole batch's gradients and computes nothing that is
+    not used (`simulations/benchmarks/dp_engines.py` measures it). On the CPU in float32, patients with equally many
+    films go in groups (`rows`); with bf16, on other devices, or with layers that `rows` has no rule for, each goes
+    alone. Both ways give the same sum (tests), and the first group of each engine is checked against autograd.
+
+    Args:
+        workers: threads, each with patients of its own (autograd releases the interpreter lock). Sums are added in
+            worker order, so the result depends on `workers` only by rounding.
+        grouped: False takes every patient alone.
+    """
+
+    def __init__(self, *, precision: Precision = "fp32", workers: int = 1, grouped: bool = True) -> None:
+        self.precision, self.workers, self.grouped = precision, workers, grouped
+        self._checked = False
+
+    def clipped_sum(self, model: nn.Module, batch: PatientBatch, *, clip: float, loss: PatientLoss) -> ClippedSum:
+        """See :class:`client.training.engines.GradientEngine`.
+
+        Raises:
+            PrivacyError: a row is not its patient's gradient; nothing is returned then.
+        """
+        fold_views(model, True)  # films of one batch stay films: no layer but the bag lets them meet
+        parameters = trainable(model)
+        groups = list(self._groups(model, batch))
+        alone = [group.batch for group in groups if len(group.batch) == 1]
+        together = [group for group in groups if len(group.batch) > 1]
+        sums, finite = self._one_by_one(model, parameters, alone, clip, loss)
+        if together:
+            self._check(model, parameters, together[0], loss)
+            with row_gradients(model, parameters) as recorder:
+                flat, counted = self._in_groups(model, recorder, together, clip, loss)
+            torch._foreach_add_(sums, [flat[recorder.columns[p]].view(p.shape) for p in parameters])
+            finite += counted
+        return ClippedSum(sums, finite)
+
+    def _groups(self, model: nn.Module, batch: PatientBatch) -> Iterator[Group]:
+        """All patients, once each; more than one together only where that is exact and pays."""
+        possible = self.grouped and self.precision == "fp32" and batch.labels_B.device.type == "cpu"
+        if not possible or unknown_layers(model):
+            yield from (Group(one, 0) for one in parts(batch, 1))
+            return
+        films_B = batch.view_mask_BV.sum(1)
+        height, width = batch.pixels_BVCHW.shape[-2:]
+        for films in sorted(set(films_B.tolist())):
+            size = min(GROUP_MOST, max(1, GROUP_PIXELS // (max(films, 1) * height * width)))
+            members: Tensor = (films_B == films).nonzero().squeeze(1)
+            for start in range(0, len(members), size):
+                yield Group(select(batch, members[start : start + size]), films)
+
+    def _one_by_one(
+        self, model: nn.Module, parameters: Sequence[nn.Parameter], patients: Sequence[PatientBatch], clip: float,
+        loss: PatientLoss,
+    ) -> ClippedSum:  # fmt: skip
+        device = parameters[0].device
+
+        def work(share: Sequence[PatientBatch]) -> ClippedSum:
+            sums, finite = [torch.zeros_like(p) for p in parameters], 0
+            with autocast(device, self.precision):
+                for patient in share:
+                    finite += _add_clipped(sums, _gradient(model, parameters, patient, loss), clip)
+            return ClippedSum(sums, finite)
+
+        with fast_norms(model, device, self.precision):
+            results = self._spread(work, patients)
+        for result in results[1:]:
+            torch._foreach_add_(results[0].sums, result.sums)
+        return ClippedSum(results[0].sums, sum(result.finite for result in results))
+
+    def _in_groups(
+        self, model: nn.Module, recorder: RowGradients, groups: Sequence[Group], clip: float, loss: PatientLoss
+    ) -> tuple[Tensor, int]:
+        def work(share: Sequence[Group]) -> tuple[Tensor, int]:
+            total_P, finite = torch.zeros(recorder.width), 0
+            for group in share:
+                value = functools.partial(_value, model, group.batch, loss)
+                rows_BP = recorder.rows(len(group.batch), group.films, value)
+                finite += _add_clipped_rows(total_P, rows_BP, clip)
+            return total_P, finite
+
+        results = self._spread(work, groups)
+        total_P = results[0][0]
+        for other_P, _ in results[1:]:
+            total_P += other_P
+        return total_P, sum(finite for _, finite in results)
+
+    def _spread(self, work: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -> list[Result]:
+        """Run `work` on a share of the items in each worker; results in worker order."""
+        workers = max(1, min(self.workers, len(items)))
+        if workers == 1:
+            return [work(items)]
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(work, [items[first::workers] for first in range(workers)]))
+
+    def _check(self, model: nn.Module, parameters: Sequence[nn.Parameter], group: Group, loss: PatientLoss) -> None:
+        """Once per engine: the last row of a group must be its patient's gradient, as autograd alone gives it."""
+        if self._checked:
+            return
+        last = len(group.batch) - 1
+        alone = _gradient(model, parameters, group.batch.patient(last), loss)
+        known = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, alone, strict=True)]
+        wanted_P = torch.cat([g.flatten() for g in known])
+        if not bool(torch.isfinite(wanted_P).all()):
+            return  # nothing to compare with; the next batch is checked
+        with row_gradients(model, parameters) as recorder:
+            rows_BP = recorder.rows(len(group.batch), group.films, lambda: _value(model, group.batch, loss))
+        gap = float((rows_BP[last] - wanted_P).norm()) / max(float(wanted_P.norm()), 1e-6)
+        if not gap <= AGREEMENT:
+            raise PrivacyError(
+                "gradients of a group are not those of its patients", found=f"relative difference {gap:.1e}",
+                expected=f"at most {AGREEMENT}", remedy="use training.engine=opacus, and tell the developers",
+            )  # fmt: skip
+        self._checked = True
+
+
+def _value(model: nn.Module, batch: PatientBatch, loss: PatientLoss) -> Tensor:
+    return loss(model(batch), batch).sum()
+
+
+def _gradient(
+    model: nn.Module, parameters: Sequence[nn.Parameter], patient: PatientBatch, loss: PatientLoss
+) -> Sequence[Tensor | None]:
+    value = _value(model, patient, loss)
+    if not value.requires_grad:  # nothing of hers reaches the trained parameters: her gradient is zero
+        return [None] * len(parameters)
+    return torch.autograd.grad(value, parameters, allow_unused=True)
+
+
+def _add_clipped(sums: list[Tensor], gradients: Sequence[Tensor | None], clip: float) -> int:
+    """Add one patient's gradient, scaled to norm `clip` at most; 1, or 0 where it is not finite and was left out."""
+    given = [g for g in gradients if g is not None]
+    if not given:
+        return 1
+    if len(given) < len(sums):
+        sums = [s for s, g in zip(sums, gradients, strict=True) if g is not None]
+    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(given))))
+    if not norm < float("inf"):  # also NaN: one such patient would make every parameter NaN, and show that she is there
+        return 0
+    torch._foreach_add_(sums, given, alpha=clip / max(norm, clip))
+    return 1
+
+
+def _add_clipped_rows(total_P: Tensor, rows_BP: Tensor, clip: float) -> int:
+    """The same for the rows of a group; how many were finite."""
+    norm_B = torch.linalg.vector_norm(rows_BP, dim=1)
+    finite_B = torch.isfinite(norm_B)
+    if not bool(finite_B.all()):
+        rows_BP = rows_BP.masked_fill(~finite_B.unsqueeze(1), 0.0)  # 0 x NaN would be NaN
+    factor_B = torch.where(finite_B, clip / norm_B.clamp(min=clip), 0.0)
+    total_P.addmv_(rows_BP.t(), factor_B)
+    return int(finite_B.sum())
