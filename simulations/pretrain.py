@@ -56,13 +56,14 @@ def pretrain(
     epochs: int | None,
     workers: int,
     out: Path,
+    validation_patients: int | None = None,
     progress: Progress | None = None,
 ) -> WeightsInfo:
     """Train the image branch of a model size and write `<size>.safetensors` and its card to `out`.
 
     Args:
         size: of the model; films have the size's own pixels.
-        seed, patients, epochs: instead of those of `configs/pretrain.yaml`; None keeps them.
+        seed, patients, epochs, validation_patients: instead of those of `configs/pretrain.yaml`; None keeps them.
         workers: processes that draw films; the weights do not depend on it.
         out: folder.
         progress: called with (what, done, of) for films and epochs.
@@ -74,7 +75,8 @@ def pretrain(
         ConfigError: an impossible number.
         StorageError: the weights cannot be written.
     """
-    plan = make_plan(size, seed=seed, patients=patients, epochs=epochs)
+    given = {"seed": seed, "patients": patients, "epochs": epochs, "validation_patients": validation_patients}
+    plan = make_plan(size, {name: value for name, value in given.items() if value is not None})
     if workers < 1:
         raise ConfigError("pretrain: workers must be positive", found=workers)
     report = progress or _silent
@@ -92,8 +94,8 @@ def pretrain(
     return write_weights(arrays, card, size=size, folder=out)
 
 
-def make_plan(size: Size, *, seed: int | None, patients: int | None, epochs: int | None) -> PretrainPlan:
-    """Compose the plan for a size from `configs/`; what is not None replaces the configured value.
+def make_plan(size: Size, given: Settings) -> PretrainPlan:
+    """Compose the plan for a size from `configs/`; what is given replaces the configured value.
 
     Raises:
         ConfigError: an unknown size, a missing or unknown value, or an impossible number.
@@ -110,8 +112,7 @@ def make_plan(size: Size, *, seed: int | None, patients: int | None, epochs: int
     with initialize_config_module("configs", version_base="1.3"):
         imaging: Settings = OmegaConf.to_container(compose("config", [f"model={size}"]).imaging, resolve=True)  # type: ignore[assignment]
         settings: Settings = OmegaConf.to_container(compose("pretrain"), resolve=True)  # type: ignore[assignment]
-    given = {"seed": seed, "patients": patients, "epochs": epochs}
-    settings |= {name: value for name, value in given.items() if value is not None}
+    settings |= given
     for name in ("patients", "validation_patients", "epochs", "batch"):
         if settings[name] < 1:
             raise ConfigError(f"pretrain.{name} must be positive", found=settings[name], expected="at least 1")

@@ -19,7 +19,7 @@ CHUNK = 250  # replicates at a time: bounds memory at some ten MB for a thousand
 
 @dataclass(frozen=True)
 class Replicates:
-    """AUC and sensitivity in each replicate, model name -> [replicates]; sensitivity of models with a threshold only."""
+    """AUC and sensitivity by replicate: model name -> [replicates]; sensitivity of models with a threshold only."""
 
     auc: Mapping[str, Floats]
     sensitivity: Mapping[str, Floats]

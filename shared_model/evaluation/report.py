@@ -12,7 +12,8 @@
         "sensitivity", "sensitivity_low", "sensitivity_high", "specificity", "specificity_low", "specificity_high",
         "threshold", "brier", "calibration_slope", "calibration_intercept", "ece",
         "roc": [[false positive rate, sensitivity], ...], "calibration": [[stated, observed, n], ...]}},
-     "comparisons": {"fused_vs_image", "fused_vs_clinical": {"difference", "low", "high", "p"}},
+     "comparisons": {"fused_vs_image", "fused_vs_clinical": {"difference", "low", "high", "p"}}   (paired DeLong; with
+        `reference` also "fused_vs_public"),
      "bootstrap": {"replicates", "models": {name: {"auc_low", "auc_high", "sensitivity_low", "sensitivity_high"}},
         "comparisons": {name: {"low", "high"}}}   (only with replicates and both classes),
      "gate": {"image_mean", "image_sd"}   (over women with both modalities; null without),
@@ -30,6 +31,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shared_model.errors import CohortError
 from shared_model.evaluation.auc import auc_interval, average_precision, paired_delong, roc_auc, roc_points
@@ -80,6 +82,7 @@ def test_report(
     temperature: float,
     terms: EvaluationTerms,
     attributes: pd.DataFrame,
+    reference: NDArray[np.float64] | None = None,
 ) -> Document:
     """The `test` document.
 
@@ -89,6 +92,7 @@ def test_report(
         temperature: of the fused logit, from `selection`.
         terms: confidence of all intervals, replicates of the bootstrap.
         attributes: of the same patients in the same order, for subgroups.
+        reference: scores [N] of the initial weights on the same patients, for what hospitals added to them.
 
     Raises:
         CohortError: the split is empty.
@@ -102,10 +106,14 @@ def test_report(
             name: _model(scores, name, thresholds.get(name), temperature if name == "fused" else 1.0, terms)
             for name in scores.models
         },
-        "comparisons": {f"{a}_vs_{b}": _comparison(scores, a, b, terms) for a, b in COMPARISONS},
+        "comparisons": {
+            f"{a}_vs_{b}": _comparison(scores.labels, scores.models[a], scores.models[b], terms) for a, b in COMPARISONS
+        },
         "gate": _gate(scores),
         "subgroups": subgroup_table(scores.labels, scores.fused, attributes, confidence=terms.confidence),
     }
+    if reference is not None:
+        document["comparisons"]["fused_vs_public"] = _comparison(scores.labels, scores.fused, reference, terms)
     if terms.bootstrap and 0 < document["positives"] < len(scores):
         document["bootstrap"] = _bootstrap(scores, thresholds, terms)
     return document
@@ -134,9 +142,10 @@ def _model(
     return document
 
 
-def _comparison(scores: Scores, first: str, second: str, terms: EvaluationTerms) -> Document:
-    models = scores.models
-    gap = paired_delong(scores.labels, models[first], models[second], confidence=terms.confidence)
+def _comparison(
+    labels: NDArray[np.uint8], first: NDArray[np.float64], second: NDArray[np.float64], terms: EvaluationTerms
+) -> Document:
+    gap = paired_delong(labels, first, second, confidence=terms.confidence)
     return {"difference": gap.value, "low": gap.low, "high": gap.high, "p": gap.p}
 
 

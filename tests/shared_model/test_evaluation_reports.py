@@ -231,7 +231,7 @@ def test_metrics_from_counts_are_those_of_the_binned_scores(bins: int, within: f
 
 def test_noise_widens_the_interval_as_it_should() -> None:
     scores = made_up(600)
-    counts = score_histogram(scores.labels, scores.fused, 16).astype(float) + 20  # far from 0, so that nothing is clipped
+    counts = score_histogram(scores.labels, scores.fused, 16).astype(float) + 20  # so that noise clips nothing
     rng = np.random.default_rng(0)
     noised = [metrics_from_histogram(counts + rng.normal(0, 3, counts.shape))["auc"] for _ in range(2000)]
     quiet = metrics_from_histogram(counts)

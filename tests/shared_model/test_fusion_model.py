@@ -63,6 +63,19 @@ def test_folded_and_unfolded_views_give_the_same_output(fusion: str) -> None:
 
 
 @pytest.mark.parametrize("fusion", MODES)
+@pytest.mark.parametrize("fold", [True, False])
+def test_reduced_precision_keeps_masks_exact_and_scores_close(fusion: str, fold: bool) -> None:
+    model, batch = make_model(fusion), make_batch(*MIXED)
+    exact = model(batch)
+    model.fold_views = fold
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model(batch)
+    assert torch.equal(rough.gate_B2 == 0, exact.gate_B2 == 0)
+    assert torch.equal(rough.view_weights_BV == 0, exact.view_weights_BV == 0)
+    torch.testing.assert_close(rough.logit_B.float(), exact.logit_B, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("fusion", MODES)
 def test_missing_parts_have_weight_exactly_zero(fusion: str) -> None:
     model, batch = make_model(fusion), make_batch(*MIXED)
     output = model(batch)
