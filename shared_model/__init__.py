@@ -1,1 +1,1 @@
-"""What every party of a study must hold identically: contract, imaging, cohort, model, evaluation, protocol, messages."""
+"""What every party of a study must hold identically, from the data contract to the messages."""

@@ -1,4 +1,4 @@
-"""The tree of errors that MammoFed raises on purpose, each with a stable exit code; raised everywhere, shown by the CLI.
+"""The errors that MammoFed raises on purpose, each with a stable exit code; raised everywhere, shown by the CLI.
 
 Every message says what was found, what was expected and what to do. Exit codes are a contract with scripts: a number is
 never given a new meaning.
@@ -19,7 +19,9 @@ class MammoFedError(Exception):
 
     exit_code = 1
 
-    def __init__(self, problem: str, *, found: object = None, expected: object = None, remedy: str | None = None) -> None:
+    def __init__(
+        self, problem: str, *, found: object = None, expected: object = None, remedy: str | None = None
+    ) -> None:
         self.problem, self.found, self.expected, self.remedy = problem, found, expected, remedy
         super().__init__(problem)
 

@@ -1,7 +1,7 @@
 """What crosses between coordinator and site: declared fields and named tensors, bounded and checked before allocation.
 
 Used by the courier's shim, the trainer and the server; needs neither torch nor Flower. On the wire a message is one
-safetensors file whose metadata holds the kind and the fields as JSON, so that both ends decode into declared types only.
+safetensors file whose metadata holds kind and fields as JSON, so that both ends decode into declared types only.
 """
 
 from __future__ import annotations

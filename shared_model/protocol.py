@@ -1,7 +1,7 @@
 """The study protocol: the frozen, declarative description of one federated training, hashed and checked field by field.
 
-Written once by the coordinator, approved by each site, read by the server loop and by every trainer. It holds no code, no
-path and no address: only numbers, names from closed lists, and hashes. What was approved is what runs, because every
+Written once by the coordinator, approved by each site, read by the server loop and by every trainer. It holds no code,
+no path and no address: only numbers, names from closed lists, and hashes. What was approved is what runs, because every
 request names the protocol's hash and a trainer serves only the protocols on its own disk.
 """
 
@@ -205,7 +205,7 @@ class FederationTerms(Terms):
 class EvaluationTerms(Terms):
     """How the model is chosen and judged; stated before anything was trained.
 
-    selection_rule: `best_selection_auc` (the round with the greatest AUC on `selection`, ties to the earlier) or `last`.
+    selection_rule: `best_selection_auc` (the round of the greatest AUC on `selection`, ties to the earlier) or `last`.
     every: evaluate on `selection` after every n-th round (the last one always).
     specificity: level at which sensitivity is reported, threshold taken from `selection`.
     collapse_auc: alarm when the image branch's selection AUC falls below it after having been above.
@@ -309,7 +309,9 @@ class Protocol(Terms):
                 f"{'.'.join(str(part) for part in e['loc']) or 'protocol'}: {e['msg'].removeprefix('Value error, ')}"
                 for e in error.errors(include_url=False)
             )
-            raise ProtocolError(f"{source} is not a valid protocol: {faults}", remedy="correct the named fields") from None
+            raise ProtocolError(
+                f"{source} is not a valid protocol: {faults}", remedy="correct the named fields"
+            ) from None
 
     @classmethod
     def from_json(cls, data: bytes | str, *, source: str = "protocol") -> Protocol:
@@ -319,7 +321,8 @@ class Protocol(Terms):
             ProtocolError: too large, not JSON, wrong schema, or the stated hash is not that of the content.
         """
         if len(data) > MAX_PROTOCOL_BYTES:
-            raise ProtocolError(f"{source} is too large", found=len(data), expected=f"at most {MAX_PROTOCOL_BYTES} bytes")
+            raise ProtocolError(f"{source} is too large", found=len(data),
+                                expected=f"at most {MAX_PROTOCOL_BYTES} bytes")  # fmt: skip
         try:
             values = json.loads(data)
         except (ValueError, RecursionError) as error:

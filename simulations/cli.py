@@ -26,7 +26,8 @@ def simulate() -> None:
 
 
 @simulate.command(
-    "run", hidden=True, add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
+    "run", hidden=True, add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
 )
 @click.pass_context
 def run(ctx: click.Context) -> None:

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from client.trainer.site import Site, study_folder
 from client.trainer.train import budget
 from shared_model.cohort import VIEWS, Cohort
 from shared_model.cohort.batch import PatientBatch
-from shared_model.errors import BudgetExhaustedError, ProtocolError
+from shared_model.errors import BudgetExhaustedError, ProtocolError, StorageError
 from shared_model.evaluation import (
     Scores,
     evaluate_cohort,
@@ -111,7 +112,26 @@ def _exact_report(site: Site, protocol: Protocol, request: EvaluateRequest, mode
     if request.scope == "selection":
         return selection_report(scores, protocol.evaluation)
     attributes = site.cohort.attributes.iloc[indices]
-    return test_report(scores, request.thresholds, request.temperature, protocol.evaluation, attributes)
+    reference = None
+    if request.scope == "test":
+        path = site.config.state / "reference" / f"{study_folder(protocol)}.npy"
+        if request.image_only:
+            _keep(path, scores.image)
+        elif path.exists():
+            reference = np.load(path, allow_pickle=False)
+    return test_report(scores, request.thresholds, request.temperature, protocol.evaluation, attributes, reference)
+
+
+def _keep(path: Path, scores: NDArray[np.float64]) -> None:
+    """Keep the scores of the initial weights on `test` at the evaluator, for the paired comparison with the model."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp.npy")
+        np.save(temporary, scores, allow_pickle=False)
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError("the evaluator cannot keep its reference scores", found=error.strerror,
+                           remedy="free some space, then resume the study") from None  # fmt: skip
 
 
 def _private_report(

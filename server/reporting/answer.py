@@ -63,11 +63,16 @@ def _added(held_out: Mapping[str, Any], protocol: Protocol) -> str:
     start, difference = START[protocol.initial_weights.origin], fused["auc"] - public["auc"]
     if difference <= 0:
         return f"It is not better than the {start.lower()} alone, which reach {public['auc']:.3f} without any hospital."
-    low, high = difference_interval(fused, public)
+    paired = mapping(mapping(held_out.get("comparisons")).get("fused_vs_public"))
+    if paired.get("low") is not None:
+        low, high, how = paired["low"], paired["high"], "paired DeLong"
+    else:
+        low, high = difference_interval(fused, public)
+        how = "computed as if on different women, so rather too wide"
     judged = "clear of" if low > 0 else "not clear of"
     return (
         f"{start} alone, with no hospital data, reach {public['auc']:.3f}: hospitals added {difference:.3f} "
-        f"(interval {low:.3f} to {high:.3f}, {judged} zero; computed as if on different women, so rather too wide)."
+        f"(interval {low:.3f} to {high:.3f}, {judged} zero; {how})."
     )
 
 

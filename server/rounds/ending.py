@@ -71,7 +71,7 @@ def choose_model(study: Study) -> None:
 
 
 def open_test(study: Study) -> None:
-    """Measure the chosen and the initial model on `test`; what is journalled already is not measured again.
+    """Measure the initial and the chosen model on `test`; what is journalled already is not measured again.
 
     Raises:
         RoundError: the evaluator does not answer.
@@ -81,7 +81,8 @@ def open_test(study: Study) -> None:
         with study.journal.entry():
             study.journal.put("test_opened", {"round": number, "sha256": weights_sha256(weights)})
     pairs: tuple[tuple[Scope, Scope, int, Arrays], ...] = (
-        ("test", "selection", number, weights), ("test_initial", "initial", 0, study.initial),
+        # The initial weights first: the evaluator keeps their scores, to compare the chosen model on the same women.
+        ("test_initial", "initial", 0, study.initial), ("test", "selection", number, weights),
     )  # fmt: skip
     for scope, calibrated_on, of_round, arrays in pairs:
         calibration = study.journal.document(of_round, calibrated_on)

@@ -76,6 +76,17 @@ def test_test_is_opened_once_for_the_model_and_once_for_public_weights(small_stu
     assert {row["name"] for row in document["subgroups"]} >= {"vendor"}
 
 
+def test_the_model_is_compared_with_public_weights_on_the_same_women(small_study: Make, opened: Any) -> None:
+    study = small_study()
+    service = opened(study.config("evaluator"))
+    public = json.loads(ask(service, study, "test", image_only=True).report)
+    document = json.loads(ask(service, study, "test", thresholds=THRESHOLDS, temperature=1.5).report)
+    gap = document["comparisons"]["fused_vs_public"]
+    expected = document["models"]["fused"]["auc"] - public["models"]["image"]["auc"]
+    assert gap["difference"] == pytest.approx(expected)
+    assert gap["low"] <= gap["difference"] <= gap["high"]
+
+
 def test_image_only_sees_no_table(small_study: Make) -> None:
     cohort = Cohort.open(small_study().config("evaluator").cohort)
     full, seen = cohort.batch([0, 1, 2, 3]), ImageOnly(cohort).batch([0, 1, 2, 3])

@@ -272,7 +272,7 @@ def test_the_rule_chooses_among_trained_rounds_and_test_is_opened_once_for_it(tm
     curve = dict(rows(tmp_path, "SELECT round, value FROM metrics WHERE scope = 'selection' AND name = 'auc_fused'"))
     best = max(curve, key=lambda number: (curve[number], -number))
     opened = [request for request in grid.party("evaluator").measured if request.scope == "test"]
-    assert [(r.round, r.image_only) for r in opened] == [(best, False), (0, True)]
+    assert [(r.round, r.image_only) for r in opened] == [(0, True), (best, False)]
     assert opened[0].thresholds == {"fused": 0.4, "image": 0.4, "clinical": 0.4} and opened[0].temperature == 1.25
     sites = [request for name in fake.SITES for request in grid.party(name).measured]
     assert [(r.scope, r.round) for r in sites] == [("site", best)] * 4
