@@ -273,7 +273,7 @@ def test_the_rule_chooses_among_trained_rounds_and_test_is_opened_once_for_it(tm
     best = max(curve, key=lambda number: (curve[number], -number))
     opened = [request for request in grid.party("evaluator").measured if request.scope == "test"]
     assert [(r.round, r.image_only) for r in opened] == [(0, True), (best, False)]
-    assert opened[0].thresholds == {"fused": 0.4, "image": 0.4, "clinical": 0.4} and opened[0].temperature == 1.25
+    assert opened[1].thresholds == {"fused": 0.4, "image": 0.4, "clinical": 0.4} and opened[1].temperature == 1.25
     sites = [request for name in fake.SITES for request in grid.party(name).measured]
     assert [(r.scope, r.round) for r in sites] == [("site", best)] * 4
 
