@@ -87,21 +87,20 @@ def public_cohort(
     """
     last = first + patients
     chunks = [range(start, min(start + CHUNK, last)) for start in range(first, last, CHUNK)]
-    parts: list[Part] = []
+    whole = _empty(patients, pipeline)
     with _mapper(workers) as mapped:
-        for part in mapped(prepare_patients, [seed] * len(chunks), chunks, [pipeline] * len(chunks)):
-            parts.append(part)
+        parts = mapped(prepare_patients, [seed] * len(chunks), chunks, [pipeline] * len(chunks))
+        for chunk, part in zip(chunks, parts, strict=True):
+            for array, values in zip(whole, part, strict=True):
+                array[chunk.start - first : chunk.stop - first] = values
             if progress is not None:
-                progress(min(len(parts) * CHUNK, patients), patients)
-    films, labels, marks = zip(*parts, strict=True)
-    return PublicCohort(np.concatenate(films), np.concatenate(labels), np.concatenate(marks))
+                progress(chunk.stop - first, patients)
+    return PublicCohort(*whole)
 
 
 def prepare_patients(seed: int, indices: range, pipeline: PipelineConfig) -> Part:
     """A worker's task: pixels, labels and marks (see PublicCohort) of some patients."""
-    pixels = np.zeros((len(indices), len(VIEWS), 2, pipeline.height, pipeline.width), np.float16)
-    labels = np.zeros(len(indices), np.float32)
-    marks = np.full((len(indices), len(VIEWS), 3), np.nan, np.float32)
+    pixels, labels, marks = part = _empty(len(indices), pipeline)
     for row, index in enumerate(indices):
         patient = draw_public_patient(seed, index)
         labels[row] = patient["label"]
@@ -116,7 +115,12 @@ def prepare_patients(seed: int, indices: range, pipeline: PipelineConfig) -> Par
                 middle = (rows[0] + rows[-1] + 1) / 2 * spacing
                 scale = channels.spacing_mm
                 marks[row, slot] = pipeline.height / 2 + (y - middle) / scale, x / scale, MARK_RADIUS_MM / scale
-    return pixels, labels, marks
+    return part
+
+
+def _empty(patients: int, pipeline: PipelineConfig) -> Part:
+    films = np.zeros((patients, len(VIEWS), 2, pipeline.height, pipeline.width), np.float16)
+    return films, np.zeros(patients, np.float32), np.full((patients, len(VIEWS), 3), np.nan, np.float32)
 
 
 @contextmanager
