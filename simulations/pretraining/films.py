@@ -91,8 +91,8 @@ def public_cohort(
     with _mapper(workers) as mapped:
         parts = mapped(prepare_patients, [seed] * len(chunks), chunks, [pipeline] * len(chunks))
         for chunk, part in zip(chunks, parts, strict=True):
-            for array, values in zip(whole, part, strict=True):
-                array[chunk.start - first : chunk.stop - first] = values
+            rows = slice(chunk.start - first, chunk.stop - first)
+            whole[0][rows], whole[1][rows], whole[2][rows] = part
             if progress is not None:
                 progress(chunk.stop - first, patients)
     return PublicCohort(*whole)
