@@ -99,7 +99,8 @@ class AugmentationTerms(Terms):
 class PhaseTerms(Terms):
     """Consecutive rounds with one objective: `image` trains the image branch alone, `fusion` everything.
 
-    learning_rate: step of the fusion part; encoder_rate: factor on it for the view encoder (0 freezes it).
+    learning_rate: step of what is new in the phase. encoder_rate: factor on it for what comes trained into it, the view
+    encoder in an image phase, the whole image branch in a fusion phase; 0 freezes that.
     """
 
     name: Name

@@ -13,7 +13,7 @@ from torch import Tensor
 from client.privacy.randomness import Randomness
 from client.training.engines import trainable
 from shared_model.fusion import FusionModel
-from shared_model.protocol import Protocol
+from shared_model.protocol import PhaseTerms, Protocol
 
 
 def add_noise(sums: list[Tensor], *, std: float, randomness: Randomness) -> None:
@@ -31,9 +31,14 @@ def select_parameters(model: FusionModel, protocol: Protocol, round_number: int)
     phase = protocol.training.phase(round_number)
     wanted = set(model.trainable_parameters(phase.objective))
     if phase.encoder_rate == 0:
-        wanted -= set(model.encoder_parameters())
+        wanted -= _low_rate(model, phase)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in wanted)
+
+
+def _low_rate(model: FusionModel, phase: PhaseTerms) -> set[str]:
+    """Names that learn at `encoder_rate`: in a fusion phase the whole image branch, whose head is as trained as it is."""
+    return set(model.image_parameters() if phase.objective == "fusion" else model.encoder_parameters())
 
 
 class Update:
@@ -77,7 +82,7 @@ class Update:
 def _optimizer(model: FusionModel, protocol: Protocol, round_number: int) -> torch.optim.Optimizer:
     terms, phase = protocol.training, protocol.training.phase(round_number)
     rate = protocol.learning_rate(round_number)
-    low = set(model.encoder_parameters())
+    low = _low_rate(model, phase)
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
         {"params": [p for name, p in named if name not in low], "lr": rate},

@@ -129,7 +129,7 @@ def test_one_private_step_is_the_formula(tiny_model: Make, memory_patients: Make
     run(model, cohort, protocol, round_number=1, randomness=source)
     assert source.stds == [2.0 * 0.3]
     expected = 0.25 * 40  # not 3, the true size of the batch, nor 0.25 * 12, the true size of the site
-    encoder = set(model.encoder_parameters())
+    encoder = set(model.image_parameters())
     for (name, p), total in zip(model.named_parameters(), sums, strict=True):
         rate = 0.1 * (0.5 if name in encoder else 1.0)
         wanted = before[name] - rate * (total + 0.7 * 2.0 * 0.3) / expected
@@ -192,7 +192,7 @@ def test_an_image_phase_trains_the_image_branch_alone(
     assert all(p.requires_grad for p in model.parameters()) and not model.training
 
 
-def test_an_encoder_rate_of_zero_freezes_the_encoder(
+def test_an_encoder_rate_of_zero_freezes_the_image_branch(
     tiny_model: Make, memory_patients: Make, small_protocol: Make
 ) -> None:
     phases = [{"name": "f", "rounds": 1, "objective": "fusion", "learning_rate": 0.1, "encoder_rate": 0.0}]
@@ -200,7 +200,7 @@ def test_an_encoder_rate_of_zero_freezes_the_encoder(
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     run(model, memory_patients(12), small_protocol(training__phases=phases), round_number=1)
     moved = {n for n, p in model.named_parameters() if not torch.equal(p.detach(), before[n])}
-    assert moved == set(model.fusion_parameters())
+    assert moved == {n for n, _ in model.named_parameters()} - set(model.image_parameters())
 
 
 @pytest.mark.parametrize("private", [True, False])
@@ -215,7 +215,7 @@ def test_fedprox_and_weight_decay_arrive_whole(tiny_model: Make, small_protocol:
         torch._foreach_add_([p.data for p in trainable(model)], shift)
     moved = [p.detach().clone() for p in trainable(model)]
     update.step([torch.ones_like(p) for p in start])
-    encoder = set(model.encoder_parameters())
+    encoder = set(model.image_parameters())
     for (name, p), w, w0 in zip(model.named_parameters(), moved, start, strict=True):
         rate = 0.05 * (0.1 if name in encoder else 1.0)
         torch.testing.assert_close(p.detach(), w - rate * (1.0 + 0.5 * (w - w0) + 0.25 * w))
