@@ -73,16 +73,15 @@ class RowGradients:
             PrivacyError: a layer saw rows that are neither patients nor films.
         """
         tape = self._thread.tape = _Tape(patients, films, self.width)
-        value = loss()
-        if value.requires_grad:
-            outputs = [output for _, _, output in tape.calls]
-            gradients = torch.autograd.grad(value, outputs, allow_unused=True)
-            for (module, given, _), gradient in zip(tape.calls, gradients, strict=True):
-                if gradient is not None and not isinstance(module, nn.GroupNorm):  # which wrote by its sink
-                    self._write(module, given, gradient, tape)
+        try:
+            value = loss()
+            if value.requires_grad and tape.beginnings:
+                torch.autograd.grad(value, tape.beginnings, allow_unused=True)  # each layer writes as its turn comes
+        finally:
+            tape.beginnings.clear()  # they hold the graph, and its hooks the tape: the circle would hold the memory
         return tape.rows_BP
 
-    def _write(self, module: nn.Module, given: Tensor, gradient: Tensor, tape: _Tape) -> None:
+    def write(self, module: nn.Module, given: Tensor, gradient: Tensor, tape: _Tape) -> None:
         weight = self._target(module.weight, tape)
         bias = self._target(getattr(module, "bias", None), tape)
         if isinstance(module, nn.Conv2d):
@@ -115,11 +114,11 @@ class RowGradients:
 
 
 class _Tape:
-    """Calls of trained layers in one pass, and the rows that come of them."""
+    """One pass: the rows that come of it, and the tensors that its graph begins with."""
 
     def __init__(self, patients: int, films: int, width: int) -> None:
         self.patients, self.films = patients, films
-        self.calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+        self.beginnings: list[Tensor] = []
         self.rows_BP = torch.zeros(patients, width)
 
     def rows(self, tensor: Tensor) -> Tensor:
@@ -189,9 +188,16 @@ def _forward(module: nn.Module, recorder: RowGradients) -> Callable[[Tensor], Te
 
     def forward(x: Tensor) -> Tensor:
         output: Tensor = plain(module, x)
-        if not output.requires_grad:
-            output.requires_grad_()  # the first trained layer of a branch: the graph begins here
-        recorder.tape.calls.append((module, x.detach(), output))
+        tape, given = recorder.tape, [x.detach()]
+        if not output.requires_grad:  # the first trained layer of a branch: the graph begins here
+            output.requires_grad_()
+            tape.beginnings.append(output)
+
+        def write(gradient: Tensor) -> None:
+            recorder.write(module, given.pop(), gradient, tape)
+
+        # While the pass goes on, not after it: what a layer was given, and its output's gradient, are let go at once.
+        output.register_hook(write)  # type: ignore[no-untyped-call]
         return output
 
     return forward
@@ -205,7 +211,7 @@ def _norm_forward(module: nn.Module, recorder: RowGradients) -> Callable[[Tensor
         tape = recorder.tape
         if not x.requires_grad:  # no trained layer before: its backward pass must be asked for
             x = x.detach().requires_grad_()
-            tape.calls.append((module, x, x))
+            tape.beginnings.append(x)
         return group_norm(x, module, lambda scale, shift: sink(scale, shift, tape))
 
     return forward

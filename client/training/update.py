@@ -37,7 +37,7 @@ def select_parameters(model: FusionModel, protocol: Protocol, round_number: int)
 
 
 def _low_rate(model: FusionModel, phase: PhaseTerms) -> set[str]:
-    """Names that learn at `encoder_rate`: in a fusion phase the whole image branch, whose head is as trained as it is."""
+    """Names that learn at `encoder_rate`: in a fusion phase the whole image branch: its head is trained like it."""
     return set(model.image_parameters() if phase.objective == "fusion" else model.encoder_parameters())
 
 
