@@ -139,6 +139,11 @@ def make_study(
     return SmallStudy(root, protocol, arrays_of(model), files)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole studies first: they take longest, and two test processes share the rest while they run."""
+    items.sort(key=lambda item: "end_to_end" not in str(item.path))
+
+
 @pytest.fixture
 def small_study(tmp_path: Path) -> Callable[..., SmallStudy]:
     """Make a small study in this test's own folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -88,11 +89,17 @@ def test_under_privacy_no_loss_leaves_a_site(private_run: Path) -> None:
     assert not {n for n in names if "loss" in n}
 
 
-def test_no_identity_reaches_the_run_directory(private_run: Path) -> None:
-    """The synthetic women's names and ids stand in their DICOM files; outside the source folders they must not."""
-    for path in private_run.rglob("*"):
+def test_no_identity_leaves_the_source_folders(place: Path, private_run: Path) -> None:
+    """The women's ids and films' UIDs stand in the hospitals' own files; in cohorts and run directory they must not."""
+    identities = {b"SYNTH^", b"SYNTH-"}
+    for table in (place / "cache" / "populations").rglob("truth.csv"):
+        rows = csv.DictReader(table.read_text().splitlines())
+        identities |= {row[column].encode() for row in rows for column in ("sop_uid", "patient_id")}
+    assert len(identities) > 100
+    for path in [*private_run.rglob("*"), *(place / "cache" / "cohorts").rglob("*")]:
         if path.is_file():
-            assert b"SYNTH" not in path.read_bytes(), path
+            content = path.read_bytes()
+            assert not [i for i in identities if i in content], path
 
 
 def test_without_privacy_one_seed_gives_the_same_model_to_the_bit(place: Path, plain_run: Path) -> None:
