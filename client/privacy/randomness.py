@@ -82,13 +82,14 @@ class SecureRandomness:
         """float64 [count] in (0, 1], 53 random bits each."""
         return torch.from_numpy(((self._words(count) >> np.uint64(11)).astype(np.float64) + 1.0) * 2.0**-53)
 
-    def _standard_normal(self, count: int) -> Tensor:
-        """float64 [4, count] by Box and Muller (1958), of four different radii and angles in each column."""
+    def _sum_of_four(self, count: int) -> Tensor:
+        """float64 [count]: sums of four standard normals by Box and Muller (1958), from four different pairs."""
         width = max(count, 2)
         radius = self._uniform(2 * width).log_().mul_(-2.0).sqrt_().view(2, width)
         angle = self._uniform(2 * width).mul_(2.0 * math.pi).view(2, width)
-        # Without the roll, cosine and sine of one pair would meet in a column and collapse into a single Gaussian.
-        return torch.cat([radius * angle.cos(), (radius * angle.sin()).roll(1, 1)])[:, :count]
+        cosines = angle.cos().mul_(radius).sum(0)
+        # Without the roll, cosine and sine of one pair would meet in a number and collapse into a single Gaussian.
+        return cosines.add_(angle.sin_().mul_(radius).sum(0).roll(1))[:count]
 
     def normal(self, count: int, *, std: float) -> Tensor:
         """float32 [count], N(0, std^2); each is half the sum of four, computed in float64.
@@ -100,7 +101,7 @@ class SecureRandomness:
         noise = torch.empty(count, dtype=torch.float32)
         for start in range(0, count, CHUNK):
             part = noise[start : start + CHUNK]
-            part.copy_(self._standard_normal(len(part)).sum(0).mul_(0.5 * std))
+            part.copy_(self._sum_of_four(len(part)).mul_(0.5 * std))
         return noise
 
     def poisson_sample(self, population: int, *, rate: float) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ Used by `local` on the CPU and wherever a model has layers that hooks do not kno
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
@@ -20,7 +21,7 @@ from shared_model.cohort.batch import PatientBatch
 from shared_model.errors import PrivacyError
 
 GROUP_PIXELS = 900_000  # about so many pixels to a group: beyond, it leaves the cache and saves nothing
-GROUP_MOST = 5  # patients: eight would save another 3 % of the time and hold half as much memory again
+GROUP_MOST = 6  # patients: eight would save another 3 % of the time and hold a third more memory
 AGREEMENT = 1e-3  # relative; float32 gives 1e-6, a row of another patient about 1
 
 
@@ -84,8 +85,8 @@ class LoopEngine:
         for films in sorted(set(films_B.tolist())):
             size = min(GROUP_MOST, max(1, round(GROUP_PIXELS / (max(films, 1) * height * width))))
             members: Tensor = (films_B == films).nonzero().squeeze(1)
-            for start in range(0, len(members), size):
-                yield Group(members[start : start + size], films)
+            for chosen in members.tensor_split(math.ceil(len(members) / size)):  # of equal size: one left over is slow
+                yield Group(chosen, films)
 
     def _one_by_one(
         self, model: nn.Module, parameters: Sequence[nn.Parameter], batch: PatientBatch, members: Sequence[int],

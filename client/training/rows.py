@@ -132,7 +132,7 @@ class _Tape:
             raise PrivacyError("a layer saw rows that are neither patients nor films", found=tensor.shape[0],
                                expected=f"{self.patients} or {self.patients} x {self.films}",
                                remedy="use training.engine=opacus")  # fmt: skip
-        return tensor.unflatten(0, (self.patients, per_patient))  # type: ignore[no-any-return, no-untyped-call]
+        return tensor.view(self.patients, per_patient, *tensor.shape[1:])
 
 
 def _conv(module: nn.Conv2d, given: Tensor, gradient: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
@@ -154,8 +154,13 @@ def _linear(given: Tensor, gradient: Tensor, weight: Tensor | None, bias: Tensor
     out_BLO = gradient.flatten(1, -2)
     if bias is not None:
         bias += out_BLO.sum(1)
-    if weight is not None:
-        weight.baddbmm_(out_BLO.transpose(1, 2), given.flatten(1, -2))
+    if weight is None:
+        return
+    into_BLI = given.flatten(1, -2)
+    if out_BLO.shape[1] == 1:
+        weight.addcmul_(out_BLO.transpose(1, 2), into_BLI)  # an outer product for each patient, all in one operation
+    else:
+        weight += torch.bmm(out_BLO.transpose(1, 2), into_BLI)
 
 
 def _scale(product: Tensor, gradient: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None) -> None:
