@@ -23,7 +23,7 @@ CASES = [(1.1, 0.0625, 80, 1e-5), (1.0, 0.0625, 400, 1e-5), (0.8, 0.125, 160, 1e
 
 
 def pld_epsilon(rows: list[tuple[float, float, int]], delta: float) -> float:
-    accountant = PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
+    accountant = PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=1e-3)
     for sigma, rate, steps in rows:
         event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(sigma))
         accountant.compose(event, steps)
