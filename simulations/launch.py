@@ -7,9 +7,11 @@ of their own, and the server loop aggregates in numpy.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -17,11 +19,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import click
 from omegaconf import DictConfig, OmegaConf
 
 from client.ingest import prepare_site
 from client.trainer.config import SiteConfig
 from server.reporting import write_report
+from server.rounds.checkpoint import read_arrays
 from server.rounds.loop import run_study
 from server.rounds.summary import write_summary
 from shared_model.cohort import Cohort, split_indices
@@ -39,6 +43,11 @@ from simulations.population import generate
 EVALUATOR = "evaluator"  # name of the coordinator's own trainer
 HELD_OUT = "held_out"    # name of the population that it holds
 EXIT_STOPPED = 130       # as a shell reports Ctrl-C
+DISK_REFUSES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
+SETTINGS = frozenset({
+    "name", "seed", "sites", "patients", "held_out", "rounds", "cohort", "imaging", "engine", "cache", "workers",
+    "report_deltas",
+})  # read from launch.json when a study goes on
 
 
 def launch(config: DictConfig, run_dir: Path) -> int:
@@ -47,10 +56,16 @@ def launch(config: DictConfig, run_dir: Path) -> int:
     assert isinstance(values, dict)
     settings: Config = {str(k): v for k, v in values.items()}
     _check(settings)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with _lock(run_dir):
-        (run_dir / "launch.json").write_text(json.dumps(settings, indent=2) + "\n")
-        return _run(settings, run_dir)
+    with _in_words(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with _lock(run_dir):
+            if (run_dir / "protocol.json").exists():  # its protocol would be used, whatever these settings say
+                raise ConfigError(
+                    f"{run_dir} holds a study already", found="protocol.json", expected="a new run directory",
+                    remedy=f"go on with `mammofed simulate resume {run_dir}`, or give another hydra.run.dir",
+                )  # fmt: skip
+            _write(run_dir / "launch.json", json.dumps(settings, indent=2) + "\n")
+            return _run(settings, run_dir)
 
 
 def resume(run_dir: Path) -> int:
@@ -59,8 +74,23 @@ def resume(run_dir: Path) -> int:
     if not path.exists() or not (run_dir / "protocol.json").exists():
         raise ConfigError(f"{run_dir} is no run that can be resumed", expected="launch.json and protocol.json in it",
                           remedy="start it anew with `mammofed simulate`")  # fmt: skip
-    with _lock(run_dir):
-        return _run(json.loads(path.read_text()), run_dir)
+    with _in_words(run_dir), _lock(run_dir):
+        return _run(_read_settings(path), run_dir)
+
+
+def _read_settings(path: Path) -> Config:
+    """The configuration that `launch` wrote: whole, or refused before anything is done with it."""
+    try:
+        settings = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        settings = None
+    absent = SETTINGS - settings.keys() if isinstance(settings, dict) else SETTINGS
+    if absent:
+        raise StorageError(f"{path} is damaged", found=f"nothing under {', '.join(sorted(absent))}",
+                           expected="the configuration as `mammofed simulate` wrote it",
+                           remedy="restore it from the run's backup, or start the study anew")  # fmt: skip
+    assert isinstance(settings, dict)
+    return settings
 
 
 def _check(config: Config) -> None:
@@ -90,7 +120,7 @@ def _run(config: Config, run_dir: Path) -> int:
         stop = threading.Event()
         with stop_on_interrupt(stop, view), _trainers(config, run_dir, site_files, view) as grid:
             outcome = run_study(
-                grid=grid, protocol=protocol, run_dir=run_dir, initial=_read_weights(initial_file),
+                grid=grid, protocol=protocol, run_dir=run_dir, initial=read_arrays(initial_file),
                 observer=view.observe, stop=stop,
             )  # fmt: skip
     summary = write_summary(run_dir)
@@ -216,6 +246,25 @@ def _one_child() -> Iterator[ProcessPoolExecutor]:
 
 
 @contextlib.contextmanager
+def _in_words(run_dir: Path) -> Iterator[None]:
+    """What the machine or the person at it may do at any line, said in words: a disk that refuses, Ctrl-C."""
+    resumable = "closed rounds are safe: `mammofed simulate resume` goes on"
+    try:
+        yield
+    except KeyboardInterrupt:
+        begun = (run_dir / "protocol.json").exists()
+        click.echo(f"mammofed: interrupted; {resumable if begun else 'no round was begun: start it again'}", err=True)
+        sys.exit(EXIT_STOPPED)
+    except OSError as error:
+        if error.errno not in DISK_REFUSES:
+            raise
+        raise StorageError(
+            f"cannot use {error.filename or run_dir}: {error.strerror or error}",
+            remedy=f"make room on the disk, or give rights to it; {resumable}",
+        ) from error  # fmt: skip
+
+
+@contextlib.contextmanager
 def _lock(run_dir: Path) -> Iterator[None]:
     """One process at a time works on a run directory."""
     with (run_dir / ".lock").open("w") as stream:
@@ -231,10 +280,3 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_text(text)
     temporary.replace(path)
-
-
-def _read_weights(path: Path) -> dict[str, Any]:
-    from safetensors.numpy import load_file
-
-    return dict(load_file(path))
-

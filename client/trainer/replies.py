@@ -55,6 +55,24 @@ class ReplyStore:
                                remedy="resume the study from its own journal")  # fmt: skip
         return self._read(path)
 
+    def make_room(self, study: str, slot: str, identity: str, size: int) -> None:
+        """Take the disk space of a reply of `size` bytes before anything is charged for it; `store` then uses it.
+
+        Raises:
+            StorageError: disk full or not writable.
+        """
+        temporary = self._path(study, slot, identity).with_suffix(".tmp")
+        try:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as stream:
+                os.posix_fallocate(stream.fileno(), 0, size)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise StorageError("there is no room for the reply; nothing was charged or trained", found=error.strerror,
+                               expected=f"{size} bytes free",
+                               remedy="make room on the site's disk and repeat the round") from None  # fmt: skip
+
     def store(self, study: str, slot: str, identity: str, data: bytes) -> None:
         """Write a reply durably (temporary file, fsync, rename, fsync of the folder) before it is sent.
 
@@ -65,8 +83,9 @@ class ReplyStore:
         temporary = path.with_suffix(".tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as stream:
+            with temporary.open("r+b" if temporary.exists() else "wb") as stream:  # "wb" would give the room back
                 stream.write(data)
+                stream.truncate()
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)

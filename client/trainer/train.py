@@ -15,6 +15,8 @@ from shared_model.fusion import FusionModel, arrays_of
 from shared_model.messages import Arrays, Frame, PrivacySpent, TrainReply, TrainRequest, encode
 from shared_model.protocol import Protocol
 
+HEADER_ROOM = 65536  # bytes of a reply beside its tensors, and room for the ledger's own entry
+
 
 def answer_train(site: Site, request: TrainRequest, arrays: Arrays) -> bytes:
     """One round at one site; the reply is on the disk before it is returned, and a repetition returns those bytes.
@@ -36,6 +38,8 @@ def answer_train(site: Site, request: TrainRequest, arrays: Arrays) -> bytes:
     started = time.monotonic()
     randomness = randomness_for(protocol, site=site.config.site, round_number=request.round)
     check_training(protocol, model, randomness)  # before anything is charged
+    size = sum(array.nbytes for array in arrays.values()) + HEADER_ROOM
+    site.replies.make_room(folder, slot, request.weights_sha256, size)  # or a full disk spends epsilon for nothing
     try:
         reservation = _reserve(site, protocol, request)
     except BudgetExhaustedError as error:

@@ -266,7 +266,11 @@ class Journal:
 def _in_words(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except sqlite3.OperationalError as error:
         raise StorageError(
             f"cannot use the journal {path}: {error}", remedy="make room on the disk or free the file, then resume"
+        ) from None
+    except sqlite3.Error as error:  # malformed: room would not help
+        raise StorageError(
+            f"the journal {path} is damaged: {error}", remedy="restore the run directory from its backup"
         ) from None

@@ -108,6 +108,13 @@ def _begin(study: Study) -> None:
     """Journal the start, or the resumption at the place where the journal says the study is."""
     journal, protocol = study.journal, study.protocol
     if journal.study_state() is StudyState.NEW:
+        later = sorted(p.name for p in (study.run_dir / "checkpoints").glob("round-*") if p.suffix == ".safetensors")
+        if later[1:]:  # to begin again would hide what was done, an opened `test` among it
+            raise StorageError(
+                f"{journal.path} knows no round, but later checkpoints are there", found=later[-1],
+                expected="the journal that belongs to them",
+                remedy="restore the run directory from its backup, or start in an empty directory",
+            )  # fmt: skip
         zero = Checkpoint(round=0, protocol_sha256=protocol.sha256, weights=study.initial, strategy={})
         write_checkpoint(study.run_dir, zero)
         with journal.study_step(StudyStep.START):

@@ -70,6 +70,15 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert store.find("study", round_slot(1, 1), A) is None
 
 
+def test_room_that_was_taken_is_used_and_what_is_too_much_goes(tmp_path: Path) -> None:
+    store = ReplyStore(tmp_path, keep=2)
+    store.make_room("study", round_slot(1, 1), A, 4096)
+    assert store.find("study", round_slot(1, 1), A) is None
+    store.store("study", round_slot(1, 1), A, b"reply")
+    assert store.find("study", round_slot(1, 1), A) == b"reply"
+    assert len(list((tmp_path / "study").iterdir())) == 1
+
+
 def test_an_emptied_reply_is_damage_and_never_a_free_slot(tmp_path: Path) -> None:
     store = ReplyStore(tmp_path, keep=2)
     store.store("study", round_slot(1, 1), A, b"reply")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from collections.abc import Callable
@@ -191,6 +192,25 @@ def test_a_reply_that_cannot_be_stored_is_not_sent(
         assert refusal(service, study.train(), study.arrays).code == StorageError.exit_code
     assert len(entries(study)) == 1
     assert ask(service, study.train(), study.arrays)[0].outcome == "trained"
+
+
+def test_a_full_disk_is_noticed_before_anything_is_charged(
+    small_study: Make, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small_study(private=True)
+    service = opened(study.config("site-01"))
+
+    def full(handle: int, offset: int, size: int) -> None:
+        assert size > sum(array.nbytes for array in study.arrays.values())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("client.trainer.replies.os.posix_fallocate", full)
+        refused = refusal(service, study.train(), study.arrays)
+    assert refused.code == StorageError.exit_code and "nothing was charged" in refused.reason
+    assert entries(study) == []
+    assert ask(service, study.train(), study.arrays)[0].outcome == "trained"
+    assert len(entries(study)) == 1
 
 
 def test_who_gave_up_waiting_costs_nothing(small_study: Make, opened: Any) -> None:

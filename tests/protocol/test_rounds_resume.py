@@ -235,6 +235,15 @@ def test_damaged_checkpoint_of_the_last_closed_round_is_refused_in_words(tmp_pat
         run(fake.make_grid(protocol), protocol, tmp_path)
 
 
+def test_a_lost_journal_does_not_begin_the_study_again(tmp_path: Path) -> None:
+    """It would open `test` a second time, and nobody would know."""
+    protocol = protocol_of("fedavg")
+    assert run(fake.make_grid(protocol), protocol, tmp_path).status == "COMPLETE"
+    (tmp_path / "journal.sqlite").unlink()
+    with pytest.raises(StorageError, match="knows no round, but later checkpoints are there"):
+        run(fake.make_grid(protocol), protocol, tmp_path)
+
+
 def test_disk_full_at_a_checkpoint_loses_nothing(tmp_path: Path) -> None:
     """The file size limit makes the kernel refuse the write, as a full disk does; the journal is below the limit."""
     ballast = np.arange(300_000, dtype=np.float32)

@@ -53,6 +53,31 @@ def test_what_is_wrong_is_said_with_a_stable_exit_code(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "[" * 100_000])
+def test_a_damaged_launch_file_is_refused_in_words(tmp_path: Path, content: str) -> None:
+    (tmp_path / "launch.json").write_text(content)
+    (tmp_path / "protocol.json").write_text("{}")
+    result = run("simulate", "resume", ".", cwd=tmp_path)
+    assert result.returncode == 70, result.stdout + result.stderr
+    assert "launch.json is damaged" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_run_directory_that_holds_a_study_is_not_begun_again_with_other_settings(tmp_path: Path) -> None:
+    (tmp_path / "launch.json").write_text("kept")
+    (tmp_path / "protocol.json").write_text("{}")
+    result = run("simulate", "rounds=7", "hydra.run.dir=.", cwd=tmp_path)
+    assert result.returncode == 10, result.stdout + result.stderr
+    assert "holds a study already" in result.stderr and "simulate resume" in result.stderr
+    assert (tmp_path / "launch.json").read_text() == "kept"
+
+
+def test_a_run_directory_that_cannot_be_made_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run("simulate", "study=smoke", f"cache={tmp_path}/file/cache", "hydra.run.dir=run", cwd=tmp_path)
+    assert result.returncode == 70, result.stdout + result.stderr
+    assert "Not a directory" in result.stderr and "Traceback" not in result.stderr
+
+
 def test_the_launcher_itself_needs_no_torch() -> None:
     code = "import simulations.launch, sys; print(sorted({'torch', 'opacus', 'ray'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
