@@ -33,11 +33,12 @@ from shared_model.contract import Contract, load_contract
 from shared_model.errors import ConfigError, QuorumError, StorageError
 from shared_model.imaging import PipelineConfig
 from shared_model.protocol import Protocol
+from shared_model.weights import public_weights
 from simulations.deltas import write_other_deltas
 from simulations.engine import LocalGrid, TrainerPool
 from simulations.hospitals import default_hospitals
 from simulations.live import LiveView, stop_on_interrupt
-from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key
+from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases
 from simulations.population import generate
 
 EVALUATOR = "evaluator"  # name of the coordinator's own trainer
@@ -102,6 +103,9 @@ def _check(config: Config) -> None:
     if config["patients"] < 20 * config["sites"]:
         raise ConfigError("patients: too few for the sites", found=config["patients"],
                           expected=f"at least 20 a site, {20 * config['sites']}")  # fmt: skip
+    phases(config)
+    if config["weights"] == "public":
+        public_weights(config["model"]["size"])  # not shipped for every size: better said now than after the films
 
 
 def _run(config: Config, run_dir: Path) -> int:

@@ -41,6 +41,8 @@ def test_cfg_job_prints_the_composed_configuration_with_overrides(tmp_path: Path
     (["simulate", "sitez=3"], 1, "Key 'sitez' is not in struct"),
     (["simulate", "sites=0"], 10, "sites: must be a whole number"),
     (["simulate", "patients=10"], 10, "too few for the sites"),
+    (["simulate", "rounds=1", "privacy=none"], 10, "too few for the phases"),
+    (["simulate", "model=medium"], 32, "public weights"),
     (["simulate", "resume", "."], 10, "no run that can be resumed"),
     (["simulate", "resume", "nowhere"], 2, "does not exist"),
 ])  # fmt: skip
