@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from server.reporting.answer import answer, model_rows
+from server.reporting.answer import answer, model_rows, unheard_sites
 from server.reporting.facts import mapping, read_other_deltas
 from shared_model.protocol import Protocol
 from simulations.words import bytes_in_words, seconds_in_words
@@ -67,6 +67,7 @@ def _site_table(summary: Mapping[str, Any], protocol: Protocol) -> Table:
     shown = [
         name for name in OUTCOMES if name == "contributed" or any(mapping(p).get(name) for p in participation.values())
     ]
+    unheard = unheard_sites(summary)
     table = Table(title="Sites", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("Site", no_wrap=True)
     table.add_column("Patients", justify="right")
@@ -79,7 +80,9 @@ def _site_table(summary: Mapping[str, Any], protocol: Protocol) -> Table:
         cells = [site.name, f"{site.patients:,}", *(str(counts.get(name, 0)) for name in shown)]
         if protocol.private:
             epsilon = spent.get("epsilon")
-            cells.append("none spent" if epsilon is None else f"{epsilon:.2f} of {spent['budget']:.2f}")
+            told = "none told" if site.name in unheard else "none spent"
+            least = "at least " if site.name in unheard else ""
+            cells.append(told if epsilon is None else f"{least}{epsilon:.2f} of {spent['budget']:.2f}")
         table.add_row(*cells)
     return table
 

@@ -86,11 +86,24 @@ def difference_interval(first: Mapping[str, Any], second: Mapping[str, Any]) -> 
     return difference - math.hypot(a - a_low, b_high - b), difference + math.hypot(a_high - a, b - b_low)
 
 
+def unheard_sites(summary: Mapping[str, Any]) -> list[str]:
+    """Sites with lost answers (late, failed): they may have spent more than the coordinator was told."""
+    participation = mapping(summary.get("participation"))
+    return sorted(site for site, counts in participation.items() if any(counts.get(o) for o in ("late", "failed")))
+
+
 def _cost(summary: Mapping[str, Any], protocol: Protocol) -> str:
     terms = protocol.privacy
     if not protocol.private:
         return (
             "No differential privacy was used: this bounds what is possible, and is nothing to run on patients' data."
+        )
+    unheard = unheard_sites(summary)
+    if unheard:
+        return (
+            f"What {', '.join(unheard)} spent is not fully known here, because answers were lost; no hospital's own "
+            f"ledger lets more than epsilon {terms.epsilon:g} pass for each patient (delta {terms.delta:g}, add or remove one "
+            "patient)."
         )
     spent = [row["epsilon"] for row in mapping(summary.get("privacy")).values() if row.get("epsilon") is not None]
     if not spent:

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from server.reporting import plots
-from server.reporting.answer import answer, model_rows
+from server.reporting.answer import answer, model_rows, unheard_sites
 from server.reporting.facts import Facts, mapping, read_facts
 from shared_model.errors import StorageError
 
@@ -56,7 +56,8 @@ def render(facts: Facts) -> str:
     sites_metrics = _sites_metrics(facts)
     return environment.get_template("report.html.j2").render(
         facts=facts, summary=facts.summary, protocol=facts.protocol, answer=answer(facts.summary, facts.protocol),
-        models=model_rows(facts.summary, facts.protocol), comparisons=_comparisons(facts), figures=_figures(facts),
+        models=model_rows(facts.summary, facts.protocol), unheard=unheard_sites(facts.summary),
+        comparisons=_comparisons(facts), figures=_figures(facts),
         strip=_strip(facts),
         counts=participation_counts(facts), outcomes=OUTCOMES, subgroups=facts.held_out.get("subgroups") or [],
         other_deltas=other_deltas(facts), sites_metrics=sites_metrics, patients=patients,

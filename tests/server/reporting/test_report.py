@@ -65,6 +65,14 @@ def report_of(run_dir: Path, **settings: Any) -> str:
     return write_report(run_dir).read_text(encoding="utf-8")
 
 
+def test_a_site_whose_answers_were_lost_may_have_spent_more(tmp_path: Path) -> None:
+    told = summary_values(Protocol.create(protocol_values(private=True)))["participation"]
+    lost = sorted(told)[0]
+    text = Page(report_of(tmp_path, participation=told | {lost: {"contributed": 3, "failed": 1}})).text
+    assert f"What {lost} spent is not fully known here" in text
+    assert text.count("at least ") == 1
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     return Page(report_of(tmp_path_factory.mktemp("run")))
