@@ -102,8 +102,8 @@ def _cost(summary: Mapping[str, Any], protocol: Protocol) -> str:
     if unheard:
         return (
             f"What {', '.join(unheard)} spent is not fully known here, because answers were lost; no hospital's own "
-            f"ledger lets more than epsilon {terms.epsilon:g} pass for each patient (delta {terms.delta:g}, add or remove one "
-            "patient)."
+            f"ledger lets more than epsilon {terms.epsilon:g} pass for each patient (delta {terms.delta:g}, add or "
+            "remove one patient)."
         )
     spent = [row["epsilon"] for row in mapping(summary.get("privacy")).values() if row.get("epsilon") is not None]
     if not spent:
