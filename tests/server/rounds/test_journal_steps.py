@@ -119,7 +119,7 @@ def test_damaged_or_foreign_file_is_refused_in_words(tmp_path: Path, content: by
     path = tmp_path / "journal.sqlite"
     path.write_bytes(content)
     if content:
-        with pytest.raises(StorageError, match="cannot use the journal|is damaged"):
+        with pytest.raises(StorageError, match=r"cannot use the journal|is damaged"):
             open_journal(tmp_path)
     else:  # an empty file is an empty database: a crash right after its creation
         with open_journal(tmp_path) as journal:
