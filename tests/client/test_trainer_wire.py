@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,30 @@ class Slow(Echo):
 
     def __init__(self) -> None:
         super().__init__()
-        self.entered, self.release, self.still_wanted = threading.Event(), threading.Event(), True
+        self.entered, self.release, self.done = threading.Event(), threading.Event(), threading.Event()
+        self.still_wanted = True
 
     def exchange(self, data: bytes, *, wanted: Callable[[], bool]) -> bytes:
         self.entered.set()
         self.release.wait(20)
-        self.still_wanted = wanted()
+        # The end of the caller's patience reaches this side a moment later than the caller.
+        self.still_wanted = self.waits(wanted)
+        self.done.set()
         return data
+
+    def waits(self, wanted: Callable[[], bool]) -> bool:
+        """Whether somebody waits for the answer."""
+        return wanted()
+
+
+class Abandoned(Slow):
+    """Its caller has gone, and it gives that news ten seconds to come."""
+
+    def waits(self, wanted: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + 10
+        while wanted() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return wanted()
 
 
 @pytest.fixture
@@ -119,12 +137,13 @@ def test_nobody_listening_is_said_at_once(place: Path) -> None:
 
 
 def test_time_over_is_said_and_the_trainer_learns_that_nobody_waits(place: Path) -> None:
-    slow = Slow()
+    slow = Abandoned()
     with serve({"north": slow}, place):
         with pytest.raises(TrainerError, match="did not answer in time"):
             call(place, "north", b"x", 1.5)
-        assert slow.entered.is_set()
+        assert slow.entered.wait(10)
         slow.release.set()
+        assert slow.done.wait(20)
     assert not slow.still_wanted
 
 
