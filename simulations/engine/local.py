@@ -12,21 +12,20 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from typing import Protocol as Interface
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import SITE_KEY, SOCKET_KEY
 from client.app import app as courier
 from shared_model.errors import MammoFedError, TrainerError
-from simulations.engine.pool import TrainerPool
 
 if TYPE_CHECKING:
     from flwr.supercore.run import Run
@@ -55,18 +54,35 @@ class GridEvent:
     failed: bool = False
 
 
+class Trainers(Interface):
+    """What the grid needs of a pool of trainers: processes (`pool`) or this very process (`library`)."""
+
+    nodes: Mapping[int, str]
+
+    @property
+    def trainers(self) -> Sequence[Any]:
+        """The lanes."""
+
+    def trainer(self, site: str) -> Any:
+        """The lane of a site; it has an `index` and a `socket`."""
+
+    def ensure(self, lane: Any) -> None:
+        """Bring a lane up again if it died; raises a MammoFedError when it does not come."""
+
+
 class LocalGrid(Grid):
     """See the module.
 
     Args:
         pool: started trainers; its `nodes` are this grid's (sites by name from 1, the evaluator last).
-        app: the ClientApp to run.
+        app: the ClientApp to run, or anything else that answers a message.
         observer: called at the start and end of each delivery, from several threads.
     """
 
     def __init__(
-        self, pool: TrainerPool, *, app: ClientApp = courier, observer: Callable[[GridEvent], None] | None = None
-    ) -> None:
+        self, pool: Trainers, *, app: Callable[[Message, Context], Message] = courier,
+        observer: Callable[[GridEvent], None] | None = None,
+    ) -> None:  # fmt: skip
         _identify()
         self._pool, self._app, self._observer = pool, app, observer
         self._contexts = {

@@ -76,7 +76,7 @@ class TrainerPool:
                     log_dir / f"trainer-{index}.log")
             for index, files in enumerate(_share(configs, count))
         )  # fmt: skip
-        self.nodes: Mapping[int, str] = dict(enumerate(_in_order(configs.values()), start=1))
+        self.nodes: Mapping[int, str] = dict(enumerate(in_order(configs.values()), start=1))
         self._by_site = {site: trainer for trainer in self.trainers for site in trainer.sites}
 
     def trainer(self, site: str) -> Trainer:
@@ -166,7 +166,7 @@ class TrainerPool:
         )  # fmt: skip
 
 
-def _in_order(configs: Iterable[SiteConfig]) -> list[str]:
+def in_order(configs: Iterable[SiteConfig]) -> list[str]:
     """Names of the parties by node id: sites by name, evaluators last."""
     return [c.site for c in sorted(configs, key=lambda c: (c.role == "evaluator", c.site))]
 
