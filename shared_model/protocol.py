@@ -97,17 +97,28 @@ class AugmentationTerms(Terms):
 
 
 class PhaseTerms(Terms):
-    """Consecutive rounds with one objective: `image` trains the image branch alone, `fusion` everything.
+    """Consecutive rounds with one objective: `image` trains the image branch alone, `clinical` that of the table,
+    `fusion` everything.
 
+    scope: what of the view encoder learns. `all`: its every weight. `adapters`: the scales and shifts of its norms, and
+        its pooling. `features`: nothing, so that every film is encoded once and the phase trains on the descriptors.
     learning_rate: step of what is new in the phase. encoder_rate: factor on it for what comes trained into it, the view
-    encoder in an image phase, the whole image branch in a fusion phase; 0 freezes that.
+        encoder in an image phase, the whole image branch in a fusion phase; 0 freezes that.
+    noise_factor: the phase's noise as a multiple of `privacy.noise_multiplier`: its share of epsilon.
+    sample_rate, steps_per_round: instead of the training's; None keeps them.
+
+    A field that is absent means what it meant before there was such a field.
     """
 
     name: Name
     rounds: int = Field(ge=1, le=10_000)
-    objective: Literal["image", "fusion"]
+    objective: Literal["image", "clinical", "fusion"]
+    scope: Literal["features", "adapters", "all"] = "all"
     learning_rate: Positive
     encoder_rate: NonNegative
+    noise_factor: Positive = 1.0
+    sample_rate: float | None = Field(default=None, gt=0, le=1)
+    steps_per_round: int | None = Field(default=None, ge=1, le=100_000)
 
 
 class TrainingTerms(Terms):
@@ -207,12 +218,15 @@ class EvaluationTerms(Terms):
     """How the model is chosen and judged; stated before anything was trained.
 
     selection_rule: `best_selection_auc` (the round of the greatest AUC on `selection`, ties to the earlier) or `last`.
+    score: which prediction the study is about, so that its AUC chooses the round: `fused`, or that of one branch in a
+        study that trains nothing else.
     every: evaluate on `selection` after every n-th round (the last one always).
     specificity: level at which sensitivity is reported, threshold taken from `selection`.
     collapse_auc: alarm when the image branch's selection AUC falls below it after having been above.
     """
 
     selection_rule: Literal["best_selection_auc", "last"]
+    score: Literal["fused", "image", "clinical"] = "fused"
     every: int = Field(ge=1)
     specificity: float = Field(gt=0, lt=1)
     confidence: float = Field(gt=0, lt=1)
@@ -272,9 +286,29 @@ class Protocol(Terms):
         """Number of rounds R."""
         return self.training.rounds
 
-    def expected_batch(self, site: str) -> float:
+    def sample_rate(self, round_number: int) -> float:
+        """q of round 1..R: the phase's own, or the training's."""
+        return self.training.phase(round_number).sample_rate or self.training.sample_rate
+
+    def steps(self, round_number: int) -> int:
+        """Optimiser steps of a site in round 1..R."""
+        return self.training.phase(round_number).steps_per_round or self.training.steps_per_round
+
+    def noise_multiplier(self, round_number: int) -> float:
+        """Sigma of round 1..R: noise std divided by C; 0 without privacy."""
+        return self.privacy.noise_multiplier * self.training.phase(round_number).noise_factor
+
+    def expected_batch(self, site: str, round_number: int) -> float:
         """Public expected number of patients in a step at `site`: q times its *rounded* size (at least 1)."""
-        return max(1.0, self.training.sample_rate * self.federation.site(site).patients)
+        return max(1.0, self.sample_rate(round_number) * self.federation.site(site).patients)
+
+    def mechanisms(self, rounds: int) -> tuple[tuple[float, float, int], ...]:
+        """(sigma, q, steps) of a site that took part in the first `rounds` rounds, phase by phase; for accountants."""
+        done: dict[tuple[float, float], int] = {}
+        for number in range(1, rounds + 1):
+            key = self.noise_multiplier(number), self.sample_rate(number)
+            done[key] = done.get(key, 0) + self.steps(number)
+        return tuple((sigma, rate, steps) for (sigma, rate), steps in done.items())
 
     def learning_rate(self, round_number: int) -> float:
         """Step size of the fusion part in round 1..R, after decay within the whole study."""

@@ -115,7 +115,7 @@ def _run(config: Config, run_dir: Path) -> int:
     with LiveView(run_dir) as view:
         with _one_child() as child:
             initial_file = run_dir / "initial.safetensors"
-            pending: Future[tuple[float, dict[str, str]]] | None = None
+            pending: Future[tuple[tuple[float, ...], dict[str, str]]] | None = None
             if not (run_dir / "protocol.json").exists():  # calibration and model need a core while films are made
                 pending = child.submit(calibrate_and_initialise, config, contract.n_features, initial_file)
             cohorts = _cohorts(config, contract, pipeline, view)
@@ -174,19 +174,19 @@ def _protocol(
     contract: Contract,
     pipeline: PipelineConfig,
     cohorts: dict[str, Path],
-    pending: Future[tuple[float, dict[str, str]]] | None,
+    pending: Future[tuple[tuple[float, ...], dict[str, str]]] | None,
 ) -> Protocol:
     """The frozen protocol of the run directory: written once, read again on resume."""
     path = run_dir / "protocol.json"
     if pending is None:
         return Protocol.read(path)
-    sigma, initial_weights = pending.result()
+    sigmas, initial_weights = pending.result()
     patients = {
         name: len(split_indices(Cohort.open(folder), **_split(config, name))["train"])
         for name, folder in cohorts.items() if name != HELD_OUT
     }  # fmt: skip
     protocol = build_protocol(
-        config, patients=patients, sigma=sigma, initial_weights=initial_weights,
+        config, patients=patients, sigmas=sigmas, initial_weights=initial_weights,
         contract={"version": contract.version, "sha256": contract.sha256, "n_features": contract.n_features},
         pipeline=pipeline.terms(),
     )  # fmt: skip

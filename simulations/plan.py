@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from shared_model.errors import ConfigError
 from shared_model.protocol import Protocol
 
 Config = dict[str, Any]  # the resolved Hydra tree as plain values
+NOT_TERMS = ("share", "epsilon_share")  # of a configured phase: they become whole rounds and a noise factor
 
 
 def phases(config: Config) -> list[dict[str, Any]]:
-    """Phases with whole rounds: shares of `rounds`, each phase at least one round, the last takes the rest.
+    """The protocol's phases, without their noise: shares of `rounds` as whole rounds, at least one a phase, the last
+    phase takes the rest. `training.scope` stands for every phase's own where it is set.
 
     Raises:
         ConfigError: fewer rounds than phases, or shares that do not add up to 1.
@@ -31,7 +33,8 @@ def phases(config: Config) -> list[dict[str, Any]]:
         left = len(parts) - 1 - index
         count = rounds - used if left == 0 else min(max(1, round(rounds * float(part["share"]))), rounds - used - left)
         used += count
-        result.append({**{k: v for k, v in part.items() if k != "share"}, "rounds": count})
+        terms = {k: v for k, v in part.items() if k not in NOT_TERMS}
+        result.append({**terms, "rounds": count, "scope": config["training"]["scope"] or part["scope"]})
     return result
 
 
@@ -40,24 +43,25 @@ def rounded(patients: int, to: int) -> int:
     return max(to, round(patients / to) * to)
 
 
-def total_steps(config: Config) -> int:
-    """Optimiser steps T of a site over the whole study, if it takes part in every round."""
-    return int(config["rounds"]) * int(config["training"]["steps_per_round"])
-
-
-def noise_multiplier(config: Config) -> float:
-    """Sigma of the study: as configured, or the least that keeps epsilon over all planned steps (PRV)."""
-    privacy = config["privacy"]
+def noise_multipliers(config: Config) -> tuple[float, ...]:
+    """Sigma of each phase: as configured, or the least that keep epsilon over all planned steps (PRV); zeros without
+    privacy."""
+    privacy, parts = config["privacy"], config["training"]["phases"]
     if privacy["mode"] == "none":
-        return 0.0
+        return (0.0,) * len(parts)
     if privacy["noise_multiplier"] is not None:
-        return float(privacy["noise_multiplier"])
-    from client.privacy.calibration import noise_multiplier_for
+        return (float(privacy["noise_multiplier"]),) * len(parts)
+    from client.privacy.calibration import Spending, noise_multipliers_for
 
-    return noise_multiplier_for(
-        epsilon=float(privacy["epsilon"]), delta=float(privacy["delta"]),
-        sample_rate=float(config["training"]["sample_rate"]), steps=total_steps(config),
-    )  # fmt: skip
+    spendings = [
+        Spending(
+            share=float(part.get("epsilon_share", 1.0)),
+            sample_rate=float(phase.get("sample_rate") or config["training"]["sample_rate"]),
+            steps=phase["rounds"] * int(phase.get("steps_per_round") or config["training"]["steps_per_round"]),
+        )
+        for part, phase in zip(parts, phases(config), strict=True)
+    ]
+    return noise_multipliers_for(epsilon=float(privacy["epsilon"]), delta=float(privacy["delta"]), phases=spendings)
 
 
 def write_initial_weights(config: Config, *, n_features: int, destination: Path) -> dict[str, str]:
@@ -91,16 +95,18 @@ def write_initial_weights(config: Config, *, n_features: int, destination: Path)
     return {"sha256": weights_sha256(arrays), "origin": config["weights"], "recipe": recipe}
 
 
-def calibrate_and_initialise(config: Config, n_features: int, destination: Path) -> tuple[float, dict[str, str]]:
+def calibrate_and_initialise(
+    config: Config, n_features: int, destination: Path
+) -> tuple[tuple[float, ...], dict[str, str]]:
     """Both things that need torch before the trainers start, for one child process."""
-    return noise_multiplier(config), write_initial_weights(config, n_features=n_features, destination=destination)
+    return noise_multipliers(config), write_initial_weights(config, n_features=n_features, destination=destination)
 
 
 def build_protocol(
     config: Config,
     *,
     patients: Mapping[str, int],
-    sigma: float,
+    sigmas: Sequence[float],
     initial_weights: Mapping[str, str],
     contract: Mapping[str, object],
     pipeline: Mapping[str, object],
@@ -109,11 +115,14 @@ def build_protocol(
 
     Args:
         patients: training patients of each site; they are rounded here, and only the rounded numbers go on.
+        sigmas: noise multiplier of each phase; the protocol states the least and each phase's multiple of it.
     """
     strategy, training, privacy = config["strategy"], config["training"], config["privacy"]
     to = int(config["cohort"]["round_patients_to"])
     sizes = {name: rounded(count, to) for name, count in sorted(patients.items())}
     total = sum(sizes.values())
+    sigma = min(sigmas)
+    factors = [value / sigma if sigma else 1.0 for value in sigmas]
     sites_per_round = strategy["sites_per_round"] or len(sizes)
     return Protocol.create(
         {
@@ -126,9 +135,11 @@ def build_protocol(
             "initial_weights": dict(initial_weights),
             "loss": config["loss"],
             "training": {
-                **{k: v for k, v in training.items() if k != "phases"},
+                **{k: v for k, v in training.items() if k not in ("phases", "scope")},
                 "proximal_mu": strategy["proximal_mu"],
-                "phases": phases(config),
+                "phases": [
+                    {**phase, "noise_factor": factor} for phase, factor in zip(phases(config), factors, strict=True)
+                ],
                 "augmentation": config["augmentation"],
             },
             "privacy": {**privacy, "noise_multiplier": sigma},

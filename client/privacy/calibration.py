@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from scipy.optimize import brentq
 
@@ -11,6 +13,55 @@ from shared_model.errors import PrivacyError
 
 LEAST, MOST = 0.2, 1000.0  # noise multipliers; below 0.2 epsilon is in the hundreds and protects nobody
 DIGITS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spending:
+    """What one phase of a study is to spend: its share of epsilon, q, and its steps over all its rounds."""
+
+    share: float
+    sample_rate: float
+    steps: int
+
+
+def noise_multipliers_for(*, epsilon: float, delta: float, phases: Sequence[Spending]) -> tuple[float, ...]:
+    """Sigma of each phase (four decimals, rounded up) so that all phases together cost at most `epsilon`.
+
+    Each phase's sigma is first what its share of epsilon would take if it were alone. Shares are exact for one phase;
+    several compose to less than the sum of what each costs alone, and what that saves is given back to all alike: every
+    sigma is scaled by the one number that brings the composed PRV epsilon up to `epsilon`.
+
+    Args:
+        epsilon, delta: target over the whole study.
+        phases: in order; shares are above 0 and sum to 1.
+
+    Raises:
+        PrivacyError: shares that do not sum to 1, or no sigma up to 1000 suffices.
+    """
+    if not phases or abs(sum(p.share for p in phases) - 1.0) > 1e-6 or any(p.share <= 0 for p in phases):
+        raise PrivacyError("the phases' shares of epsilon must be above 0 and add up to 1",
+                           found=[p.share for p in phases], remedy="set epsilon_share of each phase")  # fmt: skip
+    alone = [
+        noise_multiplier_for(epsilon=epsilon * p.share, delta=delta, sample_rate=p.sample_rate, steps=p.steps)
+        for p in phases
+    ]
+    if len(phases) == 1:
+        return tuple(alone)
+
+    def scaled(scale: float) -> tuple[float, ...]:
+        return tuple(math.ceil(sigma * scale * 10**DIGITS) / 10**DIGITS for sigma in alone)
+
+    def spent(scale: float) -> float:
+        account = Account()
+        for sigma, p in zip(scaled(scale), phases, strict=True):
+            account = account.add(noise_multiplier=sigma, sample_rate=p.sample_rate, steps=p.steps)
+        return account.epsilon(delta=delta)
+
+    low, high = 0.3, 1.0
+    while high - low > 1e-3:  # the larger end always holds the budget
+        middle = (low + high) / 2
+        low, high = (middle, high) if spent(middle) > epsilon else (low, middle)
+    return scaled(high)
 
 
 def noise_multiplier_for(*, epsilon: float, delta: float, sample_rate: float, steps: int) -> float:

@@ -22,10 +22,10 @@ from client.privacy.ledger import LedgerEntry
 from client.privacy.randomness import SecureRandomness
 from client.trainer.site import Site, study_folder
 from client.trainer.train import budget
-from shared_model.cohort import VIEWS, Cohort
 from shared_model.cohort.batch import PatientBatch
 from shared_model.errors import BudgetExhaustedError, ProtocolError, StorageError
 from shared_model.evaluation import (
+    BatchSource,
     Scores,
     evaluate_cohort,
     metrics_from_histogram,
@@ -37,7 +37,7 @@ from shared_model.fusion import FusionModel
 from shared_model.messages import Arrays, EvaluateReply, EvaluateRequest, Frame, PrivacySpent, encode
 from shared_model.protocol import Protocol
 
-LOAD_BYTES = 64 << 20  # pixels in memory at a time
+PATIENTS_AT_A_TIME = 4096  # as descriptors and rows; films are encoded in smaller parts
 
 OWNERS = {"selection": "evaluator", "test": "evaluator", "site": "site"}
 
@@ -45,7 +45,7 @@ OWNERS = {"selection": "evaluator", "test": "evaluator", "site": "site"}
 class ImageOnly:
     """A cohort seen without its clinical table: how public weights, which know no table, are judged."""
 
-    def __init__(self, cohort: Cohort) -> None:
+    def __init__(self, cohort: BatchSource) -> None:
         self._cohort = cohort
 
     def batch(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> PatientBatch:
@@ -108,7 +108,7 @@ def _evaluate(site: Site, protocol: Protocol, request: EvaluateRequest, model: F
 
 def _exact_report(site: Site, protocol: Protocol, request: EvaluateRequest, model: FusionModel) -> dict[str, Any]:
     indices = site.indices("selection" if request.scope == "selection" else "test")
-    scores = _scores(site, protocol, model, indices, image_only=request.image_only)
+    scores = _scores(site, model, indices, image_only=request.image_only)
     if request.scope == "selection":
         return selection_report(scores, protocol.evaluation)
     attributes = site.cohort.attributes.iloc[indices]
@@ -147,7 +147,7 @@ def _private_report(
         noise_multiplier=terms.metrics_noise_multiplier, sample_rate=1.0, steps=1,
     )  # fmt: skip
     reservation = site.ledger.reserve(entry, budget=budget(site, protocol), delta=terms.delta)
-    scores = _scores(site, protocol, model, indices, image_only=request.image_only)
+    scores = _scores(site, model, indices, image_only=request.image_only)
     histogram = score_histogram(scores.labels, scores.fused / request.temperature, terms.metrics_bins)
     noise = SecureRandomness().normal(histogram.size, std=terms.metrics_noise_multiplier).numpy()
     site.ledger.settle(reservation)
@@ -162,11 +162,12 @@ def _private_report(
     )  # fmt: skip
 
 
-def _scores(
-    site: Site, protocol: Protocol, model: FusionModel, indices: NDArray[np.int64], *, image_only: bool
-) -> Scores:
-    pixels = len(VIEWS) * 2 * protocol.pipeline.height * protocol.pipeline.width
-    return evaluate_cohort(
-        model, ImageOnly(site.cohort) if image_only else site.cohort, indices,
-        batch_size=max(1, LOAD_BYTES // (4 * pixels)), device=site.device,
-    )  # fmt: skip
+def _scores(site: Site, model: FusionModel, indices: NDArray[np.int64], *, image_only: bool) -> Scores:
+    """Films are encoded once for each view encoder that comes: where a phase leaves it alone, rounds cost nothing."""
+    encoded = site.features.encoded(model, indices, device=site.device)
+    model.encoded = True
+    try:
+        return evaluate_cohort(model, ImageOnly(encoded) if image_only else encoded, indices,
+                               batch_size=PATIENTS_AT_A_TIME, device=site.device)  # fmt: skip
+    finally:
+        model.encoded = False

@@ -18,6 +18,7 @@ from client.privacy.accountant import Account
 from client.privacy.ledger import Ledger
 from client.trainer.config import SiteConfig
 from client.trainer.replies import ReplyStore
+from client.training.features import FeatureCache
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import Contract, load_contract
 from shared_model.errors import CohortError, ConfigError, PrivacyError, ProtocolError, StorageError, WeightsError
@@ -27,6 +28,7 @@ from shared_model.protocol import Protocol
 
 KEPT_REPLIES = 4      # the coordinator repeats only the round that it is in; each reply is as large as the model
 KEPT_MODELS = 2       # one study at a time, and a change-over
+LOAD_BYTES = 64 << 20  # pixels in memory at a time while films are encoded or scored
 MAX_PROTOCOLS = 100   # what a describe reply can list
 
 log = logging.getLogger("mammofed.trainer")
@@ -51,6 +53,7 @@ class Site:
         _pin_split(config)
         self._indices = split_indices(self.cohort, salt=config.salt, fractions=config.fractions)
         self.ledger = Ledger(config.state / "ledger.json")
+        self.features = FeatureCache(self.cohort, load_bytes=LOAD_BYTES)
         self.replies = ReplyStore(config.state / "replies", keep=KEPT_REPLIES)
         self._protocols: dict[tuple[str, int, int], Protocol] = {}
         self._models: dict[str, tuple[FusionModel, dict[str, tuple[int, ...]]]] = {}
@@ -164,10 +167,7 @@ class Site:
         """Build the protocol's model and load the accountant, so that no round has to wait for them."""
         self._built(protocol)
         if protocol.private and self.config.role == "site":
-            Account().add(
-                noise_multiplier=protocol.privacy.noise_multiplier, sample_rate=protocol.training.sample_rate,
-                steps=protocol.training.steps_per_round,
-            ).epsilon(delta=protocol.privacy.delta)  # fmt: skip
+            Account.from_lists(protocol.mechanisms(1)).epsilon(delta=protocol.privacy.delta)
 
     def _built(self, protocol: Protocol) -> tuple[FusionModel, dict[str, tuple[int, ...]]]:
         key = protocol.sha256

@@ -84,8 +84,8 @@ def _reserve(site: Site, protocol: Protocol, request: TrainRequest) -> int | Non
         return None
     entry = LedgerEntry(
         group="train", study=protocol.study, protocol_sha256=protocol.sha256, round=request.round,
-        attempt=request.attempt, noise_multiplier=protocol.privacy.noise_multiplier,
-        sample_rate=protocol.training.sample_rate, steps=protocol.training.steps_per_round,
+        attempt=request.attempt, noise_multiplier=protocol.noise_multiplier(request.round),
+        sample_rate=protocol.sample_rate(request.round), steps=protocol.steps(request.round),
     )  # fmt: skip
     return site.ledger.reserve(entry, budget=budget(site, protocol), delta=protocol.privacy.delta)
 
@@ -96,6 +96,7 @@ def _train(
     return train_round(
         model=model, cohort=site.cohort, indices=site.indices("train"), protocol=protocol, site=site.config.site,
         round_number=request.round, device=site.device, randomness=randomness, fields=site.fields(protocol),
+        features=site.features,
     )  # fmt: skip
 
 

@@ -101,7 +101,8 @@ def micro_batches(batch: PatientBatch) -> Iterator[PatientBatch]:
     """Consecutive parts of a batch, as many patients each as run fastest; depends on shapes and device only."""
     _, V, _, H, W = batch.pixels_BVCHW.shape
     kind = batch.labels_B.device.type if batch.labels_B.device.type in MICRO_PIXELS else "cpu"
-    return parts(batch, min(MICRO_MOST[kind], max(1, MICRO_PIXELS[kind] // (V * H * W))))
+    most = MICRO_MOST[kind] if H > 1 else len(batch)  # descriptors are small: all at once
+    return parts(batch, max(1, min(most, MICRO_PIXELS[kind] // (V * H * W))))
 
 
 def parts(batch: PatientBatch, size: int) -> Iterator[PatientBatch]:

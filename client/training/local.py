@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from typing import Protocol as Interface
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 from client.privacy.randomness import Randomness, SecureRandomness, SeededRandomness
 from client.training.checks import check_training
 from client.training.engines import BatchGradient, GradientEngine, PatientLoss, trainable
+from client.training.features import EncodedCohort, FeatureCache, Films, TableOnly
 from client.training.loop import LoopEngine
 from client.training.sampling import Rows, oversample_positives, poisson_batches, shuffled_batches
 from client.training.update import Update, add_noise, clip_by_norm, select_parameters
@@ -31,19 +31,6 @@ from shared_model.fusion import FusionModel, augment, patient_loss_B
 from shared_model.protocol import Protocol
 
 LOAD_BYTES = 128 << 20  # pixels in memory at a time, whatever the size of a Poisson batch
-
-
-class Patients(Interface):
-    """What training needs of a prepared cohort."""
-
-    @property
-    def labels(self) -> NDArray[np.uint8]:
-        """0 or 1 per patient."""
-        ...
-
-    def batch(self, indices: Sequence[int]) -> PatientBatch:
-        """Tensors of the patients at these positions."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +53,7 @@ def randomness_for(protocol: Protocol, *, site: str, round_number: int) -> Rando
 def train_round(
     *,
     model: FusionModel,
-    cohort: Patients,
+    cohort: Films,
     indices: Sequence[int] | NDArray[np.integer[Any]],
     protocol: Protocol,
     site: str,
@@ -75,6 +62,7 @@ def train_round(
     randomness: Randomness,
     workers: int = 1,
     fields: Sequence[Sequence[int]] = (),
+    features: FeatureCache | None = None,
 ) -> RoundResult:
     """Train `model` in place on the patients at `indices`.
 
@@ -86,6 +74,7 @@ def train_round(
         randomness: :func:`randomness_for`; secret with privacy.
         workers: patients in work at a time with engine `loop` (threads).
         fields: columns of each clinical field (`Contract.groups`), for dropping whole fields in augmentation.
+        features: of `cohort`, kept from round to round; None encodes the films of a `features` phase anew.
 
     Raises:
         PrivacyError, ConfigError: see :func:`client.training.checks.check_training`; nothing was trained.
@@ -100,20 +89,37 @@ def train_round(
                           remedy="check the cohort's split")  # fmt: skip
     objective = protocol.training.phase(round_number).objective
     model.to(device)
+    source = _source(model, cohort, rows, protocol, round_number, device, features)
     if device.type == "cpu":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
     select_parameters(model, protocol, round_number)
     loss: PatientLoss = functools.partial(patient_loss_B, terms=protocol.loss, objective=objective)
     update = Update(model, protocol, round_number)
-    loader = _Loader(cohort, protocol, round_number, device, randomness, fields)
+    loader = _Loader(source, protocol, round_number, device, randomness, fields)
     run = _private if protocol.private else _ordinary
-    mean_loss = run(model, rows, loader, update, loss, protocol, site, randomness, workers)
+    model.encoded = source is not cohort
+    mean_loss = run(model, rows, loader, update, loss, protocol, site, randomness, workers, round_number)
     update.finish()
+    model.encoded = False
     model.requires_grad_(True)
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     model.eval()
-    return RoundResult(protocol.training.steps_per_round, mean_loss, time.monotonic() - started)
+    return RoundResult(protocol.steps(round_number), mean_loss, time.monotonic() - started)
+
+
+def _source(
+    model: FusionModel, cohort: Films, rows: Rows, protocol: Protocol, round_number: int, device: torch.device,
+    features: FeatureCache | None,
+) -> Films | EncodedCohort | TableOnly:  # fmt: skip
+    """Where the phase's patients come from: their films, descriptors of them, or the table alone."""
+    phase = protocol.training.phase(round_number)
+    if phase.objective == "clinical":
+        return TableOnly(cohort, model.config.spec.embedding)
+    if phase.scope == "features":
+        cache = features or FeatureCache(cohort, load_bytes=LOAD_BYTES)
+        return cache.encoded(model, rows, device=device)
+    return cohort
 
 
 def make_engine(protocol: Protocol, *, workers: int) -> GradientEngine:
@@ -127,20 +133,20 @@ def make_engine(protocol: Protocol, *, workers: int) -> GradientEngine:
 
 def _private(
     model: FusionModel, rows: Rows, loader: _Loader, update: Update, loss: PatientLoss, protocol: Protocol, site: str,
-    randomness: Randomness, workers: int,
+    randomness: Randomness, workers: int, round_number: int,
 ) -> None:  # fmt: skip
     """DP-SGD (Abadi et al. 2016) with patients as examples. Returns nothing: no loss leaves this function."""
-    terms, privacy = protocol.training, protocol.privacy
+    clip, std = protocol.privacy.clip, protocol.noise_multiplier(round_number) * protocol.privacy.clip
     engine = make_engine(protocol, workers=workers)
-    expected = protocol.expected_batch(site)
+    expected = protocol.expected_batch(site, round_number)
     for members in poisson_batches(
-        rows, sample_rate=terms.sample_rate, steps=terms.steps_per_round, randomness=randomness
+        rows, sample_rate=protocol.sample_rate(round_number), steps=protocol.steps(round_number), randomness=randomness
     ):
         sums = [torch.zeros_like(p) for p in trainable(model)]
         for batch in loader.batches(members):
-            torch._foreach_add_(sums, engine.clipped_sum(model, batch, clip=privacy.clip, loss=loss).sums)
+            torch._foreach_add_(sums, engine.clipped_sum(model, batch, clip=clip, loss=loss).sums)
         # Also for an empty batch: a step left out would tell that nobody was drawn.
-        add_noise(sums, std=privacy.noise_multiplier * privacy.clip, randomness=randomness)
+        add_noise(sums, std=std, randomness=randomness)
         # A public constant: the true size of the batch is the patients' secret.
         torch._foreach_div_(sums, expected)
         update.step(sums)
@@ -148,7 +154,7 @@ def _private(
 
 def _ordinary(
     model: FusionModel, rows: Rows, loader: _Loader, update: Update, loss: PatientLoss, protocol: Protocol, site: str,
-    randomness: Randomness, workers: int,
+    randomness: Randomness, workers: int, round_number: int,
 ) -> float:  # fmt: skip
     """Mini-batch training without privacy; returns the mean loss per patient drawn."""
     terms = protocol.training
@@ -157,7 +163,7 @@ def _ordinary(
         rows = oversample_positives(rows, loader.cohort.labels)
     total, drawn = 0.0, 0
     for members in shuffled_batches(
-        rows, sample_rate=terms.sample_rate, steps=terms.steps_per_round, randomness=randomness
+        rows, sample_rate=protocol.sample_rate(round_number), steps=protocol.steps(round_number), randomness=randomness
     ):
         sums = [torch.zeros_like(p) for p in trainable(model)]
         for batch in loader.batches(members):
@@ -184,13 +190,14 @@ class _Loader:
     """Batches of patients on the device, augmented, in pieces of bounded memory."""
 
     def __init__(
-        self, cohort: Patients, protocol: Protocol, round_number: int, device: torch.device, randomness: Randomness,
-        fields: Sequence[Sequence[int]],
+        self, cohort: Films | EncodedCohort | TableOnly, protocol: Protocol, round_number: int, device: torch.device,
+        randomness: Randomness, fields: Sequence[Sequence[int]],
     ) -> None:  # fmt: skip
         self.cohort, self._device, self._fields = cohort, device, fields
         self._terms = protocol.training.augmentation
         self._objective = protocol.training.phase(round_number).objective
         self._generator = randomness.generator()
+        self._encoded = isinstance(cohort, EncodedCohort | TableOnly)
         pixels = 4 * 2 * protocol.pipeline.height * protocol.pipeline.width
         self._size = max(1, LOAD_BYTES // (4 * pixels))
 
@@ -199,8 +206,9 @@ class _Loader:
         for start in range(0, len(members), self._size):
             batch = self._move(self.cohort.batch(members[start : start + self._size].tolist()))
             yield augment(
-                batch, terms=self._terms, generator=self._generator, objective=self._objective, fields=self._fields
-            )
+                batch, terms=self._terms, generator=self._generator, objective=self._objective, fields=self._fields,
+                encoded=self._encoded,
+            )  # fmt: skip
 
     def _move(self, batch: PatientBatch) -> PatientBatch:
         if self._device.type != "cuda":

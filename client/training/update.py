@@ -29,7 +29,7 @@ def add_noise(sums: list[Tensor], *, std: float, randomness: Randomness) -> None
 def select_parameters(model: FusionModel, protocol: Protocol, round_number: int) -> None:
     """Switch gradients on for what the round's phase trains and off for the rest."""
     phase = protocol.training.phase(round_number)
-    wanted = set(model.trainable_parameters(phase.objective))
+    wanted = set(model.trainable_parameters(phase.objective, phase.scope))
     if phase.encoder_rate == 0:
         wanted -= _low_rate(model, phase)
     for name, parameter in model.named_parameters():

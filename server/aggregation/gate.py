@@ -94,15 +94,16 @@ def norm_bound(protocol: Protocol, round_number: int, base: Arrays, *, site: str
     Raises:
         ProtocolError: the protocol bounds nothing (SGD without privacy and without gradient clipping).
     """
-    training, steps = protocol.training, protocol.training.steps_per_round
+    training, steps = protocol.training, protocol.steps(round_number)
     phase = training.phase(round_number)
     rate = protocol.learning_rate(round_number) * max(1.0, phase.encoder_rate)
     parameters = sum(int(array.size) for array in base.values())
+    batch = protocol.expected_batch(site, round_number)
     gain = 1.0 / (1.0 - training.momentum) if training.optimizer == "sgd" else 1.0
     if training.optimizer == "adamw":
         reach = ADAM_SLACK * rate * math.sqrt(parameters) * steps
     elif protocol.private:
-        reach = gain * rate * _private_sum(protocol, steps, parameters, site) / protocol.expected_batch(site)
+        reach = gain * rate * _private_sum(protocol, round_number, parameters, site) / batch
     elif training.gradient_clip > 0:
         reach = gain * rate * steps * training.gradient_clip
     else:
@@ -117,10 +118,11 @@ def norm_bound(protocol: Protocol, round_number: int, base: Arrays, *, site: str
     return FLOAT_SLACK * (reach + decay) + rounding
 
 
-def _private_sum(protocol: Protocol, steps: int, parameters: int, site: str) -> float:
+def _private_sum(protocol: Protocol, round_number: int, parameters: int, site: str) -> float:
     """Greatest norm of all steps' clipped and noised sums together, in units of the gradient."""
     x = math.log(1.0 / TAIL)
-    mean = ROUNDING * steps * protocol.expected_batch(site)
+    steps = protocol.steps(round_number)
+    mean = ROUNDING * steps * protocol.expected_batch(site, round_number)
     drawn = mean + math.sqrt(2.0 * mean * x) + 2.0 * x / 3.0
-    clip, sigma = protocol.privacy.clip, protocol.privacy.noise_multiplier
+    clip, sigma = protocol.privacy.clip, protocol.noise_multiplier(round_number)
     return clip * (drawn + sigma * math.sqrt(steps) * (math.sqrt(parameters) + math.sqrt(2.0 * x)))

@@ -48,7 +48,8 @@ def choose_model(study: Study) -> None:
     Raises:
         RoundError: no round has an AUC on `selection`, or the evaluator does not give the chosen one's thresholds.
     """
-    rows = study.journal.rows("SELECT round, value FROM metrics WHERE scope = 'selection' AND name = 'auc_fused'")
+    name = f"auc_{study.protocol.evaluation.score}"
+    rows = study.journal.rows("SELECT round, value FROM metrics WHERE scope = 'selection' AND name = ?", name)
     number = choose_round(study.protocol, dict(rows))
     if number is None:
         raise RoundError("no model can be chosen", found="no round has an AUC on `selection`",

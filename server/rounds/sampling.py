@@ -28,7 +28,7 @@ def choose_sites(
 
 
 def choose_round(protocol: Protocol, selection_auc: Mapping[int, float]) -> int | None:
-    """The round whose model is chosen by the protocol's rule, from the fused AUC on `selection` by round (1..R).
+    """The round whose model is chosen by the protocol's rule, from its AUC on `selection` (1..R).
 
     None when the rule cannot be applied: no round was evaluated.
     """

@@ -107,8 +107,6 @@ class Cohort:
         """
         import torch  # a reader of tables and splits needs no torch
 
-        from shared_model.cohort.batch import PatientBatch
-
         rows_B = self._checked_indices(indices)
         index_BV = self.view_index[rows_B]
         shape = (CHANNELS, self.height, self.width)
@@ -119,9 +117,23 @@ class Cohort:
                 view_CHW.zero_()
             else:
                 view_CHW.copy_(source_MCHW[row])
+        return self._patients_at(rows_B, pixels.view(len(rows_B), len(VIEWS), *shape))
+
+    def rows(self, indices: Sequence[int] | NDArray[np.integer]) -> PatientBatch:
+        """The same patients without their pixels, whose tensor is empty, [B, V, 0, 0, 0]."""
+        import torch
+
+        rows_B = self._checked_indices(indices)
+        return self._patients_at(rows_B, torch.empty((len(rows_B), len(VIEWS), 0, 0, 0)))
+
+    def _patients_at(self, rows_B: NDArray[np.int64], pixels_BVCHW: Tensor) -> PatientBatch:
+        import torch
+
+        from shared_model.cohort.batch import PatientBatch
+
         return PatientBatch(
-            pixels_BVCHW=pixels.view(len(rows_B), len(VIEWS), *shape),
-            view_mask_BV=torch.from_numpy(index_BV >= 0),
+            pixels_BVCHW=pixels_BVCHW,
+            view_mask_BV=torch.from_numpy(self.view_index[rows_B] >= 0),
             clinical_BF=torch.from_numpy(self.clinical[rows_B]),
             clinical_mask_B=torch.from_numpy(self.clinical_mask[rows_B]),
             labels_B=torch.from_numpy(self.labels[rows_B].astype(np.float32)),

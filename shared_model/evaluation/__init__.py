@@ -3,9 +3,9 @@
 from shared_model.evaluation.collapse import CollapseAlarm, collapse_alarm
 from shared_model.evaluation.histogram import metrics_from_histogram, score_histogram
 from shared_model.evaluation.report import selection_report, test_report
-from shared_model.evaluation.scores import Scores, evaluate_cohort
+from shared_model.evaluation.scores import BatchSource, Scores, evaluate_cohort
 
 __all__ = [
-    "CollapseAlarm", "Scores", "collapse_alarm", "evaluate_cohort", "metrics_from_histogram", "score_histogram",
-    "selection_report", "test_report",
+    "BatchSource", "CollapseAlarm", "Scores", "collapse_alarm", "evaluate_cohort", "metrics_from_histogram",
+    "score_histogram", "selection_report", "test_report",
 ]  # fmt: skip

@@ -32,6 +32,7 @@ def augment(
     generator: torch.Generator,
     objective: Objective = "fusion",
     fields: Sequence[Sequence[int]] = (),
+    encoded: bool = False,
 ) -> PatientBatch:
     """A changed copy of the patients.
 
@@ -43,9 +44,10 @@ def augment(
             left out (one always stays). modality_dropout: probability, for each of image and table, that a patient who
             has both goes without it (never without both). feature_dropout: probability that a field is made unknown.
         generator: of the patients' site and round; its device is where numbers are drawn.
-        objective: in an `image` phase no modality is dropped: a patient without films would teach nothing.
+        objective: in a phase of one branch no modality is dropped: a patient without it would teach nothing.
         fields: for each clinical field its columns, the missing flag last (`Contract.groups`); empty: every column is
             taken for a field of its own without a flag.
+        encoded: the pixels are descriptors of films: those are left out or kept, and not changed.
 
     Raises:
         ConfigError: modality_dropout above 0.5.
@@ -59,7 +61,7 @@ def augment(
     view_mask_BV = _drop_views(batch.view_mask_BV, draw.uniform(B, V), terms.view_dropout)
     image_B, table_B = _drop_modalities(batch, draw.uniform(B), terms.modality_dropout, objective)
     view_mask_BV = view_mask_BV & image_B.unsqueeze(1)
-    pixels_BVCHW = _change_films(batch.pixels_BVCHW, view_mask_BV, draw, terms)
+    pixels_BVCHW = batch.pixels_BVCHW if encoded else _change_films(batch.pixels_BVCHW, view_mask_BV, draw, terms)
     clinical_BF = _drop_features(batch.clinical_BF, draw, terms.feature_dropout, fields)
     return PatientBatch(pixels_BVCHW, view_mask_BV, clinical_BF, batch.clinical_mask_B & table_B, batch.labels_B)
 
@@ -89,7 +91,7 @@ def _drop_modalities(
     batch: PatientBatch, draw_B: Tensor, share: float, objective: Objective
 ) -> tuple[Tensor, Tensor]:
     both_B = batch.view_mask_BV.any(dim=1) & batch.clinical_mask_B
-    if objective == "image":
+    if objective != "fusion":
         both_B = torch.zeros_like(both_B)
     return ~(both_B & (draw_B >= 1 - share)), ~(both_B & (draw_B < share))
 

@@ -10,7 +10,8 @@ from shared_model.errors import ConfigError
 
 Size = Literal["tiny", "small", "medium", "full"]
 Fusion = Literal["gated", "early", "mid", "late"]
-Objective = Literal["image", "fusion"]
+Objective = Literal["image", "clinical", "fusion"]
+Scope = Literal["features", "adapters", "all"]
 
 IMAGE_CHANNELS = 2  # in-mask percentile-normalised and in-mask histogram-equalised film
 STEM_STRIDE = 2

@@ -20,6 +20,7 @@ def patient_loss_B(output: FusionOutput, batch: PatientBatch, *, terms: LossTerm
     """Loss [B], dimensionless, at least 0.
 
     `image`: of the image logit alone, 0 for a patient without films (the table neither helps nor disturbs).
+    `clinical`: of the clinical logit alone, 0 for a patient without a clinical row.
     `fusion`: of the fused logit, plus `terms.auxiliary` times the losses of the image and clinical logits where that
         modality is there: they keep either branch from being carried by the other.
     """
@@ -29,6 +30,8 @@ def patient_loss_B(output: FusionOutput, batch: PatientBatch, *, terms: LossTerm
     if objective == "image":
         return image_B
     table_B = present_B2[:, 1] * logit_loss(output.clinical_logit_B, labels_B, terms=terms)
+    if objective == "clinical":
+        return table_B
     return logit_loss(output.logit_B, labels_B, terms=terms) + terms.auxiliary * (image_B + table_B)
 
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from shared_model.cohort.batch import VIEWS, PatientBatch
 from shared_model.errors import ConfigError
 from shared_model.fusion.attention import ClinicalEncoder, ViewBag
-from shared_model.fusion.config import FusionConfig, Objective
+from shared_model.fusion.config import FusionConfig, Objective, Scope
 from shared_model.fusion.encoder import ViewEncoder
 from shared_model.fusion.joints import JOINTS, Evidence
 
 IMAGE_REPRESENTATION = ("encoder", "view_embedding", "bag")
 IMAGE_BRANCH = (*IMAGE_REPRESENTATION, "image_head")
+CLINICAL_BRANCH = ("clinical", "clinical_head")
 
 
 class FusionOutput(NamedTuple):
@@ -49,6 +50,7 @@ class FusionModel(nn.Module):
         fold_views: True (default) encodes all present films of all patients as one batch and skips missing films: for
             evaluation, explanation, training without privacy, and per-patient passes. False encodes view after view,
             [B, ...] each: what hooks need to give *per-patient* gradients. Both give the same logits.
+        encoded: True takes descriptors of the films (:meth:`encode`) in place of their pixels, [B, V, D, 1, 1].
     """
 
     def __init__(self, config: FusionConfig, *, prior_logit: float) -> None:
@@ -57,6 +59,7 @@ class FusionModel(nn.Module):
         self.config = config
         self.prior_logit = prior_logit
         self.fold_views = True
+        self.encoded = False
         self.encoder = ViewEncoder(spec)
         self.view_embedding = nn.Embedding(len(VIEWS), spec.embedding)
         self.bag = ViewBag(spec.embedding, spec.attention)
@@ -105,14 +108,16 @@ class FusionModel(nn.Module):
                 )  # fmt: skip
             # Expanded to [B, V]: an index shared by the batch would have a per-sample gradient of batch size 1.
             view_index_BV = torch.arange(V, device=view_mask_BV.device).expand(B, V)
-        encoded_BVD = (
-            self._encode_folded(pixels_BVCHW, view_mask_BV)
-            if self.fold_views
-            else torch.stack([self.encoder(pixels_BVCHW[:, v]) for v in range(V)], dim=1)
-        )
+        if self.encoded:
+            encoded_BVD = pixels_BVCHW.flatten(2)
+        elif self.fold_views:
+            encoded_BVD = self.encode(pixels_BVCHW, view_mask_BV)
+        else:
+            encoded_BVD = torch.stack([self.encoder(pixels_BVCHW[:, v]) for v in range(V)], dim=1)
         return encoded_BVD + self.view_embedding(view_index_BV)  # type: ignore[no-any-return]
 
-    def _encode_folded(self, pixels_BVCHW: Tensor, view_mask_BV: Tensor) -> Tensor:
+    def encode(self, pixels_BVCHW: Tensor, view_mask_BV: Tensor) -> Tensor:
+        """Descriptors of the films [B, V, D], zeros for a missing one: all that the rest needs to know of a film."""
         B, V = view_mask_BV.shape
         width = self.config.spec.embedding
         films = view_mask_BV.flatten().nonzero().squeeze(1)
@@ -154,12 +159,29 @@ class FusionModel(nn.Module):
         low = set(self.encoder_parameters())
         return tuple(name for name, _ in self.named_parameters() if name not in low)
 
-    def trainable_parameters(self, objective: Objective) -> tuple[str, ...]:
-        """Names that a phase trains: the image branch alone for `image`, everything for `fusion`."""
-        return self.image_parameters() if objective == "image" else tuple(n for n, _ in self.named_parameters())
+    def clinical_parameters(self) -> tuple[str, ...]:
+        """Names of all that a prediction from the table alone needs."""
+        return self._names(CLINICAL_BRANCH)
+
+    def trainable_parameters(self, objective: Objective, scope: Scope = "all") -> tuple[str, ...]:
+        """Names that a phase trains: one branch alone for `image` and `clinical`, everything for `fusion`.
+
+        scope: `features` leaves the view encoder as it is; `adapters` trains its pooling and, of its convolutions, the
+            scales and shifts of the norms after them only.
+        """
+        if objective == "clinical":
+            return self.clinical_parameters()
+        names = self.image_parameters() if objective == "image" else tuple(n for n, _ in self.named_parameters())
+        fixed = {name for name in self._names(("encoder",)) if scope == "features" or not _adapts(name, scope)}
+        return tuple(name for name in names if name not in fixed)
 
     def _names(self, modules: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name, _ in self.named_parameters() if name.split(".", 1)[0] in modules)
+
+
+def _adapts(name: str, scope: Scope) -> bool:
+    """Whether an encoder's parameter learns in a scope: the pooling and norms are named so in the encoder."""
+    return scope == "all" or "norm" in name or name.startswith("encoder.pooling.")
 
 
 def build_model(config: FusionConfig, *, seed: int, prevalence: float) -> FusionModel:

@@ -87,9 +87,9 @@ def _rows(journal: Path, *, weights: int) -> list[Row]:
 
 def _protocol(config: dict[str, Any], root: Path) -> Protocol:
     contract = load_contract()
-    sigma, initial = calibrate_and_initialise(config, contract.n_features, root / "initial.safetensors")
+    sigmas, initial = calibrate_and_initialise(config, contract.n_features, root / "initial.safetensors")
     protocol = build_protocol(
-        config, patients=dict.fromkeys((f"site-{i}" for i in range(1, SITES + 1)), PATIENTS), sigma=sigma,
+        config, patients=dict.fromkeys((f"site-{i}" for i in range(1, SITES + 1)), PATIENTS), sigmas=sigmas,
         initial_weights=initial,
         contract={"version": contract.version, "sha256": contract.sha256, "n_features": contract.n_features},
         pipeline={"sha256": PIPELINE, "height": SIDE, "width": SIDE, "spacing_mm": 4.0},

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from shared_model.errors import ConfigError, ProtocolError
 from shared_model.protocol import Protocol
-from simulations.plan import build_protocol, noise_multiplier, phases, rounded, total_steps
+from simulations.plan import build_protocol, noise_multipliers, phases, rounded
 
 SHA = "0" * 64
 
@@ -32,7 +32,7 @@ def protocol(*overrides: str, sigma: float = 2.0) -> Protocol:
     return build_protocol(
         config,
         patients={"site_b": 104, "site_a": 296},
-        sigma=0.0 if config["privacy"]["mode"] == "none" else sigma,
+        sigmas=(0.0 if config["privacy"]["mode"] == "none" else sigma,) * len(config["training"]["phases"]),
         initial_weights={"sha256": SHA, "origin": "public", "recipe": "test"},
         contract={"version": "1", "sha256": SHA, "n_features": 40},
         pipeline={"sha256": SHA, "height": 112, "width": 84, "spacing_mm": 1.75},
@@ -90,15 +90,15 @@ def test_noise_is_calibrated_to_the_budget_over_all_planned_steps() -> None:
     from client.privacy.accountant import Account
 
     config = configuration()
-    sigma = noise_multiplier(config)
-    steps, rate = total_steps(config), config["training"]["sample_rate"]
+    (sigma,) = noise_multipliers(config)
+    steps, rate = config["rounds"] * config["training"]["steps_per_round"], config["training"]["sample_rate"]
     spent = Account.from_lists([[sigma, rate, steps]]).epsilon(delta=config["privacy"]["delta"])
     assert 0.97 * config["privacy"]["epsilon"] < spent <= config["privacy"]["epsilon"]
 
 
 def test_a_stated_noise_multiplier_is_taken_as_it_is_and_none_without_privacy() -> None:
-    assert noise_multiplier(configuration("privacy.noise_multiplier=3.5")) == 3.5
-    assert noise_multiplier(configuration("privacy=none")) == 0.0
+    assert noise_multipliers(configuration("privacy.noise_multiplier=3.5")) == (3.5,)
+    assert noise_multipliers(configuration("privacy=none")) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("overrides,words", [
