@@ -42,7 +42,7 @@ def run(ctx: click.Context) -> None:
 
         hydra_config = HydraConfig.get()
         try:
-            code = launch(config, Path(hydra_config.runtime.output_dir))
+            code = launch(config, Path(hydra_config.runtime.output_dir), overrides=hydra_config.overrides.task)
         except MammoFedError as error:
             click.secho(f"mammofed: {error}", fg="red", err=True)
             code = error.exit_code

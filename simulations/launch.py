@@ -13,17 +13,15 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import click
 from omegaconf import DictConfig, OmegaConf
 
 from client.ingest import prepare_site
-from client.trainer.config import SiteConfig
 from server.reporting import write_report
 from server.rounds.checkpoint import read_arrays
 from server.rounds.loop import run_study
@@ -34,45 +32,51 @@ from shared_model.errors import ConfigError, QuorumError, StorageError
 from shared_model.imaging import PipelineConfig
 from shared_model.protocol import Protocol
 from shared_model.weights import public_weights
+from simulations.baselines.study import run_comparison, wanted
 from simulations.deltas import write_other_deltas
 from simulations.engine import LocalGrid, TrainerPool
 from simulations.hospitals import default_hospitals
 from simulations.live import LiveView, stop_on_interrupt
-from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases
+from simulations.parties import HELD_OUT, install_sites, split_of, write_small
+from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases, pipeline_of
 from simulations.population import generate
 
-EVALUATOR = "evaluator"  # name of the coordinator's own trainer
-HELD_OUT = "held_out"    # name of the population that it holds
+COMPARISON = "comparison"  # folder that marks a run directory of many trainings
 EXIT_STOPPED = 130       # as a shell reports Ctrl-C
 DISK_REFUSES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
 SETTINGS = frozenset({
     "name", "seed", "sites", "patients", "held_out", "rounds", "cohort", "imaging", "engine", "cache", "workers",
-    "report_deltas",
+    "report_deltas", "seeds", "arms", "baselines", "overrides",
 })  # read from launch.json when a study goes on
 
 
-def launch(config: DictConfig, run_dir: Path) -> int:
-    """Start a new study in `run_dir`; returns the exit code (0 only when the study is COMPLETE)."""
+def launch(config: DictConfig, run_dir: Path, *, overrides: Sequence[str] = ()) -> int:
+    """Start a new study in `run_dir`, or a comparison of studies; returns the exit code (0 only when all is COMPLETE).
+
+    overrides: what the person typed; the trainings of a comparison are composed from it again.
+    """
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
-    settings: Config = {str(k): v for k, v in values.items()}
+    settings: Config = {**{str(k): v for k, v in values.items()}, "overrides": list(overrides)}
     _check(settings)
     with _in_words(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         with _lock(run_dir):
-            if (run_dir / "protocol.json").exists():  # its protocol would be used, whatever these settings say
+            # What is there would be used, whatever these settings say.
+            if any((run_dir / name).exists() for name in ("protocol.json", COMPARISON)):
                 raise ConfigError(
-                    f"{run_dir} holds a study already", found="protocol.json", expected="a new run directory",
+                    f"{run_dir} holds a study already", expected="a new run directory",
                     remedy=f"go on with `mammofed simulate resume {run_dir}`, or give another hydra.run.dir",
                 )  # fmt: skip
-            _write(run_dir / "launch.json", json.dumps(settings, indent=2) + "\n")
+            write_small(run_dir / "launch.json", json.dumps(settings, indent=2) + "\n")
             return _run(settings, run_dir)
 
 
 def resume(run_dir: Path) -> int:
     """Go on with a study that was stopped, from its last closed round."""
     path = run_dir / "launch.json"
-    if not path.exists() or not (run_dir / "protocol.json").exists():
+    begun = any((run_dir / name).exists() for name in ("protocol.json", COMPARISON))
+    if not path.exists() or not begun:
         raise ConfigError(f"{run_dir} is no run that can be resumed", expected="launch.json and protocol.json in it",
                           remedy="start it anew with `mammofed simulate`")  # fmt: skip
     with _in_words(run_dir), _lock(run_dir):
@@ -109,9 +113,11 @@ def _check(config: Config) -> None:
 
 
 def _run(config: Config, run_dir: Path) -> int:
+    if wanted(config):
+        (run_dir / COMPARISON).mkdir(exist_ok=True)
+        return run_comparison(config, run_dir, overrides=config["overrides"], cohorts=_cohorts_of)
     contract = load_contract()
-    imaging = config["imaging"]
-    pipeline = PipelineConfig(**{**imaging, "percentiles": tuple(imaging["percentiles"])})
+    pipeline = pipeline_of(config)
     with LiveView(run_dir) as view:
         with _one_child() as child:
             initial_file = run_dir / "initial.safetensors"
@@ -120,7 +126,7 @@ def _run(config: Config, run_dir: Path) -> int:
                 pending = child.submit(calibrate_and_initialise, config, contract.n_features, initial_file)
             cohorts = _cohorts(config, contract, pipeline, view)
             protocol = _protocol(config, run_dir, contract, pipeline, cohorts, pending)
-        site_files = _install_sites(config, run_dir, protocol, cohorts)
+        site_files = install_sites(config, run_dir, protocol, cohorts)
         stop = threading.Event()
         with stop_on_interrupt(stop, view), _trainers(config, run_dir, site_files, view) as grid:
             outcome = run_study(
@@ -133,6 +139,11 @@ def _run(config: Config, run_dir: Path) -> int:
     report = write_report(run_dir)
     view.final(summary, report)
     return {"COMPLETE": 0, "INCOMPLETE": QuorumError.exit_code, "STOPPED": EXIT_STOPPED}[outcome.status]
+
+
+def _cohorts_of(config: Config, view: LiveView) -> dict[str, Path]:
+    """The cohorts of one population of a comparison."""
+    return _cohorts(config, load_contract(), pipeline_of(config), view)
 
 
 def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view: LiveView) -> dict[str, Path]:
@@ -182,7 +193,7 @@ def _protocol(
         return Protocol.read(path)
     sigmas, initial_weights = pending.result()
     patients = {
-        name: len(split_indices(Cohort.open(folder), **_split(config, name))["train"])
+        name: len(split_indices(Cohort.open(folder), **split_of(config, name))["train"])
         for name, folder in cohorts.items() if name != HELD_OUT
     }  # fmt: skip
     protocol = build_protocol(
@@ -190,40 +201,8 @@ def _protocol(
         contract={"version": contract.version, "sha256": contract.sha256, "n_features": contract.n_features},
         pipeline=pipeline.terms(),
     )  # fmt: skip
-    _write(path, protocol.to_json())
+    write_small(path, protocol.to_json())
     return protocol
-
-
-def _split(config: Config, name: str) -> dict[str, Any]:
-    """Salt and fractions of a party's patient-wise split."""
-    if name == HELD_OUT:
-        share = float(config["cohort"]["selection_fraction"])
-        fractions = {"selection": share, "test": 1.0 - share}
-    else:
-        share = float(config["cohort"]["test_fraction"])
-        fractions = {"train": 1.0 - share, "test": share}
-    return {"salt": f"{config['name']}-{config['seed']}", "fractions": fractions}
-
-
-def _install_sites(config: Config, run_dir: Path, protocol: Protocol, cohorts: dict[str, Path]) -> list[Path]:
-    """Lay out each party's trainer as a hospital would have it: site.json, state, approved protocols. Sites by name,
-    the evaluator last."""
-    files = []
-    for name in [*sorted(n for n in cohorts if n != HELD_OUT), HELD_OUT]:
-        party = EVALUATOR if name == HELD_OUT else name
-        home = run_dir / "sites" / party
-        (home / "protocols").mkdir(parents=True, exist_ok=True)
-        (home / "state").mkdir(exist_ok=True)
-        _write(home / "protocols" / f"{protocol.sha256[:16]}.json", protocol.to_json())
-        site = SiteConfig(
-            site=party, role="evaluator" if name == HELD_OUT else "site", cohort=cohorts[name].resolve(),
-            state=(home / "state").resolve(), protocols=(home / "protocols").resolve(),
-            device=config["engine"]["device"], **_split(config, name),
-        )  # fmt: skip
-        path = home / "site.json"
-        _write(path, site.to_json())
-        files.append(path)
-    return files
 
 
 @contextlib.contextmanager
@@ -277,10 +256,3 @@ def _lock(run_dir: Path) -> Iterator[None]:
         except BlockingIOError:
             raise StorageError(f"{run_dir} is in use by another process", remedy="wait for it or stop it") from None
         yield
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a small file atomically."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

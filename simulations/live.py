@@ -20,7 +20,7 @@ from typing import Protocol as Interface
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
@@ -95,6 +95,7 @@ class LiveView:
         self._drawn = self._console.is_terminal and not self._console.is_dumb_terminal
         self._began = self._study_began = clock()
         self._state: StudyState | None = None
+        self._jobs: dict[str, TaskID] = {}
         self._bars = Bars(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             console=self._console,
@@ -140,6 +141,17 @@ class LiveView:
                 self._console.print(Text.assemble(mark, words, (took, "dim")))
             else:
                 self._line(f"{words}{'done' if ended else 'NOT finished'} in {took}")
+
+    def job(self, name: str, done: int, total: int) -> None:
+        """A training among several: a bar while it runs, or a line at its end."""
+        if done < total and name not in self._jobs:
+            self._jobs[name] = self._bars.add_task(f"  {name}", total=total)
+        if name in self._jobs:
+            self._bars.update(self._jobs[name], completed=done, total=total)
+        if done >= total:
+            if name in self._jobs:
+                self._bars.remove_task(self._jobs.pop(name))
+            self.note(f"{name}: {total} rounds")
 
     def observe(self, event: Event) -> None:
         """Take in one event of the round loop."""

@@ -9,10 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from shared_model.errors import ConfigError
+from shared_model.imaging import PipelineConfig
 from shared_model.protocol import Protocol
 
 Config = dict[str, Any]  # the resolved Hydra tree as plain values
 NOT_TERMS = ("share", "epsilon_share")  # of a configured phase: they become whole rounds and a noise factor
+
+
+def pipeline_of(config: Config) -> PipelineConfig:
+    """The imaging pipeline that a study's films are prepared by."""
+    imaging = config["imaging"]
+    return PipelineConfig(**{**imaging, "percentiles": tuple(imaging["percentiles"])})
 
 
 def phases(config: Config) -> list[dict[str, Any]]:

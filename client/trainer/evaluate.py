@@ -22,6 +22,7 @@ from client.privacy.ledger import LedgerEntry
 from client.privacy.randomness import SecureRandomness
 from client.trainer.site import Site, study_folder
 from client.trainer.train import budget
+from client.training.features import FeatureCache
 from shared_model.cohort.batch import PatientBatch
 from shared_model.errors import BudgetExhaustedError, ProtocolError, StorageError
 from shared_model.evaluation import (
@@ -108,7 +109,7 @@ def _evaluate(site: Site, protocol: Protocol, request: EvaluateRequest, model: F
 
 def _exact_report(site: Site, protocol: Protocol, request: EvaluateRequest, model: FusionModel) -> dict[str, Any]:
     indices = site.indices("selection" if request.scope == "selection" else "test")
-    scores = _scores(site, model, indices, image_only=request.image_only)
+    scores = score_patients(site, model, indices, image_only=request.image_only)
     if request.scope == "selection":
         return selection_report(scores, protocol.evaluation)
     attributes = site.cohort.attributes.iloc[indices]
@@ -147,7 +148,7 @@ def _private_report(
         noise_multiplier=terms.metrics_noise_multiplier, sample_rate=1.0, steps=1,
     )  # fmt: skip
     reservation = site.ledger.reserve(entry, budget=budget(site, protocol), delta=terms.delta)
-    scores = _scores(site, model, indices, image_only=request.image_only)
+    scores = score_patients(site, model, indices, image_only=request.image_only)
     histogram = score_histogram(scores.labels, scores.fused / request.temperature, terms.metrics_bins)
     noise = SecureRandomness().normal(histogram.size, std=terms.metrics_noise_multiplier).numpy()
     site.ledger.settle(reservation)
@@ -162,9 +163,15 @@ def _private_report(
     )  # fmt: skip
 
 
-def _scores(site: Site, model: FusionModel, indices: NDArray[np.int64], *, image_only: bool) -> Scores:
-    """Films are encoded once for each view encoder that comes: where a phase leaves it alone, rounds cost nothing."""
-    encoded = site.features.encoded(model, indices, device=site.device)
+def score_patients(
+    site: Site, model: FusionModel, indices: NDArray[np.int64], *, image_only: bool = False,
+    features: FeatureCache | None = None,
+) -> Scores:  # fmt: skip
+    """Scores of the patients at `indices` of the site's cohort, or of the one that `features` belongs to.
+
+    Films are encoded once for each view encoder that comes: while a phase leaves it alone, rounds cost nothing.
+    """
+    encoded = (features or site.features).encoded(model, indices, device=site.device)
     model.encoded = True
     try:
         return evaluate_cohort(model, ImageOnly(encoded) if image_only else encoded, indices,

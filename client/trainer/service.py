@@ -12,6 +12,7 @@ from client.trainer.config import SiteConfig
 from client.trainer.evaluate import answer_evaluate
 from client.trainer.site import Site, release
 from client.trainer.train import answer_train
+from client.training.features import FeatureCache
 from shared_model.errors import MammoFedError, MessageError, TrainerError
 from shared_model.messages import (
     DescribeReply,
@@ -37,13 +38,21 @@ class TrainerService:
     Args:
         config: the site's own settings.
         compute: held during training and evaluation; share one among all services of a process.
+        features: see :class:`client.trainer.site.Site`.
 
     Raises:
         MammoFedError: the site cannot be opened (see :class:`client.trainer.site.Site`).
     """
 
-    def __init__(self, config: SiteConfig, *, compute: threading.Lock) -> None:
-        self._site, self._compute = Site(config), compute
+    def __init__(
+        self, config: SiteConfig, *, compute: threading.Lock, features: FeatureCache | None = None
+    ) -> None:
+        self._site, self._compute = Site(config, features=features), compute
+
+    @property
+    def site(self) -> Site:
+        """The hosted site; for code on its own side of the border only."""
+        return self._site
 
     @property
     def device(self) -> str:

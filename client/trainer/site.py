@@ -37,13 +37,17 @@ log = logging.getLogger("mammofed.trainer")
 class Site:
     """One hosted site. Opening it takes the lock on its state, so that no second trainer spends the same budget.
 
+    Args:
+        config: the site's own settings.
+        features: descriptors of its films where somebody keeps them for longer than this object lives.
+
     Raises:
         ConfigError: the state is in use, or the device does not exist.
         CohortError: the cohort is absent, damaged, or another site's.
         PrivacyError: the split is not the one that this state began with.
     """
 
-    def __init__(self, config: SiteConfig) -> None:
+    def __init__(self, config: SiteConfig, *, features: FeatureCache | None = None) -> None:
         self.config = config
         self.device = _device(config.device)
         self.cohort = Cohort.open(config.cohort)
@@ -53,7 +57,7 @@ class Site:
         _pin_split(config)
         self._indices = split_indices(self.cohort, salt=config.salt, fractions=config.fractions)
         self.ledger = Ledger(config.state / "ledger.json")
-        self.features = FeatureCache(self.cohort, load_bytes=LOAD_BYTES)
+        self.features = features or FeatureCache(self.cohort, load_bytes=LOAD_BYTES)
         self.replies = ReplyStore(config.state / "replies", keep=KEPT_REPLIES)
         self._protocols: dict[tuple[str, int, int], Protocol] = {}
         self._models: dict[str, tuple[FusionModel, dict[str, tuple[int, ...]]]] = {}

@@ -1,8 +1,8 @@
 """Films encoded once, for phases that leave the view encoder as it is; kept by the trainer, for rounds and evaluation.
 
 A phase of scope `features` trains on the encoder's descriptors: a step then costs what the small layers behind it
-cost, some hundred times less. A descriptor is a function of one film and of weights that everybody has, so that one patient is
-still one patient. Letters: N patients, V views, D width of a descriptor.
+cost, some hundred times less. A descriptor is a function of one film and of weights that
+everybody has, so that one patient is still one patient. Letters: N patients, V views, D width of a descriptor.
 """
 
 from __future__ import annotations

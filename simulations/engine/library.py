@@ -7,18 +7,24 @@ Used where one process runs whole studies one after another (`simulations/baseli
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 from flwr.app import Context, Message
+from numpy.typing import NDArray
 
 from client.app import SITE_KEY, content_of, frame_of
 from client.trainer.config import SiteConfig
+from client.trainer.evaluate import score_patients
 from client.trainer.service import TrainerService
+from client.training.features import FeatureCache
 from shared_model.errors import ConfigError, MammoFedError
-from shared_model.messages import ErrorReply, Frame, decode, encode
+from shared_model.evaluation import Scores
+from shared_model.messages import Arrays, ErrorReply, Frame, decode, encode, weights_sha256
+from shared_model.protocol import Protocol
 from simulations.engine.pool import in_order
 
 
@@ -48,18 +54,27 @@ class TrainerLibrary:
     """The parties of a study in this process; stands where :class:`simulations.engine.pool.TrainerPool` stands, and is
     the ClientApp of :class:`simulations.engine.local.LocalGrid` at the same time.
 
+    Args:
+        site_files: each party's `site.json`.
+        features: cohort folder -> descriptors that outlive this library.
+
     Raises:
         ConfigError: no site, or one named twice.
         MammoFedError: a site cannot be opened.
     """
 
-    def __init__(self, site_files: Sequence[Path]) -> None:
+    def __init__(
+        self, site_files: Sequence[Path], *, features: Callable[[Path], FeatureCache] | None = None
+    ) -> None:
         configs = [SiteConfig.read(path) for path in site_files]
         names = [config.site for config in configs]
         if not names or len(set(names)) != len(names):
             raise ConfigError("a study needs each site exactly once", found=names)
         lock = threading.Lock()
-        self._services = {config.site: TrainerService(config, compute=lock) for config in configs}
+        self._services = {
+            config.site: TrainerService(config, compute=lock, features=features(config.cohort) if features else None)
+            for config in configs
+        }
         self.trainers = (Lane(),)
         self.nodes: Mapping[int, str] = dict(enumerate(in_order(configs), start=1))
 
@@ -73,6 +88,20 @@ class TrainerLibrary:
     def __call__(self, message: Message, context: Context) -> Message:
         """Answer one Flower message for the site that `context` names."""
         return answer(self._services[str(context.node_config[SITE_KEY])], message)
+
+    def scores(self, party: str, protocol: Protocol, arrays: Arrays, split: str) -> Scores:
+        """Scores of a party's own women with given weights. For simulations, which own all parties: in a federation
+        they stay where they are."""
+        site = self._services[party].site
+        return score_patients(site, site.model(protocol, arrays, weights_sha256(arrays)), site.indices(split))
+
+    def scores_on(
+        self, party: str, protocol: Protocol, arrays: Arrays, features: FeatureCache, indices: NDArray[np.int64]
+    ) -> Scores:
+        """The same for women of a cohort that the party does not hold."""
+        site = self._services[party].site
+        model = site.model(protocol, arrays, weights_sha256(arrays))
+        return score_patients(site, model, indices, features=features)
 
     def close(self) -> None:
         """Let go of the sites' state."""

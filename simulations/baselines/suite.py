@@ -1,0 +1,130 @@
+"""Runs all jobs of a comparison on this machine, as many at a time as there are cores; goes on where it was stopped.
+
+Called by the launcher when a study asks for `baselines`, `arms` or `seeds`. This process imports no torch.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+from client.trainer.server import THREAD_VARIABLES
+from shared_model.errors import RoundError
+from simulations.baselines.jobs import Config, Job, expand
+from simulations.baselines.scores import FILE
+from simulations.live import LiveView
+
+POLL_S = 0.5
+_told: Queue[tuple[str, int, int]] | None = None  # of a worker process: how it reports rounds,
+_stop: Event | None = None                        # and what asks it to stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Population:
+    """One seed's prepared cohorts by party, `held_out` and `pooled` among them, and the folder of its jobs."""
+
+    seed: int
+    cohorts: Mapping[str, Path]
+    folder: Path
+
+
+def jobs_of(config: Config, population: Population, overrides: Sequence[str]) -> list[Job]:
+    """All jobs of one population, as the configuration asks for them."""
+    sites = sorted(name for name in population.cohorts if name not in ("held_out", "pooled"))
+    arms: Mapping[str, Sequence[str]] = config["arms"] or {"study": []}
+    return expand(seed=population.seed, sites=sites, arms=arms, baselines=config["baselines"], overrides=overrides)
+
+
+def run_jobs(
+    jobs: Sequence[Job], population: Population, *, name: str, workers: int, view: LiveView, stop: threading.Event
+) -> bool:
+    """Run what is not there yet; returns whether all are done.
+
+    Args:
+        name: of the study.
+        workers: processes, one thread each.
+        view: shows one bar a job.
+        stop: once set, no further job is begun and those under way stop after their round; they go on another time.
+
+    Raises:
+        RoundError: at least one job failed; the others were finished first, and all that is done stays.
+    """
+    missing = [job for job in jobs if not (population.folder / job.name / FILE).exists()]
+    if not missing:
+        return True
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"), OMP_WAIT_POLICY="passive")  # before the workers' torch
+    context = multiprocessing.get_context("spawn")
+    told: Queue[tuple[str, int, int]] = context.Queue()
+    asked_to_stop = context.Event()
+    failures: dict[str, str] = {}
+    title = f"Seed {population.seed}: {len(jobs)} trainings"
+    with (
+        view.stage(title, len(jobs)) as advance,
+        ProcessPoolExecutor(min(workers, len(missing)), context, _begin, (told, asked_to_stop)) as pool,
+    ):
+        pending: dict[Future[str], Job] = {}
+        waiting = list(missing)
+        done = len(jobs) - len(missing)
+        advance(done, len(jobs))
+        while pending or (waiting and not stop.is_set()):
+            while waiting and len(pending) < workers and not stop.is_set():
+                job = waiting.pop(0)
+                pending[pool.submit(_run, job, population.cohorts, population.folder, name)] = job
+            if stop.is_set():
+                asked_to_stop.set()
+            ended, _ = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
+            _show(told, view, population.seed)
+            for future in ended:
+                job = pending.pop(future)
+                error = future.exception()
+                if error is None:
+                    done += 1
+                    advance(done, len(jobs))
+                elif not stop.is_set():
+                    failures[job.name] = str(error)
+                    view.note(f"seed {population.seed} {job.name} FAILED: {error}")
+    if failures:
+        raise RoundError(f"{len(failures)} of {len(jobs)} trainings of seed {population.seed} failed",
+                         found=dict(list(failures.items())[:3]), remedy="resume the comparison")  # fmt: skip
+    return done == len(jobs)
+
+
+def _begin(told: Queue[tuple[str, int, int]], stop: Event) -> None:
+    """Initialiser of a worker process."""
+    global _told, _stop
+    _told, _stop = told, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent asks for the stop itself
+    from simulations.baselines.worker import prepare_process
+
+    prepare_process()
+
+
+def _run(job: Job, cohorts: Mapping[str, Path], folder: Path, name: str) -> str:
+    from simulations.baselines.worker import Place, failure_of, run_job
+
+    def tell(job_name: str, closed: int, rounds: int) -> None:
+        if _told is not None:
+            _told.put((job_name, closed, rounds))
+
+    try:
+        return run_job(job, Place(cohorts=cohorts, folder=folder, name=name), tell, stop=_stop or threading.Event())
+    except Exception as error:  # an exception of torch or flwr may not survive the way to the parent
+        raise RuntimeError(failure_of(error)) from None
+
+
+def _show(told: Queue[tuple[str, int, int]], view: LiveView, seed: int) -> None:
+    while True:
+        try:
+            name, closed, rounds = told.get_nowait()
+        except queue.Empty:
+            return
+        view.job(f"seed {seed} {name}", closed, rounds)
