@@ -86,7 +86,12 @@ class ViewEncoder(nn.Module):
 
     def features(self, pixels_NCHW: Tensor) -> Tensor:
         """The feature map [N, C, h, w]."""
-        x = functional.silu(self.stem_norm(self.stem(pixels_NCHW)))
+        x = self.stem(pixels_NCHW)
+        if torch.is_grad_enabled() and self.stem_norm.weight.requires_grad and not x.requires_grad:
+            # Under `adapters` the norms learn and the convolutions do not. torch 2.13 on the CPU dies (SIGSEGV) in the
+            # backward pass of a channels-last GroupNorm when the gradient of its input is not wanted.
+            x = x.contiguous()
+        x = functional.silu(self.stem_norm(x))
         return self.blocks(x)  # type: ignore[no-any-return]
 
     def forward(self, pixels_NCHW: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,10 @@ class MemoryPatients:
         a = self.all
         return PatientBatch(a.pixels_BVCHW[rows], a.view_mask_BV[rows], a.clinical_BF[rows], a.clinical_mask_B[rows],
                             a.labels_B[rows])  # fmt: skip
+
+    def rows(self, indices: Sequence[int]) -> PatientBatch:
+        whole = self.batch(indices)
+        return replace(whole, pixels_BVCHW=torch.empty(len(whole), 4, 0, 0, 0))
 
 
 def make_patients(count: int, *, seed: int = 0, height: int = H, width: int = W, features: int = F) -> PatientBatch:
