@@ -73,12 +73,12 @@ class SmallStudy:
         return EvaluateRequest(**{**values, **changes})
 
 
-def write_cohort(folder: Path, *, site: str, patients: int, seed: int) -> None:
+def write_cohort(folder: Path, *, site: str, patients: int, seed: int, pipeline: str = PIPELINE) -> None:
     """Women made of random numbers, some without films, some without a table row; both labels."""
     contract = load_contract()
     random = np.random.default_rng(seed)
     with CohortWriter(
-        folder, site=site, contract_sha256=contract.sha256, pipeline_sha256=PIPELINE, height=HEIGHT, width=WIDTH,
+        folder, site=site, contract_sha256=contract.sha256, pipeline_sha256=pipeline, height=HEIGHT, width=WIDTH,
         n_features=contract.n_features,
     ) as writer:  # fmt: skip
         for number in range(patients):

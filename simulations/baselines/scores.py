@@ -5,6 +5,7 @@ Only a simulator can put them side by side: it owns all parties' folders. In a f
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,5 +54,5 @@ def read_scores(path: Path) -> dict[str, PartyScores]:
             return {
                 party: PartyScores(**{part: archive[f"{party}/{part}"] for part in PARTS}) for party in parties
             }
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise StorageError(f"{path} cannot be read: {type(error).__name__}", remedy=again) from None
