@@ -117,7 +117,7 @@ def fit(weights: Arrays, protocol: Protocol, site: str, round_number: int) -> We
     x, y = women(seed, protocol.federation.site(site).patients)
     random = np.random.default_rng([seed, round_number])
     new = {name: np.array(array, dtype=np.float64) for name, array in weights.items()}
-    rate, batch = protocol.learning_rate(round_number), protocol.expected_batch(site)
+    rate, batch = protocol.learning_rate(round_number), protocol.expected_batch(site, round_number)
     for _ in range(protocol.training.steps_per_round):
         drawn = random.random(len(x)) < protocol.training.sample_rate
         error = 1 / (1 + np.exp(-logits(new, x[drawn]))) - y[drawn]

@@ -285,7 +285,7 @@ def test_rows_in_another_order_than_the_patients_are_refused(
         films = model.encoder(pixels_BVCHW.transpose(0, 1).flatten(0, 1))
         return films.unflatten(0, (4, len(view_mask_BV))).transpose(0, 1)
 
-    model._encode_folded = view_by_view  # type: ignore[method-assign]
+    model.encode = view_by_view  # type: ignore[method-assign]
     with pytest.raises(PrivacyError, match="not those of its patients"):
         LoopEngine().clipped_sum(model, full_bags(patients(6)), clip=0.1, loss=loss_of(small_protocol()))
 

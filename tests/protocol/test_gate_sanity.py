@@ -176,7 +176,7 @@ def test_no_honest_private_update_is_refused(
     for _ in range(int(values["steps"])):
         drawn = random.binomial(int(patients * 1.4), rate)  # more patients than the rounded size says
         noise = sigma * clip * random.normal(size=500)
-        gradients.append((drawn * clip * direction + noise) / protocol.expected_batch("ash"))
+        gradients.append((drawn * clip * direction + noise) / protocol.expected_batch("ash", 1))
     update = as_update(walk(start, values, gradients))
     bound = norm_bound(protocol, 1, as_update(start), site="ash")
     assert inspect(update, as_update(start), norm_bound=bound) is None
@@ -209,7 +209,7 @@ def test_the_bound_is_not_loose_under_privacy() -> None:
     )  # fmt: skip
     random = np.random.default_rng(0)
     start = random.normal(size=100_000)
-    batch, steps = protocol.expected_batch("ash"), protocol.training.steps_per_round
+    batch, steps = protocol.expected_batch("ash", 1), protocol.training.steps_per_round
     noise = [random.normal(size=start.size) / batch for _ in range(steps)]
     values = {"momentum": 0.0, "rate": 1.0, "decay": 0.0, "encoder_rate": 1.0}
     update = as_update(walk(start, values, noise))

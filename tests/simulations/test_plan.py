@@ -47,9 +47,9 @@ def test_sites_are_in_name_order_with_rounded_sizes_and_public_weights() -> None
 
 def test_expected_batch_is_the_sampling_rate_times_the_public_size() -> None:
     frozen = protocol("training.sample_rate=0.25")
-    assert frozen.expected_batch("site_a") == 75.0
+    assert frozen.expected_batch("site_a", 1) == 75.0
     with pytest.raises(ProtocolError, match="not part of the study"):
-        frozen.expected_batch("site_z")
+        frozen.expected_batch("site_z", 1)
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedprox", "fedadam"])
