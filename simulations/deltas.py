@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from server.reporting.facts import DELTAS_NAME
+from shared_model.protocol import Protocol
 
 Deltas = dict[str, dict[str, float]]
 TOLERANCE = 1e-6
@@ -26,16 +27,29 @@ def write_other_deltas(run_dir: Path, summary: Mapping[str, Any], deltas: Sequen
         summary: the content of `summary.json`.
         deltas: each in (0, 1).
     """
-    rows = {site: row for site, row in summary["privacy"].items() if row["steps"]}
-    if not rows or not deltas:
+    spent = {site: row for site, row in summary["privacy"].items() if row["steps"]}
+    if not spent or not deltas:
         return
+    protocol = Protocol.read(run_dir / "protocol.json")
+    rows = {site: {**row, "mechanisms": spent_in_order(protocol, row["steps"])} for site, row in spent.items()}
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
         found = child.submit(other_deltas, rows, list(deltas)).result()
     (run_dir / DELTAS_NAME).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
+def spent_in_order(protocol: Protocol, steps: int) -> list[tuple[float, float, int]]:
+    """(sigma, q, steps) of a site that spent `steps` in the study's first rounds; empty where no number of rounds has
+    as many, because it left one out between phases."""
+    counted = 0
+    for number in range(1, protocol.rounds + 1):
+        counted += protocol.steps(number)
+        if counted == steps:
+            return list(protocol.mechanisms(number))
+    return []
+
+
 def other_deltas(rows: Mapping[str, Mapping[str, Any]], deltas: Sequence[float]) -> Deltas:
-    """Epsilon by site and delta from each site's `noise_multiplier`, `sampling_rate` and `steps`. Imports torch.
+    """Epsilon by site and delta from each site's `mechanisms`, rows of (sigma, q, steps). Imports torch.
 
     A site whose stated epsilon these numbers do not give has spent on more than this study, which only its own ledger
     knows: it is left out rather than shown too small.
@@ -44,9 +58,7 @@ def other_deltas(rows: Mapping[str, Mapping[str, Any]], deltas: Sequence[float])
 
     found: Deltas = {}
     for site, row in sorted(rows.items()):
-        account = Account().add(
-            noise_multiplier=row["noise_multiplier"], sample_rate=row["sampling_rate"], steps=row["steps"]
-        )
+        account = Account.from_lists(row["mechanisms"])
         if abs(account.epsilon(delta=row["delta"]) - row["epsilon"]) <= TOLERANCE:
             found[site] = {f"{delta:g}": account.epsilon(delta=delta) for delta in deltas}
     return found

@@ -41,7 +41,7 @@ def phases(config: Config) -> list[dict[str, Any]]:
         count = rounds - used if left == 0 else min(max(1, round(rounds * float(part["share"]))), rounds - used - left)
         used += count
         terms = {k: v for k, v in part.items() if k not in NOT_TERMS}
-        result.append({**terms, "rounds": count, "scope": config["training"]["scope"] or part["scope"]})
+        result.append({**terms, "rounds": count, "scope": config["training"]["scope"] or part.get("scope", "all")})
     return result
 
 
