@@ -14,6 +14,7 @@ from shared_model.errors import ConfigError
 from simulations.population.specs import HospitalSpec, Population, Vendor
 
 HELD_OUT = "held_out"
+FLECK_GAIN = 4.0  # of `cohort=synthetic`, for callers that do not care
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,12 +161,13 @@ def default_hospitals(
     film_width: int,
     film_spacing_mm: float,
     conspicuity: float,
+    fleck_gain: float = FLECK_GAIN,
 ) -> Population:
     """A study's hospitals: `sites` of them with `patients` women together, and `held_out` women of the coordinator.
 
     Args:
         film_height, film_width, film_spacing_mm: pixels and mm of vendor A; the others cover the same area at their
-        pitch. conspicuity: kappa, see Population.
+        pitch. conspicuity, fleck_gain: see Population.
 
     Raises:
         ConfigError: fewer women than sites, or no held-out women.
@@ -194,6 +196,7 @@ def default_hospitals(
         seed=seed,
         film_mm=(film_height * film_spacing_mm, film_width * film_spacing_mm),
         conspicuity=conspicuity,
+        fleck_gain=fleck_gain,
     )
 
 

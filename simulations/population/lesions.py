@@ -21,7 +21,6 @@ Box = tuple[int, int, int, int]
 
 MU_CANCER_OVER_FAT = 0.844 - 0.456  # 1/cm at 20 keV
 MU_CALCIUM = 10.0  # 1/cm, effective
-CALCIUM_GAIN = 4.0  # a fleck of 0.4 mm fills a tenth of a coarse pixel; without a gain it would vanish in quantum noise
 MALIGNANT_MASS_SHARE = 0.68  # the other cancers show as calcifications
 BENIGN_SHARES = (0.15, 0.19, 0.27)  # cumulative: round mass, radial scar, calcifications; nothing in the other 73 %
 MASKING = (1.0, 0.92, 0.75, 0.58)  # contrast left in BI-RADS density a-d
@@ -105,7 +104,8 @@ def draw_finding(rng: np.random.Generator, *, label: int, density: int) -> Findi
 
 
 def project(
-    rng: np.random.Generator, grid: Grid, breast: Breast, finding: Finding, *, conspicuity: float
+    rng: np.random.Generator, grid: Grid, breast: Breast, finding: Finding, *, conspicuity: float,
+    fleck_gain: float,
 ) -> tuple[Image, Box]:
     """One view of a finding: attenuation to add [H, W] and its box (row0, col0, row1, col1; ends excluded).
 
@@ -118,7 +118,7 @@ def project(
     y = breast.centre_mm + breast.droop * x + (across - 0.5) * 1.3 * breast.half_mm * np.sqrt(max(1 - along**2, 0.05))
     gain = conspicuity * finding.contrast * float(np.clip(rng.normal(1, 0.2), 0.4, 1.6))
     if finding.flecks:
-        added, box = _calcifications(rng, grid, finding, y, x, gain)
+        added, box = _calcifications(rng, grid, finding, y, x, gain, fleck_gain)
     else:
         added, box = _mass_chord(rng, grid, finding, y, x)
         added *= np.float32(gain * MU_CANCER_OVER_FAT / 10.0)
@@ -205,7 +205,7 @@ def _spicule(rng: np.random.Generator, rho: Image, theta: Image, radius: float) 
 
 
 def _calcifications(
-    rng: np.random.Generator, grid: Grid, finding: Finding, y: float, x: float, gain: float
+    rng: np.random.Generator, grid: Grid, finding: Finding, y: float, x: float, gain: float, fleck_gain: float
 ) -> tuple[Image, Box]:
     """Attenuation of scattered flecks, each shared between the four pixels around it; malignant ones differ in size."""
     px = grid.spacing_mm
@@ -215,7 +215,7 @@ def _calcifications(
     )
     varied = 0.35 if finding.kind == "calcification_malignant" else 0.1
     diameters = finding.fleck_mm * np.exp(varied * rng.standard_normal(finding.flecks))
-    peak = gain * MU_CALCIUM * diameters / 10.0 * np.minimum(1.0, CALCIUM_GAIN * (diameters / px) ** 2)
+    peak = gain * MU_CALCIUM * diameters / 10.0 * np.minimum(1.0, fleck_gain * (diameters / px) ** 2)
     added = np.zeros(grid.shape, np.float32)
     rows, columns = ys / px - 0.5, xs / px - 0.5
     row0, column0 = np.floor(rows).astype(int), np.floor(columns).astype(int)

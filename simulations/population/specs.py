@@ -83,7 +83,8 @@ class Population:
 
     seed: fixes every woman. film_mm: height and width of the detector. conspicuity: kappa, by which lesions are made
     more visible than physics would at these coarse pixels (1 is physical; research: 5 gives an oracle AUC of
-    0.80-0.84).
+    0.80-0.84). fleck_gain: by which a calcification is taken for larger than the share of a pixel that it covers (1 is
+    physical; a fleck of 0.4 mm covers a tenth of a coarse pixel).
     """
 
     hospitals: tuple[HospitalSpec, ...]
@@ -91,6 +92,7 @@ class Population:
     seed: int
     film_mm: tuple[float, float]
     conspicuity: float
+    fleck_gain: float
 
     def __post_init__(self) -> None:
         names = [spec.name for spec in self.all]

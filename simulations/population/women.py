@@ -114,7 +114,8 @@ def render_view(population: Population, spec: HospitalSpec, index: int, woman: W
     body = draw_body(generator(population.seed, *keys, _VIEW), density=density, bmi=woman.factors["bmi"])
     rng = generator(population.seed, *keys, _VIEW + 1 + VIEWS.index(view))
     grid = film_grid(population.film_mm, woman.vendor.spacing_mm)
-    return render(rng, grid, woman.vendor, body, woman.finding, view=view, conspicuity=population.conspicuity)
+    return render(rng, grid, woman.vendor, body, woman.finding, view=view, conspicuity=population.conspicuity,
+                  fleck_gain=population.fleck_gain)  # fmt: skip
 
 
 def write_woman(

@@ -64,7 +64,8 @@ def test_every_combination_of_groups_is_a_valid_protocol(strategy: str, privacy:
 @given(rounds=st.integers(2, 200))
 @settings(deadline=None, max_examples=40)
 def test_phases_fill_exactly_the_rounds(rounds: int) -> None:
-    config = {"rounds": rounds, "training": {"scope": None, "phases": [{"name": "a", "share": 0.4}, {"name": "b", "share": 0.6}]}}
+    parts = [{"name": "a", "share": 0.4}, {"name": "b", "share": 0.6}]
+    config = {"rounds": rounds, "training": {"scope": None, "phases": parts}}
     parts = phases(config)
     assert sum(p["rounds"] for p in parts) == rounds
     assert all(p["rounds"] >= 1 for p in parts)

@@ -29,7 +29,7 @@ FLECKS = replace(MASS, kind="calcification_malignant", radius_mm=0.0, flecks=12,
 
 def film(*, seed: int = 0, vendor: Vendor = VENDOR, finding: Finding | None = None, view: str = "L_CC") -> Film:
     grid = film_grid(FILM_MM, vendor.spacing_mm)
-    return render(generator(seed), grid, vendor, BODY, finding, view=view, conspicuity=5.0)
+    return render(generator(seed), grid, vendor, BODY, finding, view=view, conspicuity=5.0, fleck_gain=4.0)
 
 
 def population(**changes: object) -> Population:

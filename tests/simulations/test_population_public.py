@@ -79,7 +79,8 @@ def test_lesions_differ_in_shape() -> None:
         if finding.flecks == 0:
             breast = anatomy.draw_breast(rng, wide, body, view="CC")
             breast = replace(breast, inside=np.ones_like(breast.inside))
-            masses.append(roundness(project(rng, wide, breast, replace(finding, along=0.5), conspicuity=1.0)[0]))
+            shown = project(rng, wide, breast, replace(finding, along=0.5), conspicuity=1.0, fleck_gain=4.0)
+            masses.append(roundness(shown[0]))
     assert np.mean(lobes) < np.mean(masses) - 0.1
 
 
