@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from typing import Protocol as Interface
@@ -75,6 +75,7 @@ def train_round(
     randomness: Randomness,
     workers: int = 1,
     fields: Sequence[Sequence[int]] = (),
+    correction: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> RoundResult:
     """Train `model` in place on the patients at `indices`.
 
@@ -86,6 +87,7 @@ def train_round(
         randomness: :func:`randomness_for`; secret with privacy.
         workers: patients in work at a time with engine `loop` (threads).
         fields: columns of each clinical field (`Contract.groups`), for dropping whole fields in augmentation.
+        correction: SCAFFOLD's c - c_i by parameter name, see :class:`client.training.update.Update`.
 
     Raises:
         PrivacyError, ConfigError: see :func:`client.training.checks.check_training`; nothing was trained.
@@ -105,7 +107,7 @@ def train_round(
     model.train()
     select_parameters(model, protocol, round_number)
     loss: PatientLoss = functools.partial(patient_loss_B, terms=protocol.loss, objective=objective)
-    update = Update(model, protocol, round_number)
+    update = Update(model, protocol, round_number, correction=correction)
     loader = _Loader(cohort, protocol, round_number, device, randomness, fields)
     run = _private if protocol.private else _ordinary
     mean_loss = run(model, rows, loader, update, loss, protocol, site, randomness, workers)
