@@ -40,6 +40,7 @@ from simulations.hospitals import default_hospitals
 from simulations.live import LiveView, stop_on_interrupt
 from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases
 from simulations.population import generate
+from simulations.strategy import check_strategy
 
 EVALUATOR = "evaluator"  # name of the coordinator's own trainer
 HELD_OUT = "held_out"    # name of the population that it holds
@@ -104,6 +105,7 @@ def _check(config: Config) -> None:
         raise ConfigError("patients: too few for the sites", found=config["patients"],
                           expected=f"at least 20 a site, {20 * config['sites']}")  # fmt: skip
     phases(config)
+    check_strategy(config)
     if config["weights"] == "public":
         public_weights(config["model"]["size"])  # not shipped for every size: better said now than after the films
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from shared_model.errors import ConfigError
 from shared_model.protocol import Protocol
+from simulations.strategy import federation, suited_training
 
 Config = dict[str, Any]  # the resolved Hydra tree as plain values
 
@@ -110,11 +111,9 @@ def build_protocol(
     Args:
         patients: training patients of each site; they are rounded here, and only the rounded numbers go on.
     """
-    strategy, training, privacy = config["strategy"], config["training"], config["privacy"]
+    training, privacy = suited_training(config), config["privacy"]
     to = int(config["cohort"]["round_patients_to"])
     sizes = {name: rounded(count, to) for name, count in sorted(patients.items())}
-    total = sum(sizes.values())
-    sites_per_round = strategy["sites_per_round"] or len(sizes)
     return Protocol.create(
         {
             "study": config["name"],
@@ -127,23 +126,12 @@ def build_protocol(
             "loss": config["loss"],
             "training": {
                 **{k: v for k, v in training.items() if k != "phases"},
-                "proximal_mu": strategy["proximal_mu"],
-                "phases": phases(config),
+                "proximal_mu": config["strategy"]["proximal_mu"],
+                "phases": phases({**config, "training": training}),
                 "augmentation": config["augmentation"],
             },
             "privacy": {**privacy, "noise_multiplier": sigma},
-            "federation": {
-                "strategy": strategy["kind"],
-                "server_learning_rate": strategy["server_learning_rate"],
-                "server_beta_1": strategy["server_beta_1"],
-                "server_beta_2": strategy["server_beta_2"],
-                "server_tau": strategy["server_tau"],
-                "sites": [{"name": n, "patients": s, "weight": s / total} for n, s in sizes.items()],
-                "sites_per_round": sites_per_round,
-                "quorum": strategy["quorum"] or max(1, sites_per_round - 1),
-                "deadline_s": strategy["deadline_s"],
-                "attempts": strategy["attempts"],
-            },
+            "federation": federation(config, sizes),
             "evaluation": config["evaluation"],
         }
     )
