@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,17 +12,15 @@ import pytest
 
 from server.rounds.events import Event
 from server.rounds.loop import run_study
-from server.rounds.summary import write_summary
 from shared_model.messages import weights_sha256
 from simulations.engine.library import TrainerLibrary
 from simulations.engine.local import LocalGrid
 
 CASES: dict[str, dict[str, Any]] = {
     "scaffold": {"federation__strategy": "scaffold", "training__momentum": 0.0},
-    "head": {"federation__personal": "head"},
     "fedbn_like": {"federation__personal": "fedbn_like", "federation__strategy": "fedavgm"},
 }
-PHASES = [{"name": "all", "rounds": 3, "objective": "fusion", "learning_rate": 0.05, "encoder_rate": 0.5}]
+PHASES = [{"name": "all", "rounds": 2, "objective": "fusion", "learning_rate": 0.05, "encoder_rate": 0.5}]
 
 
 class Killed(BaseException):
@@ -44,6 +43,15 @@ def artefacts(study: Any) -> dict[str, bytes]:
     return {str(path.relative_to(study.root)): path.read_bytes() for path in kept}
 
 
+def site_reports(study: Any) -> list[tuple[str, str]]:
+    """How each site's own women fared with its own copy."""
+    query = "SELECT site, document FROM reports WHERE scope = 'site' ORDER BY site"
+    with sqlite3.connect(study.root / "run" / "journal.sqlite") as db:
+        rows = db.execute(query).fetchall()
+    assert [row[0] for row in rows] == ["site-01", "site-02"]
+    return rows
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_killed_after_every_round_and_resumed_the_study_is_the_same_to_the_bit(
     tmp_path: Path, study_maker: Callable[..., Any], case: str
@@ -57,15 +65,14 @@ def test_killed_after_every_round_and_resumed_the_study_is_the_same_to_the_bit(
         if event.kind == "round_closed":
             raise Killed
 
-    for _ in range(3):
+    for _ in range(2):
         with pytest.raises(Killed):
             run(killed, die)
     run(killed)
     assert artefacts(killed) == artefacts(undisturbed)
     names = " ".join(artefacts(undisturbed))
     assert ("personal" in names) == (case != "scaffold")
-    metrics = [[site["metrics"] for site in write_summary(one.root / "run")["sites"]] for one in (killed, undisturbed)]
-    assert metrics[0] == metrics[1] and all(metrics[0])
+    assert site_reports(killed) == site_reports(undisturbed)
 
 
 def initial(study_maker: Callable[..., Any], tmp_path: Path) -> str:
