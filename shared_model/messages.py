@@ -25,9 +25,11 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_FRAME_BYTES = 128 << 20  # Flower with SQLite fails somewhere between 200 and 400 MB (research/flower.md, 4.5)
 MAX_REPORT_BYTES = 8 << 20
 CHUNK_BYTES = 1 << 20
+CORRECTION = "correction."  # prefix of the tensors beside the weights that SCAFFOLD sends
 
 Arrays = Mapping[str, NDArray[np.float32]]
 Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
+OptionalSha256 = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 SiteName = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
 
 
@@ -55,7 +57,10 @@ class DescribeReply(Fields):
 
 
 class TrainRequest(Fields):
-    """Train one round from the weights that come along. (study, round, attempt, weights) identifies the request."""
+    """Train one round from the weights that come along. (study, round, attempt, :attr:`identity`) identifies it.
+
+    correction_sha256: of the tensors named `correction.*` that come beside the weights, for strategy `scaffold` only.
+    """
 
     kind: Literal["train"] = "train"
     study: str = Field(max_length=64)
@@ -63,6 +68,14 @@ class TrainRequest(Fields):
     round: int = Field(ge=1)
     attempt: int = Field(ge=1)
     weights_sha256: str = Sha256
+    correction_sha256: str | None = OptionalSha256
+
+    @property
+    def identity(self) -> str:
+        """Hex SHA-256 of all tensors that come along: two requests for one round and attempt differ by it alone."""
+        if self.correction_sha256 is None:
+            return self.weights_sha256
+        return hashlib.sha256(f"{self.weights_sha256}/{self.correction_sha256}".encode()).hexdigest()
 
 
 class PrivacySpent(Fields):
@@ -91,6 +104,7 @@ class TrainReply(Fields):
     round: int = Field(ge=1)
     attempt: int = Field(ge=1)
     weights_sha256: str = Sha256
+    correction_sha256: str | None = OptionalSha256
     outcome: Literal["trained", "abstained"]
     reason: str = Field(default="", max_length=300)
     seconds: float = Field(ge=0)
@@ -167,6 +181,13 @@ def weights_sha256(arrays: Arrays) -> str:
         digest.update(f"{name}:{array.shape};".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def split_correction(arrays: Arrays) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+    """Tensors of a training request -> weights, and the correction beside them under the weights' own names."""
+    weights = {name: array for name, array in arrays.items() if not name.startswith(CORRECTION)}
+    beside = {name.removeprefix(CORRECTION): arrays[name] for name in arrays if name.startswith(CORRECTION)}
+    return weights, beside
 
 
 def encode(frame: Frame) -> bytes:

@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared_model.errors import ProtocolError
+from shared_model.strategies import Personal, Strategy, personal_fault, robustness_fault, scaffold_fault
 
 SCHEMA_VERSION: Final = 1
 MAX_PROTOCOL_BYTES = 1 << 20  # a protocol of a hundred sites has some 30 KB
@@ -193,13 +194,22 @@ class SiteTerms(Terms):
 
 
 class FederationTerms(Terms):
-    """Who takes part and how updates become one model. deadline_s: seconds a round waits for replies."""
+    """Who takes part and how updates become one model. deadline_s: seconds a round waits for replies.
 
-    strategy: Literal["fedavg", "fedprox", "fedadam"]
+    server_beta_1: momentum of fedavgm, first-moment decay of fedadam and fedyogi; server_beta_2: second-moment decay.
+    byzantine: f, sites that may send anything without carrying the model away; above 0 for robust strategies only.
+    krum_select: how many of the most central updates `krum` averages (more than 1: multi-Krum).
+    personal: which tensors each site keeps a copy of its own of.
+    """
+
+    strategy: Strategy
     server_learning_rate: Positive
     server_beta_1: float = Field(ge=0, lt=1)
     server_beta_2: float = Field(ge=0, lt=1)
     server_tau: Positive
+    byzantine: int = Field(default=0, ge=0, le=500)
+    krum_select: int = Field(default=1, ge=1, le=1000)
+    personal: Personal = "none"
     sites: tuple[SiteTerms, ...] = Field(min_length=1, max_length=1000)
     sites_per_round: int = Field(ge=1)
     quorum: int = Field(ge=1)
@@ -261,6 +271,8 @@ class Protocol(Terms):
                 f"federation: need quorum <= sites_per_round <= sites, found {self.federation.quorum}, "
                 f"{self.federation.sites_per_round}, {len(names)}"
             )
+        if fault := self._strategy_fault():
+            raise ValueError(fault)
         if self.private:
             if self.privacy.noise_multiplier <= 0:
                 raise ValueError("privacy.noise_multiplier: must be above 0 with privacy.mode=patient")
@@ -275,6 +287,23 @@ class Protocol(Terms):
         elif self.training.engine != "batch":
             raise ValueError("training.engine: without privacy the engine is `batch`")
         return self
+
+    def _strategy_fault(self) -> str:
+        """Why the strategy, or what stays at the sites, does not go with the rest; empty when it does."""
+        terms, training = self.federation, self.training
+        fault = robustness_fault(
+            terms.strategy, byzantine=terms.byzantine, krum_select=terms.krum_select, quorum=terms.quorum
+        )
+        if fault:
+            return f"federation.{fault}"
+        if terms.strategy == "scaffold" and (
+            fault := scaffold_fault(
+                optimizer=training.optimizer, momentum=training.momentum, ema_decay=training.ema_decay,
+                proximal_mu=training.proximal_mu, personal=terms.personal,
+            )
+        ):  # fmt: skip
+            return fault
+        return personal_fault(personal=terms.personal, weight_decay=training.weight_decay)
 
     @property
     def private(self) -> bool:

@@ -40,6 +40,7 @@ from simulations.live import LiveView, stop_on_interrupt
 from simulations.parties import HELD_OUT, install_sites, split_of, write_small
 from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases, pipeline_of
 from simulations.population import generate
+from simulations.strategy import check_strategy
 
 COMPARISON = "comparison"  # folder that marks a run directory of many trainings
 EXIT_STOPPED = 130       # as a shell reports Ctrl-C
@@ -108,6 +109,7 @@ def _check(config: Config) -> None:
         raise ConfigError("patients: too few for the sites", found=config["patients"],
                           expected=f"at least 20 a site, {20 * config['sites']}")  # fmt: skip
     phases(config)
+    check_strategy(config)
     if config["weights"] == "public":
         public_weights(config["model"]["size"])  # not shipped for every size: better said now than after the films
 

@@ -11,6 +11,7 @@ from typing import Any
 from shared_model.errors import ConfigError
 from shared_model.imaging import PipelineConfig
 from shared_model.protocol import Protocol
+from simulations.strategy import federation, suited_training
 
 Config = dict[str, Any]  # the resolved Hydra tree as plain values
 NOT_TERMS = ("share", "epsilon_share")  # of a configured phase: they become whole rounds and a noise factor
@@ -124,13 +125,11 @@ def build_protocol(
         patients: training patients of each site; they are rounded here, and only the rounded numbers go on.
         sigmas: noise multiplier of each phase; the protocol states the least and each phase's multiple of it.
     """
-    strategy, training, privacy = config["strategy"], config["training"], config["privacy"]
+    training, privacy = suited_training(config), config["privacy"]
     to = int(config["cohort"]["round_patients_to"])
     sizes = {name: rounded(count, to) for name, count in sorted(patients.items())}
-    total = sum(sizes.values())
     sigma = min(sigmas)
     factors = [value / sigma if sigma else 1.0 for value in sigmas]
-    sites_per_round = strategy["sites_per_round"] or len(sizes)
     return Protocol.create(
         {
             "study": config["name"],
@@ -143,25 +142,15 @@ def build_protocol(
             "loss": config["loss"],
             "training": {
                 **{k: v for k, v in training.items() if k not in ("phases", "scope")},
-                "proximal_mu": strategy["proximal_mu"],
+                "proximal_mu": config["strategy"]["proximal_mu"],
                 "phases": [
-                    {**phase, "noise_factor": factor} for phase, factor in zip(phases(config), factors, strict=True)
+                    {**phase, "noise_factor": factor}
+                    for phase, factor in zip(phases({**config, "training": training}), factors, strict=True)
                 ],
                 "augmentation": config["augmentation"],
             },
             "privacy": {**privacy, "noise_multiplier": sigma},
-            "federation": {
-                "strategy": strategy["kind"],
-                "server_learning_rate": strategy["server_learning_rate"],
-                "server_beta_1": strategy["server_beta_1"],
-                "server_beta_2": strategy["server_beta_2"],
-                "server_tau": strategy["server_tau"],
-                "sites": [{"name": n, "patients": s, "weight": s / total} for n, s in sizes.items()],
-                "sites_per_round": sites_per_round,
-                "quorum": strategy["quorum"] or max(1, sites_per_round - 1),
-                "deadline_s": strategy["deadline_s"],
-                "attempts": strategy["attempts"],
-            },
+            "federation": federation(config, sizes),
             "evaluation": config["evaluation"],
         }
     )

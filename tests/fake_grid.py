@@ -32,6 +32,7 @@ from shared_model.messages import (
     TrainReply,
     TrainRequest,
     parse_message,
+    split_correction,
     weights_sha256,
 )
 from shared_model.protocol import Protocol
@@ -90,6 +91,18 @@ def make_protocol(initial: Arrays | None = None, **changes: Any) -> Protocol:
     return Protocol.create(values)
 
 
+# Each strategy with the settings that it needs for four sites and a quorum of three.
+STRATEGIES: Mapping[str, Mapping[str, Any]] = {
+    "fedavg": {},
+    "fedprox": {"federation__strategy": "fedprox", "training__proximal_mu": 0.1},
+    "fedavgm": {"federation__strategy": "fedavgm", "federation__server_beta_1": 0.5},
+    "fedadam": {"federation__strategy": "fedadam"},
+    "fedyogi": {"federation__strategy": "fedyogi"},
+    "fedmedian": {"federation__strategy": "fedmedian", "federation__byzantine": 1},
+    "trimmed_mean": {"federation__strategy": "trimmed_mean", "federation__byzantine": 1},
+    "krum": {"federation__strategy": "krum"},
+    "scaffold": {"federation__strategy": "scaffold", "federation__server_learning_rate": 1.0},
+}
 PRIVATE = {
     "privacy__mode": "patient", "privacy__noise_multiplier": 1.0, "training__engine": "loop",
     "training__gradient_clip": 0.0,
@@ -111,8 +124,11 @@ def auc(scores: NDArray[np.float64], y: NDArray[np.int64]) -> float:
     return float(np.mean(scores[y == 1][:, None] > scores[y == 0][None, :]))
 
 
-def fit(weights: Arrays, protocol: Protocol, site: str, round_number: int) -> Weights:
-    """One round at one site: clipped gradient steps, with the noise of DP-SGD where the protocol is private."""
+def fit(
+    weights: Arrays, protocol: Protocol, site: str, round_number: int, correction: Arrays | None = None
+) -> Weights:
+    """One round at one site: clipped gradient steps, with the noise of DP-SGD where the protocol is private, and
+    SCAFFOLD's correction where one came."""
     seed = sum(map(ord, site))
     x, y = women(seed, protocol.federation.site(site).patients)
     random = np.random.default_rng([seed, round_number])
@@ -133,11 +149,16 @@ def fit(weights: Arrays, protocol: Protocol, site: str, round_number: int) -> We
         else:
             step = per_patient.mean(axis=0)
             step /= max(1.0, float(np.linalg.norm(step)) / protocol.training.gradient_clip)
-        flat = np.concatenate([new["encoder.weight"].ravel(), new["head.weight"], new["head.bias"].ravel()])
-        flat = flat - rate * step
+        if correction:
+            step = step + flattened(correction)
+        flat = flattened(new) - rate * step
         new |= {"encoder.weight": flat[: FEATURES * HIDDEN].reshape(FEATURES, HIDDEN),
                "head.weight": flat[FEATURES * HIDDEN : -1], "head.bias": flat[-1].reshape(())}  # fmt: skip
     return {name: array.astype(np.float32) for name, array in new.items()}
+
+
+def flattened(weights: Arrays) -> NDArray[Any]:
+    return np.concatenate([weights["encoder.weight"].ravel(), weights["head.weight"], weights["head.bias"].ravel()])
 
 
 Fault = Callable[[Frame], Frame | Error | None]  # of a reply: another reply, an error of Flower's, or nothing in time
@@ -164,26 +185,30 @@ class Party:
         if isinstance(message, DescribeRequest):
             return Frame(DescribeReply(site=self.name, role=self.role, release=self.release, device="cpu",  # type: ignore[arg-type]
                                        protocols=(self.protocol.sha256,) if self.approved else ()))  # fmt: skip
-        assert weights_sha256(frame.arrays) == message.weights_sha256  # type: ignore[union-attr]
+        arrays, correction = split_correction(frame.arrays)
+        assert weights_sha256(arrays) == message.weights_sha256  # type: ignore[union-attr]
         if isinstance(message, EvaluateRequest):
             self.measured.append(message)
-            return self._evaluate(message, frame.arrays)
+            return self._evaluate(message, arrays)
         assert isinstance(message, TrainRequest)
-        return self._train(message, frame.arrays)
+        assert (weights_sha256(correction) if correction else None) == message.correction_sha256
+        return self._train(message, arrays, correction)
 
-    def _train(self, message: TrainRequest, arrays: Arrays) -> Frame:
+    def _train(self, message: TrainRequest, arrays: Arrays, correction: Arrays) -> Frame:
         identity = f"{message.study}/{message.round}/{message.attempt}"
         if identity in self.stored:
             reply = self.stored[identity]
             assert isinstance(reply.message, TrainReply) and reply.message.weights_sha256 == message.weights_sha256
+            assert reply.message.correction_sha256 == message.correction_sha256
             return reply
         self.trained[message.round, message.attempt] += 1
         self.spent += self.protocol.training.steps_per_round
         reply = TrainReply(
             site=self.name, study=message.study, round=message.round, attempt=message.attempt, outcome="trained",
-            weights_sha256=message.weights_sha256, seconds=0.01, loss=0.5, privacy=self._privacy(),
+            weights_sha256=message.weights_sha256, correction_sha256=message.correction_sha256, seconds=0.01, loss=0.5,
+            privacy=self._privacy(),
         )  # fmt: skip
-        self.stored[identity] = Frame(reply, fit(arrays, self.protocol, self.name, message.round))
+        self.stored[identity] = Frame(reply, fit(arrays, self.protocol, self.name, message.round, correction))
         return self.stored[identity]
 
     def _privacy(self) -> PrivacySpent | None:

@@ -6,13 +6,15 @@ import time
 
 from client.privacy.ledger import LedgerEntry, privacy_spent
 from client.privacy.randomness import Randomness
+from client.trainer.correction import checked_correction
+from client.trainer.personal import PersonalCopies, generic
 from client.trainer.replies import round_slot
 from client.trainer.site import Site, study_folder
 from client.training.checks import check_training
 from client.training.local import RoundResult, randomness_for, train_round
 from shared_model.errors import BudgetExhaustedError, ProtocolError
 from shared_model.fusion import FusionModel, arrays_of
-from shared_model.messages import Arrays, Frame, PrivacySpent, TrainReply, TrainRequest, encode
+from shared_model.messages import Arrays, Frame, PrivacySpent, TrainReply, TrainRequest, encode, split_correction
 from shared_model.protocol import Protocol
 
 HEADER_ROOM = 65536  # bytes of a reply beside its tensors, and room for the ledger's own entry
@@ -30,27 +32,35 @@ def answer_train(site: Site, request: TrainRequest, arrays: Arrays) -> bytes:
         StorageError: the ledger or the reply could not be written; nothing is sent.
     """
     protocol = _checked(site, request)
-    model = site.model(protocol, arrays, request.weights_sha256)
-    folder, slot = study_folder(protocol), round_slot(request.round, request.attempt)
-    stored = site.replies.find(folder, slot, request.weights_sha256)
+    weights, beside = split_correction(arrays)
+    model = site.model(protocol, weights, request.weights_sha256)
+    correction = checked_correction(protocol, request, weights, beside)
+    folder, slot, identity = study_folder(protocol), round_slot(request.round, request.attempt), request.identity
+    stored = site.replies.find(folder, slot, identity)
     if stored is not None:
         return stored
     started = time.monotonic()
     randomness = randomness_for(protocol, site=site.config.site, round_number=request.round)
     check_training(protocol, model, randomness)  # before anything is charged
-    size = sum(array.nbytes for array in arrays.values()) + HEADER_ROOM
-    site.replies.make_room(folder, slot, request.weights_sha256, size)  # or a full disk spends epsilon for nothing
+    own = PersonalCopies(site.config.state / "personal" / folder, protocol, model)
+    start = own.put_on(model, up_to=request.round - 1)
+    size = sum(array.nbytes for array in weights.values()) + HEADER_ROOM
+    site.replies.make_room(folder, slot, identity, size)  # or a full disk spends epsilon for nothing
+    own.make_room(request.round)
     try:
         reservation = _reserve(site, protocol, request)
     except BudgetExhaustedError as error:
         reply = _reply(site, protocol, request, started, None, abstained=str(error))
         data = encode(Frame(reply))
     else:
-        result = _train(site, protocol, request, model, randomness)
+        result = _train(site, protocol, request, model, randomness, correction)
         if reservation is not None:
             site.ledger.settle(reservation)
-        data = encode(Frame(_reply(site, protocol, request, started, result), arrays_of(model)))
-    site.replies.store(folder, slot, request.weights_sha256, data)
+        trained = arrays_of(model)
+        own.keep(request.round, trained)
+        reply = _reply(site, protocol, request, started, result)
+        data = encode(Frame(reply, generic(weights, start, trained)))
+    site.replies.store(folder, slot, identity, data)
     return data
 
 
@@ -91,12 +101,14 @@ def _reserve(site: Site, protocol: Protocol, request: TrainRequest) -> int | Non
 
 
 def _train(
-    site: Site, protocol: Protocol, request: TrainRequest, model: FusionModel, randomness: Randomness
-) -> RoundResult:
+    site: Site, protocol: Protocol, request: TrainRequest, model: FusionModel, randomness: Randomness,
+    correction: Arrays | None,
+) -> RoundResult:  # fmt: skip
     return train_round(
         model=model, cohort=site.cohort, indices=site.indices("train"), protocol=protocol, site=site.config.site,
         round_number=request.round, device=site.device, randomness=randomness, fields=site.fields(protocol),
         features=site.features,
+        correction=correction,
     )  # fmt: skip
 
 
@@ -106,7 +118,8 @@ def _reply(
 ) -> TrainReply:  # fmt: skip
     return TrainReply(
         site=site.config.site, study=protocol.study, round=request.round, attempt=request.attempt,
-        weights_sha256=request.weights_sha256, outcome="abstained" if result is None else "trained",
+        weights_sha256=request.weights_sha256, correction_sha256=request.correction_sha256,
+        outcome="abstained" if result is None else "trained",
         reason=abstained[:300], seconds=time.monotonic() - started,
         loss=None if result is None or protocol.private else result.loss,  # not noised, so it stays here
         privacy=spent(site, protocol) if protocol.private else None,

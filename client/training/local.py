@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,7 @@ def train_round(
     workers: int = 1,
     fields: Sequence[Sequence[int]] = (),
     features: FeatureCache | None = None,
+    correction: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> RoundResult:
     """Train `model` in place on the patients at `indices`.
 
@@ -75,6 +76,7 @@ def train_round(
         workers: patients in work at a time with engine `loop` (threads).
         fields: columns of each clinical field (`Contract.groups`), for dropping whole fields in augmentation.
         features: of `cohort`, kept from round to round; None encodes the films of a `features` phase anew.
+        correction: SCAFFOLD's c - c_i by parameter name, see :class:`client.training.update.Update`.
 
     Raises:
         PrivacyError, ConfigError: see :func:`client.training.checks.check_training`; nothing was trained.
@@ -95,7 +97,7 @@ def train_round(
     model.train()
     select_parameters(model, protocol, round_number)
     loss: PatientLoss = functools.partial(patient_loss_B, terms=protocol.loss, objective=objective)
-    update = Update(model, protocol, round_number)
+    update = Update(model, protocol, round_number, correction=correction)
     loader = _Loader(source, protocol, round_number, device, randomness, fields)
     run = _private if protocol.private else _ordinary
     model.encoded = source is not cohort

@@ -1,13 +1,17 @@
 """From a sum of gradients to new weights: noise first, then everything that is post-processing; called by `local`.
 
-Order matters. Noise is added to the clipped sum before anything else sees it; FedProx, weight decay, momentum and EMA
-act on what is private already and cost nothing. FedProx inside the loss would be clipped away with the patients'
-gradients.
+Order matters. Noise is added to the clipped sum before anything else sees it; FedProx, SCAFFOLD, weight decay, momentum
+and EMA act on what is private already and cost nothing. FedProx inside the loss would be clipped away with the
+patients' gradients.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from client.privacy.randomness import Randomness
@@ -46,15 +50,22 @@ class Update:
 
     Args:
         model: holds the global weights, which FedProx pulls back to and EMA starts from.
+        correction: c - c_i of SCAFFOLD (Karimireddy et al. 2020, arXiv:1910.06378) by parameter name, added to every
+            gradient. In units of the round's learning rate: a parameter that steps `encoder_rate` times as far gets it
+            divided by that, so that all move by `learning_rate` times the correction.
     """
 
-    def __init__(self, model: FusionModel, protocol: Protocol, round_number: int) -> None:
+    def __init__(
+        self, model: FusionModel, protocol: Protocol, round_number: int, *,
+        correction: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> None:  # fmt: skip
         terms = protocol.training
         self._parameters = trainable(model)
         self._start = [p.detach().clone() for p in self._parameters]
         self._mu, self._decay, self._steps = terms.proximal_mu, terms.ema_decay, 0
         self._average = [p.clone() for p in self._start] if terms.ema_decay else []
         self._optimizer = _optimizer(model, protocol, round_number)
+        self._shift = _shift(model, protocol.training.phase(round_number), correction) if correction else []
 
     def step(self, gradients: list[Tensor]) -> None:
         """One step along `gradients` (aligned with `trainable`): already noised where privacy is on."""
@@ -62,6 +73,8 @@ class Update:
             if self._mu:  # FedProx (Li et al. 2020, arXiv:1812.06127): gradient of mu/2 |w - w_global|^2
                 drift = torch._foreach_sub([p.detach() for p in self._parameters], self._start)
                 torch._foreach_add_(gradients, drift, alpha=self._mu)
+            if self._shift:
+                torch._foreach_add_(gradients, self._shift)
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
                 parameter.grad = gradient
             self._optimizer.step()
@@ -77,6 +90,16 @@ class Update:
         with torch.no_grad():
             for parameter, average in zip(self._parameters, self._average, strict=False):
                 parameter.copy_(average)
+
+
+def _shift(model: FusionModel, phase: PhaseTerms, correction: Mapping[str, NDArray[np.float32]]) -> list[Tensor]:
+    """What SCAFFOLD adds to the gradients, aligned with `trainable`."""
+    low = _low_rate(model, phase)
+    return [
+        torch.from_numpy(np.array(correction[name], dtype=np.float32)).to(p.device)
+        / (phase.encoder_rate if name in low else 1.0)
+        for name, p in model.named_parameters() if p.requires_grad
+    ]  # fmt: skip
 
 
 def _optimizer(model: FusionModel, protocol: Protocol, round_number: int) -> torch.optim.Optimizer:

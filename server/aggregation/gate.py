@@ -20,7 +20,10 @@ How far an honest site can go in T steps of size lr (the greater of the fusion p
   stretch, in which |m_t| / sqrt(v_t) exceeds 1.
 
 Weight decay d adds at most lr d T |w| / (1 - m), rounding of the stored float32 weights 2^-24 |w| a step.
-A FedProx pull towards w (with lr mu <= 1) and an average of the iterates (EMA) add nothing.
+A FedProx pull towards w (with lr mu <= 1) and an average of the iterates (EMA) add nothing. A SCAFFOLD correction c
+(plain SGD only) moves each of T steps by lr |c| more, lr the fusion part's: see `scaffold` for its units. Tensors that
+stay at a site (`personal`) come back as what was sent plus the site's own step, which the bound covers as it is.
+What the strategy makes of the updates that passed is no matter of the gate.
 """
 
 from __future__ import annotations
@@ -83,13 +86,25 @@ def norm_of_difference(update: Arrays, base: Arrays) -> float:
     return math.sqrt(total)
 
 
-def norm_bounds(protocol: Protocol, round_number: int, base: Arrays) -> Mapping[str, float]:
-    """The bound of each site for one round; sites differ by their public expected batch under privacy."""
-    return {site.name: norm_bound(protocol, round_number, base, site=site.name) for site in protocol.federation.sites}
+def norm_bounds(
+    protocol: Protocol, round_number: int, base: Arrays, *, corrections: Mapping[str, float] | None = None
+) -> Mapping[str, float]:
+    """The bound of each site for one round; sites differ by their public expected batch under privacy, and by the norm
+    of the SCAFFOLD correction that they were sent."""
+    sent = corrections or {}
+    return {
+        site.name: norm_bound(protocol, round_number, base, site=site.name, correction=sent.get(site.name, 0.0))
+        for site in protocol.federation.sites
+    }
 
 
-def norm_bound(protocol: Protocol, round_number: int, base: Arrays, *, site: str) -> float:
+def norm_bound(
+    protocol: Protocol, round_number: int, base: Arrays, *, site: str, correction: float = 0.0
+) -> float:
     """Greatest distance from `base` that an honest site can reach in one round; derivation in the module's docstring.
+
+    Args:
+        correction: L2 norm of the SCAFFOLD correction that the site was sent.
 
     Raises:
         ProtocolError: the protocol bounds nothing (SGD without privacy and without gradient clipping).
@@ -112,6 +127,7 @@ def norm_bound(protocol: Protocol, round_number: int, base: Arrays, *, site: str
             "so that the server could not tell a broken update from a good one", found=0, expected="above 0",
             remedy="set training.gradient_clip",
         )  # fmt: skip
+    reach += gain * protocol.learning_rate(round_number) * steps * correction
     size = math.sqrt(sum(float(np.square(array.astype(np.float64)).sum()) for array in base.values()))
     decay = gain * rate * training.weight_decay * steps * size
     rounding = 2.0**-23 * (steps + 1) * size  # twice the bound: the size may grow on the way

@@ -69,7 +69,7 @@ class Attempt:
                 self._note("site_started", site=site)
         ignored = study.exchange.ignored
         answers = self._ask(reachable)
-        bounds = norm_bounds(study.protocol, self.round, self._weights)
+        bounds = norm_bounds(study.protocol, self.round, self._weights, corrections=self._corrections(reachable))
         verdicts = [self._judge(site, answers.get(site), norm_bound=bounds[site]) for site in asked]
         with study.journal.round_step(self.round, self.attempt, RoundStep.COLLECT):
             for verdict in verdicts:
@@ -90,10 +90,15 @@ class Attempt:
                 study=study.study_id, protocol_sha256=study.protocol.sha256, round=self.round, attempt=number,
                 weights_sha256=self._sha256,
             )  # fmt: skip
-            nodes = [study.roster.sites[site] for site in sites if groups[site] == number]
+            nodes = {site: study.roster.sites[site] for site in sites if groups[site] == number}
             messages += study.aggregator.compose(self._weights, request, nodes)
         answers = study.exchange.deliver(messages, timeout_s=study.protocol.federation.deadline_s)
         return {site: answers[study.roster.sites[site]] for site in sites}
+
+    def _corrections(self, sites: list[str]) -> dict[str, float]:
+        """Norm of what each site was sent beside the weights, where the strategy sends anything."""
+        sent = {site: self._study.aggregator.correction(site) for site in sites}
+        return {site: correction.norm for site, correction in sent.items() if correction is not None}
 
     def _judge(self, site: str, answer: Answer | None, *, norm_bound: float) -> Verdict:
         asked = self._number(site)
@@ -120,9 +125,13 @@ class Attempt:
     def _identity_fault(self, site: str, asked: int, reply: object) -> str:
         if not isinstance(reply, TrainReply):
             return "identity: the reply is no training result"
-        expected = (site, self._study.study_id, self.round, asked, self._sha256)
-        found = (reply.site, reply.study, reply.round, reply.attempt, reply.weights_sha256)
-        names = ("site", "study", "round", "attempt", "weights")
+        sent = self._study.aggregator.correction(site)
+        correction = sent.sha256 if sent is not None else None
+        expected = (site, self._study.study_id, self.round, asked, self._sha256, correction)
+        found = (
+            reply.site, reply.study, reply.round, reply.attempt, reply.weights_sha256, reply.correction_sha256,
+        )  # fmt: skip
+        names = ("site", "study", "round", "attempt", "weights", "correction")
         wrong = [name for name, a, b in zip(names, found, expected, strict=True) if a != b]
         return f"identity: the reply is for another {', '.join(wrong)}" if wrong else ""
 

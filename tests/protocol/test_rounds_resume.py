@@ -23,11 +23,7 @@ from server.rounds.loop import StudyOutcome, run_study
 from shared_model.errors import StorageError
 from tests import fake_grid as fake
 
-STRATEGIES = {
-    "fedavg": {},
-    "fedprox": {"federation__strategy": "fedprox", "training__proximal_mu": 0.1},
-    "fedadam": {"federation__strategy": "fedadam"},
-}
+STRATEGIES = fake.STRATEGIES
 TWO_ROUNDS = [{"name": "all", "rounds": 2, "objective": "fusion", "learning_rate": 1.0, "encoder_rate": 1.0}]
 
 
@@ -105,14 +101,19 @@ def test_resume_after_every_closed_round_is_bit_identical(tmp_path: Path, strate
     assert facts(tmp_path / "resumed") == facts(tmp_path / "undisturbed")
 
 
-def test_strategies_differ_and_fedadam_needs_its_moments(tmp_path: Path) -> None:
-    models = {}
+def test_strategies_differ_and_keep_what_they_need(tmp_path: Path) -> None:
+    models, hashes = {}, {}
     for strategy in STRATEGIES:
         protocol = protocol_of(strategy)
         run(fake.make_grid(protocol), protocol, tmp_path / strategy)
         models[strategy] = artefacts(tmp_path / strategy)["round-0004.safetensors"]
-    assert models["fedadam"] != models["fedavg"]
+        hashes[strategy] = facts(tmp_path / strategy)["rounds"][-1][-1]
     assert b"strategy.m_t.head.weight" in models["fedadam"] and b"strategy." not in models["fedavg"]
+    assert b"strategy.momentum_vector.head.weight" in models["fedavgm"]
+    assert b"strategy.c_i.ash.head.weight" in models["scaffold"]
+    # Of four updates, one cut from each end leaves the middle two, whose mean is the median.
+    assert hashes["fedmedian"] == hashes["trimmed_mean"]
+    assert len({*hashes.values()}) == len(hashes) - 2  # the term of fedprox acts at sites, and these know none
 
 
 @pytest.mark.slow

@@ -25,7 +25,10 @@ def test_the_commands_are_these(tmp_path: Path) -> None:
 def test_help_of_simulate_is_hydras_with_our_examples(tmp_path: Path) -> None:
     result = run("simulate", "--help", cwd=tmp_path)
     assert result.returncode == 0
-    for words in ("privacy: none, patient", "strategy: fedadam, fedavg, fedprox", "mammofed simulate resume RUN_DIR"):
+    for words in (
+        "privacy: none, patient", "personal: fedbn_like, head, none", "mammofed simulate resume RUN_DIR",
+        "strategy: fedadam, fedavg, fedavgm, fedmedian, fedprox, fedyogi, krum, scaffold, trimmed_mean",
+    ):  # fmt: skip
         assert words in result.stdout
 
 
@@ -43,6 +46,7 @@ def test_cfg_job_prints_the_composed_configuration_with_overrides(tmp_path: Path
     (["simulate", "patients=10"], 10, "too few for the sites"),
     (["simulate", "rounds=1", "privacy=none"], 10, "too few for the phases"),
     (["simulate", "model=medium"], 32, "public weights"),
+    (["simulate", "strategy=krum"], 10, "krum withstands 1 lying sites only with 5 or more replies"),
     (["simulate", "resume", "."], 10, "no run that can be resumed"),
     (["simulate", "resume", "nowhere"], 2, "does not exist"),
 ])  # fmt: skip

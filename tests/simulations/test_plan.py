@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from hydra import compose, initialize_config_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from shared_model.errors import ConfigError, ProtocolError
 from shared_model.protocol import Protocol
+from shared_model.strategies import Personal, Strategy
 from simulations.plan import build_protocol, noise_multipliers, phases, rounded
+from simulations.strategy import check_strategy
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 SHA = "0" * 64
 
 
-def configuration(*overrides: str) -> dict[str, Any]:
+@functools.cache
+def composed(*overrides: str) -> DictConfig:
     with initialize_config_module(config_module="configs", version_base="1.3"):
-        config = compose("config", overrides=[*overrides, "name=quick"])
-    values = OmegaConf.to_container(config, resolve=True)
+        return compose("config", overrides=[*overrides, "name=quick"])
+
+
+def configuration(*overrides: str) -> dict[str, Any]:
+    values = OmegaConf.to_container(composed(*overrides), resolve=True)
     assert isinstance(values, dict)
     return {str(k): v for k, v in values.items()}
 
 
-def protocol(*overrides: str, sigma: float = 2.0) -> Protocol:
+def protocol(*overrides: str, sigma: float = 2.0, sites: int = 2) -> Protocol:
     config = configuration(*overrides)
     return build_protocol(
         config,
-        patients={"site_b": 104, "site_a": 296},
+        patients={"site_b": 104, "site_a": 296, **{f"site_{i}": 100 for i in range(sites - 2)}},
         sigmas=(0.0 if config["privacy"]["mode"] == "none" else sigma,) * len(config["training"]["phases"]),
         initial_weights={"sha256": SHA, "origin": "public", "recipe": "test"},
         contract={"version": "1", "sha256": SHA, "n_features": 40},
@@ -52,13 +61,57 @@ def test_expected_batch_is_the_sampling_rate_times_the_public_size() -> None:
         frozen.expected_batch("site_z", 1)
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedprox", "fedadam"])
-@pytest.mark.parametrize("privacy", ["patient", "none"])
-@pytest.mark.parametrize("study", ["quick", "smoke"])
+STRATEGIES = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedmedian", "trimmed_mean", "krum", "scaffold")
+
+
+COMBINATIONS = [(s, p, "quick") for s in STRATEGIES for p in ("patient", "none")] + [("fedavg", "patient", "smoke")]
+
+
+@pytest.mark.parametrize("strategy,privacy,study", COMBINATIONS)
 def test_every_combination_of_groups_is_a_valid_protocol(strategy: str, privacy: str, study: str) -> None:
-    frozen = protocol(f"strategy={strategy}", f"privacy={privacy}", f"study={study}")
-    assert frozen.private == (privacy == "patient")
+    frozen = protocol(f"strategy={strategy}", f"privacy={privacy}", f"study={study}", sites=5)
+    assert (frozen.private, frozen.federation.strategy) == (privacy == "patient", strategy)
     assert Protocol.from_json(frozen.to_json()) == frozen
+
+
+def test_the_groups_are_all_strategies_and_personalisations_that_a_protocol_knows() -> None:
+    files = {group: {path.stem for path in (CONFIGS / group).glob("*.yaml")} for group in ("strategy", "personal")}
+    assert files == {"strategy": set(get_args(Strategy)), "personal": set(get_args(Personal))}
+    assert files["strategy"] == set(STRATEGIES)
+
+
+@pytest.mark.parametrize("personal", get_args(Personal))
+def test_what_stays_at_the_sites_is_part_of_the_protocol(personal: str) -> None:
+    frozen = protocol(f"personal={personal}")
+    assert frozen.federation.personal == personal
+    assert (frozen.sha256 == protocol().sha256) == (personal == "none")
+
+
+def test_scaffold_takes_sgd_in_place_of_adamw_and_leaves_a_recipe_that_has_it() -> None:
+    adamw, sgd = protocol("privacy=none").training, protocol("privacy=none", "strategy=scaffold").training
+    assert (adamw.optimizer, sgd.optimizer, sgd.momentum) == ("adamw", "sgd", 0.0)
+    assert [p.learning_rate for p in sgd.phases] == [p.learning_rate * 50 for p in adamw.phases]
+    assert protocol("strategy=scaffold").training == protocol().training
+
+
+@pytest.mark.parametrize("overrides,least", [
+    (["strategy=fedavg"], 4), (["strategy=krum"], 5), (["strategy=krum", "strategy.byzantine=0"], 4),
+    (["strategy=trimmed_mean", "strategy.byzantine=2"], 5), (["strategy=trimmed_mean", "strategy.quorum=3"], 3),
+    (["strategy=fedavg", "strategy.sites_per_round=2"], 1),
+])  # fmt: skip
+def test_the_quorum_is_what_the_strategys_promise_needs(overrides: list[str], least: int) -> None:
+    assert protocol(*overrides, sites=5).federation.quorum == least
+
+
+@pytest.mark.parametrize("overrides,words", [
+    (["strategy=krum"], "strategy.quorum: krum withstands 1 lying sites only with 5 or more"),
+    (["strategy=scaffold", "personal=head"], "federation.personal: scaffold"),
+    (["strategy=scaffold", "training.momentum=0.5"], "training.momentum: scaffold"),
+])  # fmt: skip
+def test_what_a_strategy_cannot_do_is_said_before_any_film_is_made(overrides: list[str], words: str) -> None:
+    check_strategy(configuration())
+    with pytest.raises(ConfigError, match=words):
+        check_strategy(configuration(*overrides))
 
 
 @given(rounds=st.integers(2, 200))
