@@ -157,7 +157,7 @@ def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view:
         sites=config["sites"], patients=config["patients"], held_out=config["held_out"], seed=config["seed"],
         film_height=settings["film_height"], film_width=settings["film_width"],
         film_spacing_mm=settings["film_spacing_mm"], conspicuity=settings["conspicuity"],
-        fleck_gain=settings["fleck_gain"],
+        calcification_share=settings["calcification_share"],
     )  # fmt: skip
     with view.stage("Generate synthetic hospitals (DICOM films and tables)", None) as advance:
         sources = generate(population, cache / "populations", workers=workers, progress=advance)

@@ -51,8 +51,7 @@ def write_films(folder: Path, *, size: str) -> dict[str, Path]:
     vendor = vendors(pitch)[0]
     rng = np.random.default_rng(0)
     body = draw_body(rng, density=2, bmi=25.0)
-    film = render(rng, film_grid(film_mm, pitch), vendor, body, None, view="L_MLO", conspicuity=1.0,
-                  fleck_gain=1.0)  # fmt: skip
+    film = render(rng, film_grid(film_mm, pitch), vendor, body, None, view="L_MLO", conspicuity=1.0)
     tags = FilmTags(sop_uid="2.25.1", study_uid="2.25.2", series_uid="2.25.3", patient_id="SYNTH-BENCH-00000",
                     patient_name="SYNTH^BENCH", birth_date="19700101", date="20220101", age=52, accession="1",
                     thickness_mm=film.thickness_mm, instance=1)  # fmt: skip

@@ -14,7 +14,7 @@ from shared_model.errors import ConfigError
 from simulations.population.specs import HospitalSpec, Population, Vendor
 
 HELD_OUT = "held_out"
-FLECK_GAIN = 4.0  # of `cohort=synthetic`, for callers that do not care
+CALCIFICATION_SHARE = 0.32  # of `cohort=synthetic` (VICTRE-like, research notes 8.2), for callers that do not choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,13 +161,13 @@ def default_hospitals(
     film_width: int,
     film_spacing_mm: float,
     conspicuity: float,
-    fleck_gain: float = FLECK_GAIN,
+    calcification_share: float = CALCIFICATION_SHARE,
 ) -> Population:
     """A study's hospitals: `sites` of them with `patients` women together, and `held_out` women of the coordinator.
 
     Args:
         film_height, film_width, film_spacing_mm: pixels and mm of vendor A; the others cover the same area at their
-        pitch. conspicuity, fleck_gain: see Population.
+        pitch. conspicuity, calcification_share: see Population.
 
     Raises:
         ConfigError: fewer women than sites, or no held-out women.
@@ -196,7 +196,7 @@ def default_hospitals(
         seed=seed,
         film_mm=(film_height * film_spacing_mm, film_width * film_spacing_mm),
         conspicuity=conspicuity,
-        fleck_gain=fleck_gain,
+        calcification_share=calcification_share,
     )
 
 

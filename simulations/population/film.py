@@ -51,7 +51,6 @@ def render(
     *,
     view: str,
     conspicuity: float,
-    fleck_gain: float,
 ) -> Film:
     """Render one view, e.g. "R_MLO"; the finding shows where it is on this side."""
     side, position = view.split("_")
@@ -59,7 +58,7 @@ def render(
     attenuation = breast.thickness_cm * (np.float32(MU_FAT) + np.float32(MU_GLAND - MU_FAT) * breast.gland)
     box: Box | None = None
     if finding is not None and finding.side == side:
-        added, box = project(rng, grid, breast, finding, conspicuity=conspicuity, fleck_gain=fleck_gain)
+        added, box = project(rng, grid, breast, finding, conspicuity=conspicuity)
         attenuation += added
     pixels = expose(rng, attenuation, breast, vendor)
     if side == "R":

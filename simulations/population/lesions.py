@@ -21,7 +21,7 @@ Box = tuple[int, int, int, int]
 
 MU_CANCER_OVER_FAT = 0.844 - 0.456  # 1/cm at 20 keV
 MU_CALCIUM = 10.0  # 1/cm, effective
-MALIGNANT_MASS_SHARE = 0.68  # the other cancers show as calcifications
+CALCIUM_GAIN = 4.0  # a fleck of 0.4 mm fills a tenth of a coarse pixel; without a gain it would vanish in quantum noise
 BENIGN_SHARES = (0.15, 0.19, 0.27)  # cumulative: round mass, radial scar, calcifications; nothing in the other 73 %
 MASKING = (1.0, 0.92, 0.75, 0.58)  # contrast left in BI-RADS density a-d
 
@@ -48,13 +48,15 @@ class Finding:
     across: float
 
 
-def draw_finding(rng: np.random.Generator, *, label: int, density: int) -> Finding | None:
+def draw_finding(
+    rng: np.random.Generator, *, label: int, density: int, calcification_share: float
+) -> Finding | None:
     """Draw what the films of a woman with this label and density (0-3) show; None where there is nothing to see."""
     side = "L" if rng.random() < 0.5 else "R"
     place = (float(rng.uniform(0.15, 0.85)), float(rng.uniform(0.15, 0.85)))
     if label:
         contrast = 1.2 * rng.beta(3.0, 1.2) * MASKING[density]
-        if rng.random() < MALIGNANT_MASS_SHARE:
+        if rng.random() < 1.0 - calcification_share:
             return _mass(
                 rng,
                 "mass_malignant",
@@ -104,8 +106,7 @@ def draw_finding(rng: np.random.Generator, *, label: int, density: int) -> Findi
 
 
 def project(
-    rng: np.random.Generator, grid: Grid, breast: Breast, finding: Finding, *, conspicuity: float,
-    fleck_gain: float,
+    rng: np.random.Generator, grid: Grid, breast: Breast, finding: Finding, *, conspicuity: float
 ) -> tuple[Image, Box]:
     """One view of a finding: attenuation to add [H, W] and its box (row0, col0, row1, col1; ends excluded).
 
@@ -118,7 +119,7 @@ def project(
     y = breast.centre_mm + breast.droop * x + (across - 0.5) * 1.3 * breast.half_mm * np.sqrt(max(1 - along**2, 0.05))
     gain = conspicuity * finding.contrast * float(np.clip(rng.normal(1, 0.2), 0.4, 1.6))
     if finding.flecks:
-        added, box = _calcifications(rng, grid, finding, y, x, gain, fleck_gain)
+        added, box = _calcifications(rng, grid, finding, y, x, gain)
     else:
         added, box = _mass_chord(rng, grid, finding, y, x)
         added *= np.float32(gain * MU_CANCER_OVER_FAT / 10.0)
@@ -205,7 +206,7 @@ def _spicule(rng: np.random.Generator, rho: Image, theta: Image, radius: float) 
 
 
 def _calcifications(
-    rng: np.random.Generator, grid: Grid, finding: Finding, y: float, x: float, gain: float, fleck_gain: float
+    rng: np.random.Generator, grid: Grid, finding: Finding, y: float, x: float, gain: float
 ) -> tuple[Image, Box]:
     """Attenuation of scattered flecks, each shared between the four pixels around it; malignant ones differ in size."""
     px = grid.spacing_mm
@@ -215,7 +216,7 @@ def _calcifications(
     )
     varied = 0.35 if finding.kind == "calcification_malignant" else 0.1
     diameters = finding.fleck_mm * np.exp(varied * rng.standard_normal(finding.flecks))
-    peak = gain * MU_CALCIUM * diameters / 10.0 * np.minimum(1.0, fleck_gain * (diameters / px) ** 2)
+    peak = gain * MU_CALCIUM * diameters / 10.0 * np.minimum(1.0, CALCIUM_GAIN * (diameters / px) ** 2)
     added = np.zeros(grid.shape, np.float32)
     rows, columns = ys / px - 0.5, xs / px - 0.5
     row0, column0 = np.floor(rows).astype(int), np.floor(columns).astype(int)

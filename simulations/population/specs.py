@@ -83,8 +83,7 @@ class Population:
 
     seed: fixes every woman. film_mm: height and width of the detector. conspicuity: kappa, by which lesions are made
     more visible than physics would at these coarse pixels (1 is physical; research: 5 gives an oracle AUC of
-    0.80-0.84). fleck_gain: by which a calcification is taken for larger than the share of a pixel that it covers (1 is
-    physical; a fleck of 0.4 mm covers a tenth of a coarse pixel).
+    0.80-0.84). calcification_share: of the cancers, those that show as calcifications; the others are masses.
     """
 
     hospitals: tuple[HospitalSpec, ...]
@@ -92,9 +91,12 @@ class Population:
     seed: int
     film_mm: tuple[float, float]
     conspicuity: float
-    fleck_gain: float
+    calcification_share: float
 
     def __post_init__(self) -> None:
+        if not 0 <= self.calcification_share <= 1:
+            raise ConfigError("population: calcification_share must be a share", found=self.calcification_share,
+                              expected="in [0, 1]")  # fmt: skip
         names = [spec.name for spec in self.all]
         if len(set(names)) != len(names):
             raise ConfigError("hospitals: names must be unique", found=names)

@@ -84,8 +84,9 @@ def draw_woman(population: Population, spec: HospitalSpec, index: int) -> Woman:
     )
     values = {field: float(factors[field][0]) for field in FIELDS}
     finding = draw_finding(
-        generator(population.seed, *keys, _FINDING), label=label, density=int(values["breast_density"])
-    )
+        generator(population.seed, *keys, _FINDING), label=label, density=int(values["breast_density"]),
+        calcification_share=population.calcification_share,
+    )  # fmt: skip
     rng = generator(population.seed, *keys, _RECORD)
     vendor = spec.vendors[int(rng.integers(len(spec.vendors)))]
     exam = FIRST_EXAM + timedelta(days=int(rng.integers(EXAM_DAYS)))
@@ -114,8 +115,7 @@ def render_view(population: Population, spec: HospitalSpec, index: int, woman: W
     body = draw_body(generator(population.seed, *keys, _VIEW), density=density, bmi=woman.factors["bmi"])
     rng = generator(population.seed, *keys, _VIEW + 1 + VIEWS.index(view))
     grid = film_grid(population.film_mm, woman.vendor.spacing_mm)
-    return render(rng, grid, woman.vendor, body, woman.finding, view=view, conspicuity=population.conspicuity,
-                  fleck_gain=population.fleck_gain)  # fmt: skip
+    return render(rng, grid, woman.vendor, body, woman.finding, view=view, conspicuity=population.conspicuity)
 
 
 def write_woman(

@@ -29,7 +29,7 @@ FLECKS = replace(MASS, kind="calcification_malignant", radius_mm=0.0, flecks=12,
 
 def film(*, seed: int = 0, vendor: Vendor = VENDOR, finding: Finding | None = None, view: str = "L_CC") -> Film:
     grid = film_grid(FILM_MM, vendor.spacing_mm)
-    return render(generator(seed), grid, vendor, BODY, finding, view=view, conspicuity=5.0, fleck_gain=4.0)
+    return render(generator(seed), grid, vendor, BODY, finding, view=view, conspicuity=5.0)
 
 
 def population(**changes: object) -> Population:
@@ -147,7 +147,7 @@ def test_denser_women_have_more_gland() -> None:
 
 def test_dense_tissue_hides_cancers() -> None:
     contrast = [
-        np.mean([f.contrast for seed in range(200) if (f := draw_finding(generator(seed), label=1, density=density))])
+        np.mean([f.contrast for seed in range(200) if (f := draw_finding(generator(seed), label=1, density=density, calcification_share=0.32))])
         for density in range(4)
     ]
     assert contrast == sorted(contrast, reverse=True)
@@ -155,8 +155,8 @@ def test_dense_tissue_hides_cancers() -> None:
 
 
 def test_kinds_of_findings_follow_the_label() -> None:
-    cancers = [draw_finding(generator(seed, 1), label=1, density=1) for seed in range(600)]
-    healthy = [draw_finding(generator(seed, 2), label=0, density=1) for seed in range(600)]
+    cancers = [draw_finding(generator(seed, 1), label=1, density=1, calcification_share=0.32) for seed in range(600)]
+    healthy = [draw_finding(generator(seed, 2), label=0, density=1, calcification_share=0.32) for seed in range(600)]
     assert {f.kind for f in cancers if f} == {"mass_malignant", "calcification_malignant"} and None not in cancers
     assert np.mean([f is None for f in healthy]) == pytest.approx(0.73, abs=0.06)
     assert {f.kind for f in healthy if f} == {"mass_benign", "radial_scar", "calcification_benign"}
