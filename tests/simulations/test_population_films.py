@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -146,8 +147,9 @@ def test_denser_women_have_more_gland() -> None:
 
 
 def test_dense_tissue_hides_cancers() -> None:
+    drawn = partial(draw_finding, label=1, calcification_share=0.32)
     contrast = [
-        np.mean([f.contrast for seed in range(200) if (f := draw_finding(generator(seed), label=1, density=density, calcification_share=0.32))])
+        np.mean([f.contrast for seed in range(200) if (f := drawn(generator(seed), density=density))])
         for density in range(4)
     ]
     assert contrast == sorted(contrast, reverse=True)
