@@ -51,30 +51,42 @@ class Job:
         return "/".join(filter(None, (self.arm, self.baseline, self.site)))
 
 
-def expand(
-    *, seed: int, sites: Sequence[str], arms: Mapping[str, Sequence[str]], baselines: Sequence[str],
-    overrides: Sequence[str],
-) -> list[Job]:  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """The study under other settings. overrides: Hydra's, on top of what was typed. baselines: its controls."""
+
+    overrides: tuple[str, ...]
+    baselines: tuple[str, ...]
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any], baselines: Sequence[str]) -> Arm:
+        """From the configuration; an arm that names no baselines of its own has the study's."""
+        own = value.get("baselines")
+        return cls(overrides=tuple(value.get("overrides") or ()), baselines=tuple(baselines if own is None else own))
+
+
+def expand(*, seed: int, sites: Sequence[str], arms: Mapping[str, Arm], overrides: Sequence[str]) -> list[Job]:
     """All jobs of one population, longest first, so that no worker ends with a long one alone.
 
     Args:
         sites: names, in order.
-        arms: name -> Hydra overrides on top of `overrides`; the first is what the others are compared with.
-        baselines: keys of BASELINES.
+        arms: by name; the first is what the others are compared with.
+        overrides: what was typed.
 
     Raises:
         ConfigError: an unknown baseline.
     """
-    unknown = [name for name in baselines if name not in BASELINES]
+    unknown = sorted({name for arm in arms.values() for name in arm.baselines} - set(BASELINES))
     if unknown:
         raise ConfigError("baselines: unknown", found=unknown, expected=list(BASELINES))
     jobs: list[Job] = []
-    for position, (arm, changes) in enumerate(arms.items()):
-        own = merged([*overrides, f"seed={seed}", *changes])
-        for baseline in (FEDERATED, *baselines):
-            if position and baseline in ONCE:
-                continue
-            jobs += _of(seed, arm, baseline, tuple(sites), own)
+    done: set[str] = set()
+    for name, arm in arms.items():
+        own = merged([*overrides, f"seed={seed}", *arm.overrides])
+        for baseline in (FEDERATED, *arm.baselines):
+            if baseline not in done:
+                jobs += _of(seed, name, baseline, tuple(sites), own)
+        done |= set(ONCE) & set(arm.baselines)
     return sorted(jobs, key=_cost, reverse=True)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from client.trainer.server import THREAD_VARIABLES
 from shared_model.errors import RoundError
-from simulations.baselines.jobs import Config, Job, expand
+from simulations.baselines.jobs import Arm, Config, Job, expand
 from simulations.baselines.scores import FILE
 from simulations.live import LiveView
 
@@ -40,8 +40,8 @@ class Population:
 def jobs_of(config: Config, population: Population, overrides: Sequence[str]) -> list[Job]:
     """All jobs of one population, as the configuration asks for them."""
     sites = sorted(name for name in population.cohorts if name not in ("held_out", "pooled"))
-    arms: Mapping[str, Sequence[str]] = config["arms"] or {"study": []}
-    return expand(seed=population.seed, sites=sites, arms=arms, baselines=config["baselines"], overrides=overrides)
+    arms = {name: Arm.of(value, config["baselines"]) for name, value in (config["arms"] or {"study": {}}).items()}
+    return expand(seed=population.seed, sites=sites, arms=arms, overrides=overrides)
 
 
 def run_jobs(

@@ -201,13 +201,13 @@ def test_a_site_is_judged_with_its_copy_of_the_chosen_round(
     for number in (1, 2):
         train(service, study, number, study.arrays)
     seen: list[dict[str, Any]] = []
-    original = evaluate_module._scores
+    original = evaluate_module.score_patients
 
-    def scores(site: Any, protocol: Any, model: Any, *rest: Any, **more: Any) -> Any:
+    def scores(site: Any, model: Any, *rest: Any, **more: Any) -> Any:
         seen.append(arrays_of(model))
-        return original(site, protocol, model, *rest, **more)
+        return original(site, model, *rest, **more)
 
-    monkeypatch.setattr(evaluate_module, "_scores", scores)
+    monkeypatch.setattr(evaluate_module, "score_patients", scores)
     reports = []
     for number in (1, 2, 1):
         reply = decode(exchange(service, study.evaluate("site", round_number=number), study.arrays)).message

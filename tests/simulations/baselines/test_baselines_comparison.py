@@ -13,18 +13,21 @@ from shared_model.errors import ConfigError, StorageError
 from shared_model.evaluation.auc import roc_auc
 from simulations.baselines.answers import markdown, tables
 from simulations.baselines.comparison import binormal, compare, kept_share, mean_and_spread
-from simulations.baselines.jobs import BASELINES, Job, expand, merged, with_objective
+from simulations.baselines.jobs import BASELINES, Arm, Job, expand, merged, with_objective
 from simulations.baselines.pooled import pool_cohorts
 from simulations.baselines.scores import FILE, HELD_OUT, PartyScores, read_scores, write_scores
 from simulations.composition import compose_config
 from tests.conftest import write_cohort
 
 SITES = ("site_01", "site_02")
-ARMS = {"none": ["privacy=none"], "epsilon_8": ["privacy=patient", "privacy.epsilon=8"]}
+ARMS = {
+    "none": Arm(overrides=("privacy=none",), baselines=tuple(BASELINES)),
+    "epsilon_8": Arm(overrides=("privacy=patient", "privacy.epsilon=8"), baselines=tuple(BASELINES)),
+}
 
 
 def jobs() -> list[Job]:
-    return expand(seed=3, sites=SITES, arms=ARMS, baselines=list(BASELINES), overrides=["study=smoke", "seed=1"])
+    return expand(seed=3, sites=SITES, arms=ARMS, overrides=["study=smoke", "seed=1"])
 
 
 def test_every_arm_meets_every_baseline_and_what_nothing_changes_runs_once() -> None:
@@ -46,7 +49,7 @@ def test_long_jobs_come_first() -> None:
 
 def test_an_unknown_baseline_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"unknown.*oracle"):
-        expand(seed=1, sites=SITES, arms={"study": []}, baselines=["oracle"], overrides=[])
+        expand(seed=1, sites=SITES, arms={"study": Arm.of({"baselines": ["oracle"]}, ())}, overrides=[])
 
 
 def test_the_last_override_of_a_key_holds() -> None:

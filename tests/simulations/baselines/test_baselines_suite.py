@@ -47,7 +47,7 @@ def compared(cohorts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     """Two arms with all baselines, 11 trainings in all."""
     run_dir = tmp_path_factory.mktemp("run")
     config = compose_config([*SMALL, "baselines=[pooled,local,image_only,clinical_only,logistic,public_only]"])
-    config["arms"] = {"plain": [], "short": ["rounds=2"]}
+    config["arms"] = {"plain": {}, "short": {"overrides": ["rounds=2"]}}
     code = run_comparison(config, run_dir, overrides=SMALL, cohorts=lambda *_: cohorts)
     assert code == 0
     return run_dir, config
