@@ -120,7 +120,7 @@ def _worst_site(result: StudyResult) -> Document | None:
 
 
 def _vendors(result: StudyResult, first: StudyResult | None) -> Document | None:
-    if result.scores is None:
+    if result.scores is None or result.hospitals is None:
         return None
-    return vendor_groups(result.settings, result.scores, None if first is None else first.scores,
+    return vendor_groups(result.hospitals, result.left_out, result.scores, None if first is None else first.scores,
                          confidence=result.confidence)  # fmt: skip

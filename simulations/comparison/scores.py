@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from server.reporting.facts import mapping
 from shared_model.errors import ConfigError, StorageError
 from shared_model.evaluation.auc import auc_interval, paired_delong
 from shared_model.evaluation.kept import KeptScores, kept_path, read_kept
 from shared_model.protocol import Protocol
 from simulations.hospitals import synthetic_hospitals
 from simulations.hospitals.shifts import site_vendors
+from simulations.population.specs import Population
 
 Document = dict[str, Any]
 
@@ -38,32 +40,36 @@ def paired_difference(scores: KeptScores, first: KeptScores, *, confidence: floa
     return _paired(scores, first, np.ones(len(scores.label), dtype=bool), confidence)
 
 
+def hospitals_of(settings: Mapping[str, Any]) -> Population | None:
+    """The synthetic hospitals that a run's launch.json asked for; None for cohorts of another kind.
+
+    Raises:
+        StorageError: it describes none.
+    """
+    if mapping(settings.get("cohort")).get("kind") != "synthetic":
+        return None
+    try:
+        return synthetic_hospitals(settings)
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:  # whoever wrote it
+        raise StorageError("launch.json does not describe synthetic hospitals", found=str(error)[:200],
+                           remedy="restore it from the run's backup") from None  # fmt: skip
+
+
 def vendor_groups(
-    settings: Mapping[str, Any], scores: KeptScores, first: KeptScores | None, *, confidence: float
-) -> Document | None:
+    population: Population, left_out: str | None, scores: KeptScores, first: KeptScores | None, *, confidence: float
+) -> Document:
     """AUC of the fused model on women whose vendor no site had, vendor by vendor, and on those of the other vendors.
 
     Args:
-        settings: the run's launch.json.
-        first: scores of the comparison's first study, for the difference on each unseen vendor's women.
+        left_out: the vendor that was taken from the sites on purpose.
+        first: scores of the comparison's first study, for the difference on each group's women.
 
     Returns:
         {"left_out": name or null, "seen": group, "unseen": [group, ...]}, the vendor that was left out first; a group
-        is {"vendors", "n", "positives", "auc", "auc_low", "auc_high", "difference"}. None where the women's vendors
-        are not known: other than synthetic cohorts.
-
-    Raises:
-        StorageError: the settings describe no synthetic hospitals.
+        is {"vendors", "n", "positives", "auc", "auc_low", "auc_high", "difference"}.
     """
-    if (settings.get("cohort") or {}).get("kind") != "synthetic":
-        return None
-    try:
-        population = synthetic_hospitals(settings)
-    except (ConfigError, KeyError, TypeError) as error:  # launch.json is the run's, whoever wrote it
-        raise StorageError("launch.json does not describe synthetic hospitals", found=str(error)[:200],
-                           remedy="restore it from the run's backup") from None  # fmt: skip
     names = {vendor.manufacturer: vendor.name for vendor in population.held_out.vendors}
-    known, left_out = site_vendors(population), settings["cohort"].get("leave_out")
+    known = site_vendors(population)
     unseen = sorted(set(names.values()) - set(known), key=lambda name: (name != left_out, name))
 
     def group(wanted: tuple[str, ...]) -> Document:

@@ -12,17 +12,22 @@ from server.rounds.summary import validator
 from shared_model.errors import StorageError
 from shared_model.evaluation.kept import KeptScores
 from shared_model.protocol import Protocol
-from simulations.comparison.scores import evaluator_scores
+from simulations.comparison.scores import evaluator_scores, hospitals_of
+from simulations.population.specs import Population
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
-    """What a run directory says. settings: its launch.json. scores: None with a reason in `note` where damaged, and
-    without one where nothing was kept."""
+    """What a run directory says.
+
+    scores: of the held-out women; None where nothing was kept. hospitals: None for other than synthetic cohorts.
+    left_out: the vendor that was taken from them. note: what could not be read of these three, in words.
+    """
 
     summary: Mapping[str, Any]
     protocol: Protocol
-    settings: Mapping[str, Any]
+    left_out: str | None
+    hospitals: Population | None
     scores: KeptScores | None
     note: str
 
@@ -58,10 +63,13 @@ def read_study(run_dir: Path) -> StudyResult:
     if fault is not None:
         raise StorageError(f"{run_dir / 'summary.json'} is damaged", found=fault.message[:200],
                            remedy=f"write it again: `mammofed report {run_dir}`")  # fmt: skip
-    protocol, scores, note = Protocol.read(run_dir / "protocol.json"), None, ""
+    protocol, settings = Protocol.read(run_dir / "protocol.json"), read_object(run_dir / "launch.json")
+    hospitals, scores, note = None, None, ""
     try:
         scores = evaluator_scores(run_dir, protocol)
-    except StorageError as error:
+        hospitals = hospitals_of(settings) if scores is not None else None
+    except StorageError as error:  # the summary is good, and worth its row
         note = str(error)
-    return StudyResult(summary=summary, protocol=protocol, settings=read_object(run_dir / "launch.json"),
-                       scores=scores, note=note)  # fmt: skip
+    left_out = mapping(settings.get("cohort")).get("leave_out")
+    return StudyResult(summary=summary, protocol=protocol, left_out=left_out, hospitals=hospitals, scores=scores,
+                       note=note)  # fmt: skip

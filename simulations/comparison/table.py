@@ -49,8 +49,8 @@ def write_page(document: Mapping[str, Any], path: Path) -> None:
 
 
 def _results(jobs: list[Mapping[str, Any]]) -> Table:
-    table = _table("Comparison", "Test AUC\n(interval)", "Difference to\nthe first job", "Images,\nclinical,\ninitial",
-                   "Sites;\nworst\nown AUC", "Epsilon,\ntime,\nbytes")  # fmt: skip
+    table = _table("Comparison", "Test AUC\n(interval)", "Difference to\nthe first job", "Images,\ntable,\ninitial",
+                   "Sites,\nworst\nAUC", "Epsilon,\ntime,\nbytes")  # fmt: skip
     for position, job in enumerate(jobs):
         difference = Text("the first") if position == 0 else _difference(job["difference"])
         table.add_row(_name(job), _auc(job["auc"]["fused"]), difference, _models(job), _sites(job), _cost(job))
@@ -86,11 +86,17 @@ def _table(title: str, *heads: str) -> Table:
 
 def _name(job: Mapping[str, Any]) -> Text:
     """What makes this job different, and how it ended."""
-    words = "\n".join(job["differs"] or job["overrides"]) or Path(job["run_dir"]).name
+    words = "\n".join(_short(o) for o in job["differs"] or job["overrides"]) or Path(job["run_dir"]).name
     text = Text(f"{words}\n").append(job["status"], style=STATUS_STYLES.get(job["status"], "bold red"))
     if job["status"] != "COMPLETE" and job["rounds_planned"]:
         text.append(f" {job['rounds_completed']} of {job['rounds_planned']} rounds")
     return text.append("\n")
+
+
+def _short(override: str) -> str:
+    """`cohort.shift=none` as `shift=none`: the whole one stands in `comparison.json`."""
+    key, sign, value = override.partition("=")
+    return f"{key.rpartition('.')[2]}{sign}{value}"
 
 
 def _auc(model: Mapping[str, Any] | None) -> Text:
@@ -117,6 +123,8 @@ def _p(value: float | None) -> str:
 
 def _models(job: Mapping[str, Any]) -> Text:
     models = [job["auc"][name] for name in ("image", "clinical", "public_weights")]
+    if not any(models):
+        return Text(NONE)
     return Text("\n".join(NONE if model is None else decimal(model["auc"]) for model in models))
 
 
