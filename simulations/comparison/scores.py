@@ -17,12 +17,14 @@ from server.reporting.facts import mapping
 from shared_model.errors import ConfigError, StorageError
 from shared_model.evaluation.auc import auc_interval, paired_delong
 from shared_model.evaluation.kept import KeptScores, kept_path, read_kept
+from shared_model.evaluation.subgroups import SUPPRESS_BELOW
 from shared_model.protocol import Protocol
 from simulations.hospitals import synthetic_hospitals
 from simulations.hospitals.shifts import site_vendors
 from simulations.population.specs import Population
 
 Document = dict[str, Any]
+GROUP = ("n", "positives", "auc", "auc_low", "auc_high", "difference")  # null for a group too small to be told about
 
 
 def evaluator_scores(run_dir: Path, protocol: Protocol) -> KeptScores | None:
@@ -74,6 +76,8 @@ def vendor_groups(
 
     def group(wanted: tuple[str, ...]) -> Document:
         members = scores.of_vendors([maker for maker, name in names.items() if name in wanted])
+        if members.sum() < SUPPRESS_BELOW:  # as in the report's own subgroups
+            return {"vendors": list(wanted), **dict.fromkeys(GROUP)}
         auc = auc_interval(scores.label[members], scores.fused[members], confidence=confidence)
         difference = None if first is None else _paired(scores, first, members, confidence)
         return {

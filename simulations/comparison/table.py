@@ -67,9 +67,13 @@ def _vendors(jobs: list[Mapping[str, Any]]) -> Table:
             difference = Text("the first") if position == 0 else _difference(group["difference"])
             table.add_row(
                 _name(job) if place == 0 else "", f"{'seen' if seen else 'unseen'} {' '.join(group['vendors'])}",
-                f"{group['n']} ({group['positives']})", _auc(group if group["auc"] is not None else None), difference,
+                _women(group), _auc(group if group["auc"] is not None else None), difference,
             )  # fmt: skip
     return table
+
+
+def _women(group: Mapping[str, Any]) -> str:
+    return NONE if group["n"] is None else f"{group['n']} ({group['positives']})"
 
 
 def _groups(job: Mapping[str, Any]) -> list[Mapping[str, Any]]:

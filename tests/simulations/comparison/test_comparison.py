@@ -135,6 +135,18 @@ def test_without_a_left_out_vendor_the_table_is_silent_about_vendors(tmp_path: P
     assert "unseen" not in printed(document)
 
 
+def test_a_handful_of_women_of_a_vendor_is_not_told(tmp_path: Path, launched: dict[str, Any]) -> None:
+    job = make_run(tmp_path / "0", launched=launched, scores=None, leave_out="C")
+    makers = ["SYNTH C"] * 9 + ["SYNTH A"] * (WOMEN - 9)
+    path = kept_path(job.run_dir / "sites" / "evaluator" / "state", Protocol.read(job.run_dir / "protocol.json"))
+    keep_scores(path, fake_scores(0), pseudonyms=[str(i) for i in range(WOMEN)], vendors=makers)
+    document = compare([job])
+    write_comparison(document, tmp_path / "comparison.json")
+    groups = document["jobs"][0]["vendors"]
+    assert [(g["vendors"], g["n"], g["auc"]) for g in groups["unseen"]] == [(["C"], None, None), (["E"], None, None)]
+    assert groups["seen"]["n"] == WOMEN - 9 and "unseen C" in printed(document)
+
+
 def test_public_films_have_no_vendors_that_we_know(tmp_path: Path, launched: dict[str, Any]) -> None:
     public = launched | {"cohort": {"kind": "manifest"}}
     make_run(tmp_path / "0", launched=launched)
