@@ -104,7 +104,8 @@ def _check(config: Config) -> None:
         raise ConfigError("patients: too few for the sites", found=config["patients"],
                           expected=f"at least 20 a site, {20 * config['sites']}")  # fmt: skip
     phases(config)
-    synthetic_hospitals(config)  # refuses a shift that cannot be had
+    if config["cohort"]["kind"] == "synthetic":
+        synthetic_hospitals(config)  # refuses a shift that cannot be had
     if config["weights"] == "public":
         public_weights(config["model"]["size"])  # not shipped for every size: better said now than after the films
 
