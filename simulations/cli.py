@@ -1,4 +1,4 @@
-"""`mammofed simulate`: hands every argument to Hydra untouched, except the words `resume` and `bench`."""
+"""`mammofed simulate`: hands every argument to Hydra untouched, except the words `resume`, `compare` and `bench`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class _HydraByDefault(click.Group):
     """A group whose own arguments are Hydra's; only its named sub-commands are click's."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Route `resume` and `bench`; everything else (also --help, --multirun, --cfg) belongs to Hydra."""
+        """Route `resume`, `compare` and `bench`; everything else (also --help, --multirun, --cfg) belongs to Hydra."""
         if args and args[0] in self.commands:
             return super().parse_args(ctx, args)
         return super().parse_args(ctx, ["run", *args])
@@ -38,19 +38,32 @@ def run(ctx: click.Context) -> None:
     def task(config: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
 
-        from simulations.launch import launch
+        from simulations.launch import EXIT_STOPPED, launch
 
         hydra_config = HydraConfig.get()
+        code, words = 1, "an unexpected error, see above"
         try:
-            code = launch(config, Path(hydra_config.runtime.output_dir), overrides=hydra_config.overrides.task)
+            output = Path(hydra_config.runtime.output_dir)
+            code, words = launch(config, output, overrides=hydra_config.overrides.task), ""
         except MammoFedError as error:
             click.secho(f"mammofed: {error}", fg="red", err=True)
-            code = error.exit_code
-        if code and hydra_config.mode.name == "RUN":
-            sys.exit(code)  # in a multirun the other jobs go on; each run's summary.json tells its status
+            code, words = error.exit_code, str(error)
+        finally:
+            if hydra_config.mode.name == "MULTIRUN":
+                sweep.add(hydra_config, code, words)
+        if code and (hydra_config.mode.name == "RUN" or code == EXIT_STOPPED):
+            sys.exit(code)  # in a multirun the other jobs go on, unless a person asked to stop
 
+    from simulations.comparison.sweep import Sweep
+
+    sweep = Sweep()
     sys.argv = ["mammofed simulate", *ctx.args]
-    hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")(task)()
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://configs", config_name="config")(task)()
+    finally:  # also when a job broke: the others' results are worth their table
+        failed = sweep.finish()
+    if failed:
+        sys.exit(failed)
 
 
 @simulate.command()
@@ -63,6 +76,22 @@ def resume(run_dir: Path) -> None:
     from simulations.launch import resume as resume_run
 
     sys.exit(resume_run(run_dir))
+
+
+@simulate.command()
+@click.argument("run_dirs", metavar="RUN_DIR...", nargs=-1, required=True,
+                type=click.Path(exists=True, file_okay=False, path_type=Path))  # fmt: skip
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path),
+              help="Also write comparison.json and comparison.html into this folder.")  # fmt: skip
+def compare(run_dirs: tuple[Path, ...], output: Path | None) -> None:
+    """Set runs side by side, each against the first; a sweep's folder stands for all its jobs.
+
+    Example:  mammofed simulate compare runs/quick-20261122-120000 runs/quick-20261122-130000
+    """
+    from simulations.comparison import find_runs
+    from simulations.comparison.sweep import show
+
+    sys.exit(show(find_runs(run_dirs), output))
 
 
 @simulate.command()

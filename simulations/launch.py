@@ -35,7 +35,7 @@ from shared_model.weights import public_weights
 from simulations.baselines.study import run_comparison, wanted
 from simulations.deltas import write_other_deltas
 from simulations.engine import LocalGrid, TrainerPool
-from simulations.hospitals import default_hospitals
+from simulations.hospitals import synthetic_hospitals
 from simulations.live import LiveView, stop_on_interrupt
 from simulations.parties import HELD_OUT, install_sites, split_of, write_small
 from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases, pipeline_of
@@ -110,6 +110,8 @@ def _check(config: Config) -> None:
                           expected=f"at least 20 a site, {20 * config['sites']}")  # fmt: skip
     phases(config)
     check_strategy(config)
+    if config["cohort"]["kind"] == "synthetic":
+        synthetic_hospitals(config)  # refuses a shift that cannot be had
     if config["weights"] == "public":
         public_weights(config["model"]["size"])  # not shipped for every size: better said now than after the films
 
@@ -150,15 +152,9 @@ def _cohorts_of(config: Config, view: LiveView) -> dict[str, Path]:
 
 def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view: LiveView) -> dict[str, Path]:
     """Generate the hospitals and prepare each one's cohort, both from the cache where they are there already."""
-    settings = config["cohort"]
     cache = Path(config["cache"] or Path.home() / ".cache" / "mammofed").expanduser()
     workers = config["workers"] or os.cpu_count() or 1
-    population = default_hospitals(
-        sites=config["sites"], patients=config["patients"], held_out=config["held_out"], seed=config["seed"],
-        film_height=settings["film_height"], film_width=settings["film_width"],
-        film_spacing_mm=settings["film_spacing_mm"], conspicuity=settings["conspicuity"],
-        calcification_share=settings["calcification_share"],
-    )  # fmt: skip
+    population = synthetic_hospitals(config)
     with view.stage("Generate synthetic hospitals (DICOM films and tables)", None) as advance:
         sources = generate(population, cache / "populations", workers=workers, progress=advance)
     recipe = next(iter(sources.values())).parent.name

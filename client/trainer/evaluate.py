@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -35,6 +36,7 @@ from shared_model.evaluation import (
     selection_report,
     test_report,
 )
+from shared_model.evaluation.kept import keep_scores, kept_path
 from shared_model.fusion import FusionModel
 from shared_model.messages import Arrays, EvaluateReply, EvaluateRequest, Frame, PrivacySpent, encode
 from shared_model.protocol import Protocol
@@ -121,9 +123,17 @@ def _exact_report(site: Site, protocol: Protocol, request: EvaluateRequest, mode
         path = site.config.state / "reference" / f"{study_folder(protocol)}.npy"
         if request.image_only:
             _keep(path, scores.image)
-        elif path.exists():
-            reference = np.load(path, allow_pickle=False)
+        else:
+            # For comparisons between studies on the evaluator's own disk; what is sent is the report below.
+            keep_scores(kept_path(site.config.state, protocol), scores, vendors=_vendors(attributes),
+                        pseudonyms=[site.cohort.pseudonyms[i] for i in indices])  # fmt: skip
+            reference = np.load(path, allow_pickle=False) if path.exists() else None
     return test_report(scores, request.thresholds, request.temperature, protocol.evaluation, attributes, reference)
+
+
+def _vendors(attributes: pd.DataFrame) -> list[object]:
+    """Each patient's vendor; None where the cohort does not say."""
+    return list(attributes["vendor"]) if "vendor" in attributes else [None] * len(attributes)
 
 
 def _keep(path: Path, scores: NDArray[np.float64]) -> None:

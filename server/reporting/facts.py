@@ -95,7 +95,7 @@ def read_facts(run_dir: Path) -> Facts:
         ProtocolError: `protocol.json` is absent, damaged or was changed after it was frozen.
     """
     protocol = Protocol.read(run_dir / "protocol.json")
-    summary = _read_object(run_dir / "summary.json")
+    summary = read_object(run_dir / "summary.json")
     journal = run_dir / "journal.sqlite"
     if not journal.is_file():
         raise StorageError("the run directory has no journal", found=journal, expected="journal.sqlite of a study",
@@ -112,10 +112,15 @@ def read_facts(run_dir: Path) -> Facts:
 
 def _data_kind(run_dir: Path) -> str:
     launched = run_dir / "launch.json"  # only studies launched on one machine have it
-    return str(mapping(_read_object(launched).get("cohort")).get("kind", "")) if launched.is_file() else ""
+    return str(mapping(read_object(launched).get("cohort")).get("kind", "")) if launched.is_file() else ""
 
 
-def _read_object(path: Path) -> Mapping[str, Any]:
+def read_object(path: Path) -> Mapping[str, Any]:
+    """The JSON object in a file of bounded size.
+
+    Raises:
+        StorageError: absent, too large, or no JSON object.
+    """
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_JSON_BYTES + 1)
@@ -175,4 +180,4 @@ def _curves(summary: Mapping[str, Any]) -> tuple[Curve, ...]:
 def read_other_deltas(run_dir: Path) -> Mapping[str, Mapping[str, float]]:
     """Epsilon by site and delta out of `privacy-deltas.json`, empty when there is none."""
     path = run_dir / DELTAS_NAME
-    return {site: mapping(row) for site, row in _read_object(path).items()} if path.is_file() else {}
+    return {site: mapping(row) for site, row in read_object(path).items()} if path.is_file() else {}

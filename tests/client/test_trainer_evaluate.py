@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from client.trainer.evaluate import ImageOnly
 from client.trainer.service import TrainerService
 from shared_model.cohort import Cohort, split_indices
 from shared_model.errors import PrivacyError
+from shared_model.evaluation.auc import roc_auc
+from shared_model.evaluation.kept import kept_path, read_kept
 from shared_model.messages import ErrorReply, EvaluateReply, Frame, decode, encode
 
 Study = Any
@@ -85,6 +88,32 @@ def test_the_model_is_compared_with_public_weights_on_the_same_women(small_study
     expected = document["models"]["fused"]["auc"] - public["models"]["image"]["auc"]
     assert gap["difference"] == pytest.approx(expected)
     assert gap["low"] <= gap["difference"] <= gap["high"]
+
+
+def test_the_evaluator_keeps_the_chosen_models_scores_on_its_own_disk(small_study: Make, opened: Any) -> None:
+    study = small_study()
+    config = study.config("evaluator")
+    service = opened(config)
+    ask_bytes(service, study, "test", image_only=True)
+    path = kept_path(config.state, study.protocol)
+    assert path.parent.is_dir() and not path.exists()  # of public weights only the image scores are kept, as before
+    answer = ask_bytes(service, study, "test", thresholds=THRESHOLDS, temperature=1.5)
+    document, kept = json.loads(decode(answer).message.report), read_kept(path)  # type: ignore[union-attr]
+    cohort = Cohort.open(config.cohort)
+    test = split_indices(cohort, salt=config.salt, fractions=config.fractions)["test"]
+    assert kept.label.tolist() == cohort.labels[test].tolist()
+    assert kept.women == hashlib.sha256("\n".join(cohort.pseudonyms[i] for i in test).encode()).hexdigest()
+    for name in ("fused", "image", "clinical"):
+        assert roc_auc(kept.label, getattr(kept, name)) == pytest.approx(document["models"][name]["auc"])
+    for row in (r for r in document["subgroups"] if r["name"] == "vendor" and "n" in r):
+        members = kept.of_vendors([row["level"]])
+        assert int(members.sum()) == row["n"] and roc_auc(kept.label[members], kept.fused[members]) == row["auc"]
+
+
+def test_no_site_keeps_scores(small_study: Make, opened: Any) -> None:
+    study = small_study()
+    ask_bytes(opened(study.config("site-01")), study, "site", thresholds=THRESHOLDS)
+    assert not (study.config("site-01").state / "reference").exists()
 
 
 def test_image_only_sees_no_table(small_study: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,8 @@ def test_cfg_job_prints_the_composed_configuration_with_overrides(tmp_path: Path
     (["simulate", "privacy=some"], 1, "Could not find 'privacy/some'"),
     (["simulate", "sitez=3"], 1, "Key 'sitez' is not in struct"),
     (["simulate", "sites=0"], 10, "sites: must be a whole number"),
+    (["simulate", "cohort.shift=label"], 10, "cohort.shift: unknown choice"),
+    (["simulate", "compare", "."], 70, "neither a run nor a sweep"),
     (["simulate", "patients=10"], 10, "too few for the sites"),
     (["simulate", "rounds=1", "privacy=none"], 10, "too few for the phases"),
     (["simulate", "model=medium"], 32, "public weights"),
@@ -84,7 +87,19 @@ def test_a_run_directory_that_cannot_be_made_is_said_in_words(tmp_path: Path) ->
     assert "Not a directory" in result.stderr and "Traceback" not in result.stderr
 
 
+def test_a_multirun_ends_with_a_comparison_even_of_studies_that_were_refused(tmp_path: Path) -> None:
+    result = run("simulate", "--multirun", "sites=0,-1", "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert result.returncode == 10, result.stdout + result.stderr
+    assert "Comparison" in result.stdout and result.stdout.count("FAILED") == 2 and "Traceback" not in result.stderr
+    document = json.loads((tmp_path / "sweep" / "comparison.json").read_text())
+    assert [job["overrides"] for job in document["jobs"]] == [["sites=0"], ["sites=-1"]]
+    assert {job["exit_code"] for job in document["jobs"]} == {10}
+    again = run("simulate", "compare", "sweep", cwd=tmp_path)
+    assert again.returncode == 60 and "sites=-1" in again.stdout
+
+
 def test_the_launcher_itself_needs_no_torch() -> None:
-    code = "import simulations.launch, sys; print(sorted({'torch', 'opacus', 'ray'} & set(sys.modules)))"
+    modules = "simulations.launch, simulations.comparison.sweep"
+    code = f"import {modules}, sys; print(sorted({{'torch', 'opacus', 'ray'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert result.stdout.strip() == "[]"
