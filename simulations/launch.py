@@ -36,10 +36,9 @@ from shared_model.protocol import Protocol
 from shared_model.weights import public_weights
 from simulations.deltas import write_other_deltas
 from simulations.engine import LocalGrid, TrainerPool
-from simulations.hospitals import default_hospitals
+from simulations.hospitals import STAGES, check_cohort, sources
 from simulations.live import LiveView, stop_on_interrupt
 from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases
-from simulations.population import generate
 
 EVALUATOR = "evaluator"  # name of the coordinator's own trainer
 HELD_OUT = "held_out"    # name of the population that it holds
@@ -100,9 +99,7 @@ def _check(config: Config) -> None:
     for key in ("sites", "patients", "held_out", "rounds"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise ConfigError(f"{key}: must be a whole number of at least 1", found=config[key])
-    if config["patients"] < 20 * config["sites"]:
-        raise ConfigError("patients: too few for the sites", found=config["patients"],
-                          expected=f"at least 20 a site, {20 * config['sites']}")  # fmt: skip
+    check_cohort(config)
     phases(config)
     if config["weights"] == "public":
         public_weights(config["model"]["size"])  # not shipped for every size: better said now than after the films
@@ -136,21 +133,16 @@ def _run(config: Config, run_dir: Path) -> int:
 
 
 def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view: LiveView) -> dict[str, Path]:
-    """Generate the hospitals and prepare each one's cohort, both from the cache where they are there already."""
-    settings = config["cohort"]
+    """Make the hospitals and prepare each one's cohort, both from the cache where they are there already."""
+    declared = config["cohort"].get("declared_spacing_mm")
     cache = Path(config["cache"] or Path.home() / ".cache" / "mammofed").expanduser()
     workers = config["workers"] or os.cpu_count() or 1
-    population = default_hospitals(
-        sites=config["sites"], patients=config["patients"], held_out=config["held_out"], seed=config["seed"],
-        film_height=settings["film_height"], film_width=settings["film_width"],
-        film_spacing_mm=settings["film_spacing_mm"], conspicuity=settings["conspicuity"],
-    )  # fmt: skip
-    with view.stage("Generate synthetic hospitals (DICOM films and tables)", None) as advance:
-        sources = generate(population, cache / "populations", workers=workers, progress=advance)
-    recipe = next(iter(sources.values())).parent.name
+    with view.stage(STAGES[config["cohort"]["kind"]], None) as advance:
+        folders = sources(config, cache, pipeline=pipeline, workers=workers, progress=advance)
+    recipe = next(iter(folders.values())).parent.name
     folder = cache / "cohorts" / f"{recipe}-{pipeline.sha256[:12]}-{contract.sha256[:12]}"
-    cohorts = {name: folder / name for name in sources}
-    missing = {name: source for name, source in sources.items() if not (cohorts[name] / "cohort.json").exists()}
+    cohorts = {name: folder / name for name in folders}
+    missing = {name: source for name, source in folders.items() if not (cohorts[name] / "cohort.json").exists()}
     if missing:
         with view.stage("Prepare cohorts (check, pseudonymise, decode once)", None) as advance:
             done = 0
@@ -163,6 +155,7 @@ def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view:
                 report = prepare_site(
                     source=source, destination=cohorts[name], contract=contract, pipeline=pipeline, site=name,
                     key=importer_key(config["seed"], name), workers=workers, progress=progress,
+                    declared_spacing_mm=declared,
                 )  # fmt: skip
                 done += report.films
     return cohorts

@@ -1,5 +1,6 @@
-"""How hospitals differ: who comes, what their detector does, what their records lack; called by simulations/launch."""
+"""Where a study's women come from and how hospitals differ; called by simulations/launch."""
 
 from simulations.hospitals.defaults import default_hospitals
+from simulations.hospitals.sources import STAGES, check_cohort, sources
 
-__all__ = ["default_hospitals"]
+__all__ = ["STAGES", "check_cohort", "default_hospitals", "sources"]
