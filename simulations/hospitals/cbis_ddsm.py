@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,8 +81,9 @@ def collect(settings: Settings, *, pipeline: PipelineConfig, workers: int) -> Co
             else:
                 films.setdefault(woman, []).append(Film(path=paths[index], view=result.view, dicom=True))
     if not films:
+        reasons = dict(Counter(why.partition(":")[0] for _, why in left_out))
         raise CohortError(
-            f"{folder}: no full mammogram of a woman in the tables", found=f"{len(paths)} DICOM files, none usable",
+            f"{folder}: no full mammogram of a woman in the tables", found=f"{len(paths)} DICOM files: {reasons}",
             expected="the series `full mammogram images` of CBIS-DDSM",
             remedy="download them from The Cancer Imaging Archive; see simulations/hospitals/README.md",
         )  # fmt: skip

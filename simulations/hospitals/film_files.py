@@ -12,7 +12,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import Tag
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from shared_model.errors import CohortError
 from shared_model.imaging.header import TAGS, quiet_pydicom
@@ -104,7 +104,7 @@ def write_film(ds: Dataset, path: Path) -> tuple[int, int]:
     """Write a Part 10 file; returns its (rows, columns)."""
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    ds.file_meta.ImplementationClassUID = IMPLEMENTATION_UID
+    ds.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
     with quiet_pydicom():
         ds.save_as(path, enforce_file_format=True)
     return int(ds.Rows), int(ds.Columns)

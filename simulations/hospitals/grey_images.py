@@ -99,12 +99,16 @@ def _pgm(path: Path, data: bytes, max_pixels: int) -> GreyImage:
 def _png(path: Path, data: bytes, max_pixels: int) -> GreyImage:
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise CohortError(f"{path}: the PNG header cannot be read", remedy="copy or download it again")
-    width, height, bits, colour = struct.unpack(">IIBB", data[16:26])
+    width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
     _check_size(path, height, width, max_pixels)
-    if colour != _GREY or bits not in (8, 16):
-        raise CohortError(f"{path}: not a grey image of 8 or 16 bits", found=f"colour type {colour}, {bits} bits",
-                          expected="colour type 0 with 8 or 16 bits",
+    if colour != _GREY or bits not in (8, 16) or interlaced:
+        raise CohortError(f"{path}: not a grey image of 8 or 16 bits",
+                          found=f"colour type {colour}, {bits} bits, interlaced {interlaced}",
+                          expected="colour type 0 with 8 or 16 bits, not interlaced",
                           remedy="export the original, not a screen capture")  # fmt: skip
+    if not _is_whole(data, height * (1 + width * bits // 8)):
+        raise CohortError(f"{path}: the PNG ends before its pixels do, or is damaged",
+                          remedy="copy or download it again")  # fmt: skip
     try:
         with Image.open(BytesIO(data), formats=["PNG"]) as image:
             pixels = np.asarray(image)
@@ -114,6 +118,23 @@ def _png(path: Path, data: bytes, max_pixels: int) -> GreyImage:
     if pixels.shape != (height, width):
         raise CohortError(f"{path}: not one grey a pixel", found=pixels.shape, expected=(height, width))
     return _image(pixels, bits // 8, bits=bits)
+
+
+def _is_whole(data: bytes, expected: int) -> bool:
+    """Whether the IDAT chunks hold `expected` bytes of filtered rows; Pillow would fill the rest with air and say
+    nothing. Never inflates more than one byte beyond them."""
+    inflater, found, at = zlib.decompressobj(), 0, len(_PNG_SIGNATURE)
+    while at + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        if kind == b"IDAT":
+            try:
+                found += len(inflater.decompress(data[at + 8 : at + 8 + length], expected + 1 - found))
+            except zlib.error:
+                return False
+            if found > expected:
+                return False
+        at += 12 + length
+    return found == expected
 
 
 def _image(pixels: NDArray[Any], cell_bytes: int, *, bits: int) -> GreyImage:
