@@ -36,7 +36,7 @@ from shared_model.protocol import Protocol
 from shared_model.weights import public_weights
 from simulations.deltas import write_other_deltas
 from simulations.engine import LocalGrid, TrainerPool
-from simulations.hospitals import STAGES, check_cohort, sources
+from simulations.hospitals import STAGES, check_cohort, check_held_out, sources
 from simulations.live import LiveView, stop_on_interrupt
 from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases
 
@@ -174,6 +174,7 @@ def _protocol(
     if pending is None:
         return Protocol.read(path)
     sigma, initial_weights = pending.result()
+    check_held_out(Cohort.open(cohorts[HELD_OUT]), **_split(config, HELD_OUT))
     patients = {
         name: len(split_indices(Cohort.open(folder), **_split(config, name))["train"])
         for name, folder in cohorts.items() if name != HELD_OUT

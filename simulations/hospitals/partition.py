@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from shared_model.cohort import assign_fold, assign_split
+from shared_model.cohort import Cohort, assign_fold, assign_split, split_indices
 from shared_model.errors import CohortError
 from simulations.hospitals.collection import Woman
 from simulations.hospitals.defaults import HELD_OUT
@@ -14,7 +14,7 @@ LEAST_HELD_OUT = 4  # of each label: two each in `selection` and in `test`, the 
 
 def partition(
     women: Sequence[Woman], *, sites: int, held_out_fraction: float, salt: str
-) -> dict[str, list[Woman]]:  # fmt: skip
+) -> dict[str, list[Woman]]:
     """Women by party: sites in name order, the held-out cohort last.
 
     A woman's place depends on her id, the salt and what the data set says of her (its published split, its sites) only,
@@ -70,4 +70,22 @@ def check_sizes(parties: Mapping[str, Sequence[Woman]], *, kind: str, least: int
             expected=f"at least {least} women at each site, {LEAST_HELD_OUT} with and {LEAST_HELD_OUT} without cancer "
                      "among the held-out",
             remedy="ask for fewer sites, another cohort.held_out_fraction, or add films to the source folder",
+        )  # fmt: skip
+
+
+def check_held_out(cohort: Cohort, *, salt: str, fractions: Mapping[str, float]) -> None:
+    """Refuse, before any round, a held-out cohort of which a part lacks a label: nothing could be chosen or judged.
+
+    Raises:
+        CohortError: with the counts of each part.
+    """
+    places = split_indices(cohort, salt=salt, fractions=fractions)
+    labels = {name: cohort.labels[part] for name, part in places.items()}
+    if any(len(set(part.tolist())) < 2 for part in labels.values()):
+        raise CohortError(
+            "the held-out women do not have both labels in each part",
+            found=", ".join(f"{name}: {len(part)} women, {int(part.sum())} with cancer"
+                            for name, part in labels.items()),
+            expected="women with and without cancer in `selection` and in `test`",
+            remedy="hold more women out (held_out, or cohort.held_out_fraction), or take another seed",
         )  # fmt: skip

@@ -14,12 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.ingest import prepare_site
+from shared_model.cohort import Cohort
 from shared_model.contract import load_contract
 from shared_model.errors import CohortError, ConfigError, LeakageError, MammoFedError
-from simulations.hospitals import cbis_ddsm, check_cohort, manifest, mini_mias, sources
+from simulations.hospitals import cbis_ddsm, check_cohort, check_held_out, manifest, mini_mias, sources
 from simulations.hospitals.collection import Woman
 from simulations.hospitals.partition import check_sizes, partition
 from simulations.hospitals.public import write_source
+from tests.conftest import write_cohort
 from tests.public_sets import (
     PIPELINE,
     SIDE,
@@ -81,6 +83,15 @@ def test_a_study_without_enough_women_is_refused_with_its_counts() -> None:
         check_sizes(few, kind="manifest", least=10)
     with pytest.raises(CohortError, match="at least 30 women at each site"):
         check_sizes(partition(women, sites=1, held_out_fraction=0.5, salt="x"), kind="manifest", least=30)
+
+
+def test_a_part_of_the_held_out_without_both_labels_is_refused_before_any_round(tmp_path: Path) -> None:
+    write_cohort(tmp_path / "few", site="held_out", patients=3, seed=1)
+    write_cohort(tmp_path / "many", site="held_out", patients=60, seed=1)
+    terms: dict[str, Any] = {"salt": "x", "fractions": {"selection": 0.5, "test": 0.5}}
+    check_held_out(Cohort.open(tmp_path / "many"), **terms)
+    with pytest.raises(CohortError, match="do not have both labels in each part"):
+        check_held_out(Cohort.open(tmp_path / "few"), **terms)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan")])
