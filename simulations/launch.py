@@ -35,11 +35,10 @@ from shared_model.weights import public_weights
 from simulations.baselines.study import run_comparison, wanted
 from simulations.deltas import write_other_deltas
 from simulations.engine import LocalGrid, TrainerPool
-from simulations.hospitals import synthetic_hospitals
+from simulations.hospitals import STAGES, check_cohort, check_held_out, sources
 from simulations.live import LiveView, stop_on_interrupt
 from simulations.parties import HELD_OUT, install_sites, split_of, write_small
 from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases, pipeline_of
-from simulations.population import generate
 from simulations.strategy import check_strategy
 
 COMPARISON = "comparison"  # folder that marks a run directory of many trainings
@@ -105,13 +104,9 @@ def _check(config: Config) -> None:
     for key in ("sites", "patients", "held_out", "rounds"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise ConfigError(f"{key}: must be a whole number of at least 1", found=config[key])
-    if config["patients"] < 20 * config["sites"]:
-        raise ConfigError("patients: too few for the sites", found=config["patients"],
-                          expected=f"at least 20 a site, {20 * config['sites']}")  # fmt: skip
+    check_cohort(config)
     phases(config)
     check_strategy(config)
-    if config["cohort"]["kind"] == "synthetic":
-        synthetic_hospitals(config)  # refuses a shift that cannot be had
     if config["weights"] == "public":
         public_weights(config["model"]["size"])  # not shipped for every size: better said now than after the films
 
@@ -151,16 +146,16 @@ def _cohorts_of(config: Config, view: LiveView) -> dict[str, Path]:
 
 
 def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view: LiveView) -> dict[str, Path]:
-    """Generate the hospitals and prepare each one's cohort, both from the cache where they are there already."""
+    """Make the hospitals and prepare each one's cohort, both from the cache where they are there already."""
+    declared = config["cohort"].get("declared_spacing_mm")
     cache = Path(config["cache"] or Path.home() / ".cache" / "mammofed").expanduser()
     workers = config["workers"] or os.cpu_count() or 1
-    population = synthetic_hospitals(config)
-    with view.stage("Generate synthetic hospitals (DICOM films and tables)", None) as advance:
-        sources = generate(population, cache / "populations", workers=workers, progress=advance)
-    recipe = next(iter(sources.values())).parent.name
+    with view.stage(STAGES[config["cohort"]["kind"]], None) as advance:
+        folders = sources(config, cache, pipeline=pipeline, workers=workers, progress=advance)
+    recipe = next(iter(folders.values())).parent.name
     folder = cache / "cohorts" / f"{recipe}-{pipeline.sha256[:12]}-{contract.sha256[:12]}"
-    cohorts = {name: folder / name for name in sources}
-    missing = {name: source for name, source in sources.items() if not (cohorts[name] / "cohort.json").exists()}
+    cohorts = {name: folder / name for name in folders}
+    missing = {name: source for name, source in folders.items() if not (cohorts[name] / "cohort.json").exists()}
     if missing:
         with view.stage("Prepare cohorts (check, pseudonymise, decode once)", None) as advance:
             done = 0
@@ -173,6 +168,7 @@ def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view:
                 report = prepare_site(
                     source=source, destination=cohorts[name], contract=contract, pipeline=pipeline, site=name,
                     key=importer_key(config["seed"], name), workers=workers, progress=progress,
+                    declared_spacing_mm=declared,
                 )  # fmt: skip
                 done += report.films
     return cohorts
@@ -191,6 +187,7 @@ def _protocol(
     if pending is None:
         return Protocol.read(path)
     sigmas, initial_weights = pending.result()
+    check_held_out(Cohort.open(cohorts[HELD_OUT]), **split_of(config, HELD_OUT))
     patients = {
         name: len(split_indices(Cohort.open(folder), **split_of(config, name))["train"])
         for name, folder in cohorts.items() if name != HELD_OUT

@@ -49,7 +49,7 @@ class JournalEvent:
 class Facts:
     """All that the report is made of.
 
-    data: what kind of women the study was about, as its launch said (`synthetic`), or empty when nobody said.
+    data: the kind of cohort that the launch named (`synthetic`, `mini_mias`), or empty when nobody said.
     other_deltas: epsilon by site at further deltas, as written; empty when nobody computed them (it takes a torch).
     participation: outcome by (site, round) of the last attempt; reasons: words beside it where there are any.
     events: those above `info`, oldest first; events_left_out: how many older ones are not among them.

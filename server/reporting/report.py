@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from server.reporting import plots
 from server.reporting.answer import answer, model_rows, unheard_sites
+from server.reporting.data_words import data_words
 from server.reporting.facts import Facts, mapping, read_facts
 from shared_model.errors import StorageError
 
@@ -63,7 +64,7 @@ def render(facts: Facts) -> str:
         other_deltas=other_deltas(facts), sites_metrics=sites_metrics, patients=patients,
         site_metric_names=[n for n in SITE_METRICS if any(n in row for _, row in sites_metrics)],
         site_sizes=", ".join(f"{patients[site]:,}" for site in facts.sites), curve_rows=_curve_rows(facts),
-        fused=mapping(mapping(facts.held_out.get("models")).get("fused")), data=facts.data,
+        fused=mapping(mapping(facts.held_out.get("models")).get("fused")), data=data_words(facts.data),
         versions=mapping(facts.summary.get("versions")), model=mapping(facts.summary.get("model")),
     )  # fmt: skip
 

@@ -1,6 +1,10 @@
-"""How hospitals differ: who comes, what their detector does, what their records lack; called by simulations/launch."""
+"""Where a study's women come from and how hospitals differ; called by simulations/launch."""
 
 from simulations.hospitals.defaults import default_hospitals
+from simulations.hospitals.partition import check_held_out
 from simulations.hospitals.shifts import shifted, synthetic_hospitals
+from simulations.hospitals.sources import STAGES, check_cohort, sources
 
-__all__ = ["default_hospitals", "shifted", "synthetic_hospitals"]
+__all__ = [
+    "STAGES", "check_cohort", "check_held_out", "default_hospitals", "shifted", "sources", "synthetic_hospitals",
+]  # fmt: skip
