@@ -26,7 +26,7 @@ from client.ingest import prepare_site
 from client.trainer.config import SiteConfig
 from server.reporting import write_report
 from server.rounds.checkpoint import read_arrays
-from server.rounds.loop import run_study
+from server.rounds.loop import StudyOutcome, run_study
 from server.rounds.summary import write_summary
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import Contract, load_contract
@@ -36,12 +36,14 @@ from shared_model.protocol import Protocol
 from shared_model.weights import public_weights
 from simulations.deltas import write_other_deltas
 from simulations.engine import LocalGrid, TrainerPool
+from simulations.engine.flower import FlowerSettings, run_on_ray
 from simulations.hospitals import default_hospitals
 from simulations.live import LiveView, stop_on_interrupt
 from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases
 from simulations.population import generate
 
 EVALUATOR = "evaluator"  # name of the coordinator's own trainer
+INITIAL = "initial.safetensors"  # in the run directory
 HELD_OUT = "held_out"    # name of the population that it holds
 EXIT_STOPPED = 130       # as a shell reports Ctrl-C
 DISK_REFUSES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
@@ -95,8 +97,10 @@ def _read_settings(path: Path) -> Config:
 
 
 def _check(config: Config) -> None:
-    if config["engine"]["kind"] != "local":
-        raise ConfigError("engine: unknown choice", found=config["engine"]["kind"], expected="local")
+    if config["engine"]["kind"] not in ENGINES:
+        raise ConfigError("engine: unknown choice", found=config["engine"]["kind"], expected=" | ".join(ENGINES))
+    if config["engine"]["kind"] == "flower":
+        FlowerSettings.of(config["engine"])
     for key in ("sites", "patients", "held_out", "rounds"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise ConfigError(f"{key}: must be a whole number of at least 1", found=config[key])
@@ -109,30 +113,58 @@ def _check(config: Config) -> None:
 
 
 def _run(config: Config, run_dir: Path) -> int:
-    contract = load_contract()
-    imaging = config["imaging"]
-    pipeline = PipelineConfig(**{**imaging, "percentiles": tuple(imaging["percentiles"])})
     with LiveView(run_dir) as view:
-        with _one_child() as child:
-            initial_file = run_dir / "initial.safetensors"
-            pending: Future[tuple[float, dict[str, str]]] | None = None
-            if not (run_dir / "protocol.json").exists():  # calibration and model need a core while films are made
-                pending = child.submit(calibrate_and_initialise, config, contract.n_features, initial_file)
-            cohorts = _cohorts(config, contract, pipeline, view)
-            protocol = _protocol(config, run_dir, contract, pipeline, cohorts, pending)
-        site_files = _install_sites(config, run_dir, protocol, cohorts)
+        site_files = prepare(config, run_dir, view)
         stop = threading.Event()
-        with stop_on_interrupt(stop, view), _trainers(config, run_dir, site_files, view) as grid:
-            outcome = run_study(
-                grid=grid, protocol=protocol, run_dir=run_dir, initial=read_arrays(initial_file),
-                observer=view.observe, stop=stop,
-            )  # fmt: skip
+        with stop_on_interrupt(stop, view):
+            outcome = ENGINES[config["engine"]["kind"]](config, run_dir, site_files, view, stop)
     summary = write_summary(run_dir)
     if outcome.status == "COMPLETE":
         write_other_deltas(run_dir, summary, config["report_deltas"])
     report = write_report(run_dir)
     view.final(summary, report)
     return {"COMPLETE": 0, "INCOMPLETE": QuorumError.exit_code, "STOPPED": EXIT_STOPPED}[outcome.status]
+
+
+def prepare(config: Config, run_dir: Path, view: LiveView) -> list[Path]:
+    """Make what a study needs, where it is not there yet: cohorts, protocol, initial weights, the parties' own disks.
+
+    Returns:
+        each party's `site.json`: sites by name, the evaluator last.
+    """
+    contract = load_contract()
+    imaging = config["imaging"]
+    pipeline = PipelineConfig(**{**imaging, "percentiles": tuple(imaging["percentiles"])})
+    with _one_child() as child:
+        pending: Future[tuple[float, dict[str, str]]] | None = None
+        if not (run_dir / "protocol.json").exists():  # calibration and model need a core while films are made
+            pending = child.submit(calibrate_and_initialise, config, contract.n_features, run_dir / INITIAL)
+        cohorts = _cohorts(config, contract, pipeline, view)
+        protocol = _protocol(config, run_dir, contract, pipeline, cohorts, pending)
+    return _install_sites(config, run_dir, protocol, cohorts)
+
+
+def _on_trainer_processes(
+    config: Config, run_dir: Path, site_files: list[Path], view: LiveView, stop: threading.Event
+) -> StudyOutcome:
+    """The engine `local`: the round loop in this process, trainers in processes of their own."""
+    with _trainers(config, run_dir, site_files, view) as grid:
+        return run_study(
+            grid=grid, protocol=Protocol.read(run_dir / "protocol.json"), run_dir=run_dir,
+            initial=read_arrays(run_dir / INITIAL), observer=view.observe, stop=stop,
+        )  # fmt: skip
+
+
+def _on_flower(
+    config: Config, run_dir: Path, site_files: list[Path], view: LiveView, stop: threading.Event
+) -> StudyOutcome:
+    """The engine `flower`: the round loop in Flower's ServerApp, trainers in Ray's actors."""
+    view.note("Start Flower's simulation runtime (SuperLink, ServerApp, Ray); its own words are in logs/flower-*.log")
+    return run_on_ray(FlowerSettings.of(config["engine"]), run_dir=run_dir, parties=len(site_files),
+                      observe=view.observe, stop=stop)  # fmt: skip
+
+
+ENGINES = {"local": _on_trainer_processes, "flower": _on_flower}
 
 
 def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view: LiveView) -> dict[str, Path]:
