@@ -126,6 +126,16 @@ def _run(config: Config, run_dir: Path) -> int:
     return {"COMPLETE": 0, "INCOMPLETE": QuorumError.exit_code, "STOPPED": EXIT_STOPPED}[outcome.status]
 
 
+def prepare_alone(settings: Config, run_dir: Path) -> None:
+    """Make a new run directory for a study that Flower itself has started (`flwr run .`); it is run there, not here."""
+    _check(settings)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    _write(run_dir / "launch.json", json.dumps(settings, indent=2) + "\n")
+    with LiveView(run_dir) as view:
+        view.note(f"Run directory  {run_dir}")
+        prepare(settings, run_dir, view)
+
+
 def prepare(config: Config, run_dir: Path, view: LiveView) -> list[Path]:
     """Make what a study needs, where it is not there yet: cohorts, protocol, initial weights, the parties' own disks.
 
@@ -160,7 +170,7 @@ def _on_flower(
 ) -> StudyOutcome:
     """The engine `flower`: the round loop in Flower's ServerApp, trainers in Ray's actors."""
     view.note("Start Flower's simulation runtime (SuperLink, ServerApp, Ray); its own words are in logs/flower-*.log")
-    return run_on_ray(FlowerSettings.of(config["engine"]), run_dir=run_dir, parties=len(site_files),
+    return run_on_ray(FlowerSettings.of(config["engine"]), run_dir=run_dir, site_files=site_files,
                       observe=view.observe, stop=stop)  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from simulations.engine.library import answer
 from simulations.engine.pool import in_order
 
 POLL_S = 0.02
-KEPT_SERVICES = 32  # parties that stay warm in an actor, each with a model or two; beyond that the oldest is opened anew
+KEPT_SERVICES = 32  # parties that stay warm in an actor, each with a model or two; the one used longest ago goes first
 THREADS = 1         # as trainer processes have: the thread count is part of what makes the same bits
 
 log = logging.getLogger("mammofed.trainer")

@@ -25,6 +25,6 @@ def run_directory(context: Context) -> Path:
         default = Path.home() / ".cache" / "mammofed" / "flower-runs"
         folder = (Path(base).expanduser() if base else default) / str(context.run_id)
     if not folder.is_absolute():
-        raise ConfigError("Flower's run configuration: a relative path", found=told or base, expected="an absolute path",
+        raise ConfigError("Flower's run configuration: a relative path", found=told or base, expected="an absolute one",
                           remedy="Flower's processes start elsewhere")  # fmt: skip
     return folder

@@ -1,4 +1,4 @@
-"""A SuperLink of our own for one run, and Flower's command line before it; used by :mod:`simulations.engine.flower.run`.
+"""A SuperLink of our own for one run, and Flower's command line before it; used by :mod:`run` beside this file.
 
 Everything lies in one folder: Flower's home (nothing of ~/.flwr is read or written), the app, and an empty directory
 that all processes start in, because Ray's workers import from where the SuperLink was started before they look
@@ -35,11 +35,13 @@ STATUS_S = 60.0  # `flwr ls` takes 2 s, more on a machine that is busy
 NAME = "mammofed"
 
 APP = """\
-# Written by `mammofed simulate engine=flower`. No code travels in this app: both components belong to the release that is
-# installed, and films, weights and ledgers stay where they are.
+# Written by `mammofed simulate engine=flower`. No code travels in this app: both components belong to the release that
+# is installed, and films, weights and ledgers stay where they are.
 [project]
 name = "mammofed-study"
 version = "{version}"
+description = "One study on this machine or a Ray cluster"
+license = "Apache-2.0"
 
 [tool.flwr.app]
 publisher = "mammofed"
@@ -53,10 +55,19 @@ run-dir = {run_dir}
 patience-seconds = {patience_s}
 """
 
+HOME = """\
+[superlink]
+default = "{name}"
+
+[superlink.{name}]
+address = "127.0.0.1:{port}"
+insecure = true
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """What Flower says of the run. status: `finished:completed`, `finished:failed`, `running`, ...; details: in words."""
+    """What Flower says of the run. status: `finished:completed`, `finished:failed`, `running`, ...; details: words."""
 
     status: str
     details: str
@@ -125,8 +136,7 @@ class SuperLink:
 
     def _start(self) -> None:
         port = _free_port()
-        config = f'[superlink]\ndefault = "{NAME}"\n\n[superlink.{NAME}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
-        (self._folder / "home" / "config.toml").write_text(config)
+        (self._folder / "home" / "config.toml").write_text(HOME.format(name=NAME, port=port))
         command = [self._commands["flower-superlink"], "--insecure", "--simulation", "--host", "127.0.0.1", "--port",
                    str(port), "--disable-runtime-dependency-installation"]  # fmt: skip
         self._guarded(command, "flower-superlink.log")
@@ -160,8 +170,9 @@ class SuperLink:
             environment.pop("CUDA_VISIBLE_DEVICES", None)
         environment |= {
             "FLWR_HOME": str(self._folder / "home"), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
-            "RAY_USAGE_STATS_ENABLED": "0",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
+            "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # no share of a GPU: none seen
+            "RAY_worker_niceness": "0",  # with Ray's 15, actors starve beside anything else that computes
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         }  # fmt: skip
         if self._ray_address is None:
