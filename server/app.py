@@ -17,6 +17,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.rounds.checkpoint import read_arrays
+from server.rounds.events import Observer
 from server.rounds.loop import run_study
 from shared_model.errors import ConfigError, QuorumError
 from shared_model.messages import Arrays
@@ -47,12 +48,12 @@ def main(grid: Grid, context: Context) -> None:
     run(grid, Path(run_dir), patience_s=float(patience_s))
 
 
-def run(grid: Grid, folder: Path, *, patience_s: float) -> None:
-    """Run or resume the study of a run directory; raises as :func:`main`."""
+def run(grid: Grid, folder: Path, *, patience_s: float, observer: Observer = lambda _: None) -> None:
+    """Run or resume the study of a run directory; raises as :func:`main`. observer: told of every event."""
     protocol = Protocol.read(folder / "protocol.json")
     with _stop_when_asked(folder / STOP_FILE) as stop:
         outcome = run_study(
-            grid=grid, protocol=protocol, run_dir=folder, initial=_initial(folder, protocol), observer=lambda _: None,
+            grid=grid, protocol=protocol, run_dir=folder, initial=_initial(folder, protocol), observer=observer,
             stop=stop, patience_s=patience_s,
         )  # fmt: skip
     if outcome.status != "COMPLETE":
@@ -72,12 +73,16 @@ def _stop_when_asked(path: Path) -> Iterator[threading.Event]:
     """An event that is set once somebody has made the file `path`."""
     stop, ended = threading.Event(), threading.Event()
 
+    def look() -> None:
+        if path.exists():
+            path.unlink(missing_ok=True)
+            stop.set()
+
     def watch() -> None:
         while not ended.wait(POLL_S):
-            if path.exists():
-                path.unlink(missing_ok=True)
-                stop.set()
+            look()
 
+    look()
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:

@@ -126,14 +126,13 @@ def _run(config: Config, run_dir: Path) -> int:
     return {"COMPLETE": 0, "INCOMPLETE": QuorumError.exit_code, "STOPPED": EXIT_STOPPED}[outcome.status]
 
 
-def prepare_alone(settings: Config, run_dir: Path) -> None:
-    """Make a new run directory for a study that Flower itself has started (`flwr run .`); it is run there, not here."""
+def prepare_alone(settings: Config, run_dir: Path, view: LiveView) -> None:
+    """Make the run directory of a study that Flower itself has started (`flwr run .`); it is run there, not here."""
     _check(settings)
     run_dir.mkdir(parents=True, exist_ok=True)
     _write(run_dir / "launch.json", json.dumps(settings, indent=2) + "\n")
-    with LiveView(run_dir) as view:
-        view.note(f"Run directory  {run_dir}")
-        prepare(settings, run_dir, view)
+    view.note(f"Run directory  {run_dir}")
+    prepare(settings, run_dir, view)
 
 
 def prepare(config: Config, run_dir: Path, view: LiveView) -> list[Path]:

@@ -6,12 +6,21 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from server.rounds.events import Event, Observer
+from server.rounds.states import StudyState
+from shared_model.errors import StorageError
 
 QUERY = (
     "SELECT id, time, kind, severity, code, round, attempt, site, text, data FROM events WHERE id > ? ORDER BY id"
 )
+
+
+def is_complete(journal: Path) -> bool:
+    """Whether the study of a journal has come to its end with all its rounds; False where there is none."""
+    rows = _rows(journal, "SELECT value FROM meta WHERE key = 'state'")
+    return rows == [(json.dumps(StudyState.COMPLETE.value),)]
 
 
 class Follower:
@@ -30,12 +39,8 @@ class Follower:
 
     def poll(self) -> None:
         """Hand on what is new; nothing while the journal is absent or has no tables yet."""
-        try:
-            with closing(sqlite3.connect(f"{self._journal.absolute().as_uri()}?mode=ro", uri=True)) as db:
-                rows = db.execute(QUERY, (self._last,)).fetchall()
-        except sqlite3.OperationalError:
-            return  # not written yet; a journal that stays so is a study that never began
-        for number, time, kind, severity, code, of_round, attempt, site, text, data in rows:
+        for row in _rows(self._journal, QUERY, self._last):
+            number, time, kind, severity, code, of_round, attempt, site, text, data = row
             event = Event(
                 time=time, kind=kind, severity=severity, code=code, round=of_round or 0, attempt=attempt or 0,
                 site=site, text=text, data=json.loads(data),
@@ -44,3 +49,15 @@ class Follower:
             if event.kind == "finished":
                 self.finished = event
             self._observe(event)
+
+
+def _rows(journal: Path, query: str, *values: object) -> list[tuple[Any, ...]]:
+    """Rows of a journal that somebody else may be writing; none while it is absent or has no tables yet."""
+    try:
+        with closing(sqlite3.connect(f"{journal.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            return db.execute(query, values).fetchall()
+    except sqlite3.OperationalError:
+        return []
+    except sqlite3.Error as error:
+        raise StorageError(f"the journal {journal} is damaged: {error}",
+                           remedy="restore the run directory from its backup") from None  # fmt: skip

@@ -18,7 +18,8 @@ from server.rounds.events import Event, Observer
 from server.rounds.loop import StudyOutcome
 from shared_model.cohort import Cohort
 from shared_model.errors import RoundError
-from simulations.engine.flower.follow import Follower
+from shared_model.protocol import Protocol
+from simulations.engine.flower.follow import Follower, is_complete
 from simulations.engine.flower.settings import FlowerSettings
 from simulations.engine.flower.superlink import RunStatus, SuperLink
 
@@ -46,6 +47,9 @@ def run_on_ray(
     run_dir = run_dir.resolve()
     for path in site_files:  # at an actor it would be one more site that is absent
         Cohort.open(SiteConfig.read(path).cohort)
+    if is_complete(run_dir / "journal.sqlite"):  # nothing to do, and Flower's runtime takes half a minute to start
+        rounds = Protocol.read(run_dir / "protocol.json").rounds
+        return StudyOutcome(status="COMPLETE", rounds_completed=rounds, reason="")
     (run_dir / STOP_FILE).unlink(missing_ok=True)
     follower = Follower(run_dir / "journal.sqlite", observe)
     for _ in range(STARTS):
@@ -88,9 +92,6 @@ def _follow(
 
 def _outcome(finished: Event | None, status: RunStatus, run_dir: Path) -> StudyOutcome:
     """The study's own end, where it came to one; else an error with what Flower says."""
-    if finished is None and status.status == "finished:completed":
-        # Nothing to do: a study that was complete before this run adds nothing to its journal.
-        return StudyOutcome(status="COMPLETE", rounds_completed=0, reason="")
     if finished is None:
         raise RoundError(
             "Flower's run ended before the study did", found=f"{status.status}: {status.details}",

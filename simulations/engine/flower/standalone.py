@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import shlex
 import time
-from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.app import run
+from server.reporting import write_report
+from server.rounds.summary import write_summary
 from shared_model.errors import ConfigError
 from simulations.engine.flower.place import run_directory
 
@@ -31,6 +32,7 @@ def main(grid: Grid, context: Context) -> None:
         QuorumError: the study did not complete.
     """
     from simulations.launch import prepare_alone  # not at the head: the launcher imports this package
+    from simulations.live import LiveView
 
     values, folder = context.run_config, run_directory(context)
     patience_s = float(str(values["patience-seconds"]))
@@ -38,9 +40,10 @@ def main(grid: Grid, context: Context) -> None:
     if sites < 1:
         raise ConfigError("a study needs a hospital and the evaluator", found=f"{sites + 1} nodes",
                           expected="2 or more", remedy="--federation-config 'num-supernodes=4'")  # fmt: skip
-    prepare_alone(compose(str(values["study"]), str(values["overrides"]), sites=sites), folder)
-    run(grid, folder, patience_s=patience_s)
-    finish(folder)
+    with LiveView(folder) as view:
+        prepare_alone(compose(str(values["study"]), str(values["overrides"]), sites=sites), folder, view)
+        run(grid, folder, patience_s=patience_s, observer=view.observe)
+        view.final(write_summary(folder), write_report(folder))
 
 
 def compose(study: str, overrides: str, *, sites: int) -> dict[str, object]:
@@ -54,17 +57,6 @@ def compose(study: str, overrides: str, *, sites: int) -> dict[str, object]:
         tree = OmegaConf.to_container(compose_tree("config", overrides=asked), resolve=True)
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items()}
-
-
-def finish(folder: Path) -> None:
-    """Say what came of it, as `mammofed simulate` does."""
-    from server.reporting import write_report
-    from server.rounds.summary import write_summary
-    from simulations.live import LiveView
-
-    summary = write_summary(folder)
-    with LiveView(folder) as view:
-        view.final(summary, write_report(folder))
 
 
 def _nodes(grid: Grid, *, patience_s: float) -> int:
