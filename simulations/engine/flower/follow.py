@@ -32,7 +32,8 @@ class Follower:
     """
 
     def __init__(self, journal: Path, observe: Observer) -> None:
-        self._journal, self._observe, self._last = journal, lambda _: None, 0
+        self._journal, self._last = journal, 0
+        self._observe: Observer = lambda _: None
         self.finished: Event | None = None
         self.poll()  # what is there already was shown when it happened
         self._observe, self.finished = observe, None
