@@ -1,21 +1,31 @@
 """The Flower ServerApp: reads where the study lies from Flower's run configuration and hands over to the round loop.
 
-Run configuration: `run-dir`, an absolute path with `protocol.json` and `initial.safetensors` in it (Flower starts this
-process in a folder of its own), and `patience-seconds`, how long to wait for sites to connect.
+Run configuration: `run-dir`, an absolute path with `protocol.json` and, unless the protocol names public weights of the
+package, `initial.safetensors` in it (Flower starts this process in a folder of its own), and `patience-seconds`, how
+long to wait for sites to connect. A file `stop` in the run directory stops the study after the round that is running;
+it is taken away when it has been seen.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.rounds.checkpoint import read_arrays
+from server.rounds.events import Observer
 from server.rounds.loop import run_study
 from shared_model.errors import ConfigError, QuorumError
+from shared_model.messages import Arrays
 from shared_model.protocol import Protocol
+from shared_model.weights import find_public_weights
+
+STOP_FILE = "stop"
+POLL_S = 0.5
 
 app = ServerApp()
 
@@ -26,6 +36,7 @@ def main(grid: Grid, context: Context) -> None:
 
     Raises:
         ConfigError: the run configuration is incomplete.
+        WeightsError: the initial weights are absent, or not those that the protocol names.
         QuorumError: the study did not complete; Flower then reports the run as failed, which plain Flower would not.
     """
     run_dir, patience_s = context.run_config.get("run-dir"), context.run_config.get("patience-seconds")
@@ -34,11 +45,48 @@ def main(grid: Grid, context: Context) -> None:
             "Flower's run configuration is incomplete", found=sorted(context.run_config),
             expected="run-dir (absolute path) and patience-seconds (number)",
         )  # fmt: skip
-    folder = Path(run_dir)
-    outcome = run_study(
-        grid=grid, protocol=Protocol.read(folder / "protocol.json"), run_dir=folder,
-        initial=read_arrays(folder / "initial.safetensors"), observer=lambda _: None, stop=threading.Event(),
-        patience_s=float(patience_s),
-    )  # fmt: skip
+    run(grid, Path(run_dir), patience_s=float(patience_s))
+
+
+def run(grid: Grid, folder: Path, *, patience_s: float, observer: Observer = lambda _: None) -> None:
+    """Run or resume the study of a run directory; raises as :func:`main`. observer: told of every event."""
+    protocol = Protocol.read(folder / "protocol.json")
+    with _stop_when_asked(folder / STOP_FILE) as stop:
+        outcome = run_study(
+            grid=grid, protocol=protocol, run_dir=folder, initial=_initial(folder, protocol), observer=observer,
+            stop=stop, patience_s=patience_s,
+        )  # fmt: skip
     if outcome.status != "COMPLETE":
         raise QuorumError(f"the study is {outcome.status}", found=outcome.reason, remedy=f"resume it in {folder}")
+
+
+def _initial(folder: Path, protocol: Protocol) -> Arrays:
+    """The initial weights: of the run directory, or those of the package by their hash. The loop verifies the hash."""
+    path = folder / "initial.safetensors"
+    if path.exists():
+        return read_arrays(path)
+    return find_public_weights(protocol.initial_weights.sha256)[0]
+
+
+@contextmanager
+def _stop_when_asked(path: Path) -> Iterator[threading.Event]:
+    """An event that is set once somebody has made the file `path`."""
+    stop, ended = threading.Event(), threading.Event()
+
+    def look() -> None:
+        if path.exists():
+            path.unlink(missing_ok=True)
+            stop.set()
+
+    def watch() -> None:
+        while not ended.wait(POLL_S):
+            look()
+
+    look()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield stop
+    finally:
+        ended.set()
+        watcher.join()

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from client.ingest import prepare_site
 from server.reporting import write_report
 from server.rounds.checkpoint import read_arrays
-from server.rounds.loop import run_study
+from server.rounds.loop import StudyOutcome, run_study
 from server.rounds.summary import write_summary
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import Contract, load_contract
@@ -35,6 +35,7 @@ from shared_model.weights import public_weights
 from simulations.baselines.study import run_comparison, wanted
 from simulations.deltas import write_other_deltas
 from simulations.engine import LocalGrid, TrainerPool
+from simulations.engine.flower import FlowerSettings, run_on_ray
 from simulations.hospitals import STAGES, check_cohort, check_held_out, sources
 from simulations.live import LiveView, stop_on_interrupt
 from simulations.parties import HELD_OUT, install_sites, split_of, write_small
@@ -42,6 +43,7 @@ from simulations.plan import Config, build_protocol, calibrate_and_initialise, i
 from simulations.strategy import check_strategy
 
 COMPARISON = "comparison"  # folder that marks a run directory of many trainings
+INITIAL = "initial.safetensors"  # in the run directory
 EXIT_STOPPED = 130       # as a shell reports Ctrl-C
 DISK_REFUSES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
 SETTINGS = frozenset({
@@ -99,8 +101,10 @@ def _read_settings(path: Path) -> Config:
 
 
 def _check(config: Config) -> None:
-    if config["engine"]["kind"] != "local":
-        raise ConfigError("engine: unknown choice", found=config["engine"]["kind"], expected="local")
+    if config["engine"]["kind"] not in ENGINES:
+        raise ConfigError("engine: unknown choice", found=config["engine"]["kind"], expected=" | ".join(ENGINES))
+    if config["engine"]["kind"] == "flower":
+        FlowerSettings.of(config["engine"])
     for key in ("sites", "patients", "held_out", "rounds"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise ConfigError(f"{key}: must be a whole number of at least 1", found=config[key])
@@ -115,29 +119,66 @@ def _run(config: Config, run_dir: Path) -> int:
     if wanted(config):
         (run_dir / COMPARISON).mkdir(exist_ok=True)
         return run_comparison(config, run_dir, overrides=config["overrides"], cohorts=_cohorts_of)
-    contract = load_contract()
-    pipeline = pipeline_of(config)
     with LiveView(run_dir) as view:
-        with _one_child() as child:
-            initial_file = run_dir / "initial.safetensors"
-            pending: Future[tuple[tuple[float, ...], dict[str, str]]] | None = None
-            if not (run_dir / "protocol.json").exists():  # calibration and model need a core while films are made
-                pending = child.submit(calibrate_and_initialise, config, contract.n_features, initial_file)
-            cohorts = _cohorts(config, contract, pipeline, view)
-            protocol = _protocol(config, run_dir, contract, pipeline, cohorts, pending)
-        site_files = install_sites(config, run_dir, protocol, cohorts)
+        site_files = prepare(config, run_dir, view)
         stop = threading.Event()
-        with stop_on_interrupt(stop, view), _trainers(config, run_dir, site_files, view) as grid:
-            outcome = run_study(
-                grid=grid, protocol=protocol, run_dir=run_dir, initial=read_arrays(initial_file),
-                observer=view.observe, stop=stop,
-            )  # fmt: skip
+        with stop_on_interrupt(stop, view):
+            outcome = ENGINES[config["engine"]["kind"]](config, run_dir, site_files, view, stop)
     summary = write_summary(run_dir)
     if outcome.status == "COMPLETE":
         write_other_deltas(run_dir, summary, config["report_deltas"])
     report = write_report(run_dir)
     view.final(summary, report)
     return {"COMPLETE": 0, "INCOMPLETE": QuorumError.exit_code, "STOPPED": EXIT_STOPPED}[outcome.status]
+
+
+def prepare_alone(settings: Config, run_dir: Path, view: LiveView) -> None:
+    """Make the run directory of a study that Flower itself has started (`flwr run .`); it is run there, not here."""
+    _check(settings)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_small(run_dir / "launch.json", json.dumps(settings, indent=2) + "\n")
+    view.note(f"Run directory  {run_dir}")
+    prepare(settings, run_dir, view)
+
+
+def prepare(config: Config, run_dir: Path, view: LiveView) -> list[Path]:
+    """Make what a study needs, where it is not there yet: cohorts, protocol, initial weights, the parties' own disks.
+
+    Returns:
+        each party's `site.json`: sites by name, the evaluator last.
+    """
+    contract = load_contract()
+    pipeline = pipeline_of(config)
+    with _one_child() as child:
+        pending: Future[tuple[tuple[float, ...], dict[str, str]]] | None = None
+        if not (run_dir / "protocol.json").exists():  # calibration and model need a core while films are made
+            pending = child.submit(calibrate_and_initialise, config, contract.n_features, run_dir / INITIAL)
+        cohorts = _cohorts(config, contract, pipeline, view)
+        protocol = _protocol(config, run_dir, contract, pipeline, cohorts, pending)
+    return install_sites(config, run_dir, protocol, cohorts)
+
+
+def _on_trainer_processes(
+    config: Config, run_dir: Path, site_files: list[Path], view: LiveView, stop: threading.Event
+) -> StudyOutcome:
+    """The engine `local`: the round loop in this process, trainers in processes of their own."""
+    with _trainers(config, run_dir, site_files, view) as grid:
+        return run_study(
+            grid=grid, protocol=Protocol.read(run_dir / "protocol.json"), run_dir=run_dir,
+            initial=read_arrays(run_dir / INITIAL), observer=view.observe, stop=stop,
+        )  # fmt: skip
+
+
+def _on_flower(
+    config: Config, run_dir: Path, site_files: list[Path], view: LiveView, stop: threading.Event
+) -> StudyOutcome:
+    """The engine `flower`: the round loop in Flower's ServerApp, trainers in Ray's actors."""
+    view.note("Start Flower's simulation runtime (SuperLink, ServerApp, Ray); its own words are in logs/flower-*.log")
+    return run_on_ray(FlowerSettings.of(config["engine"]), run_dir=run_dir, site_files=site_files,
+                      observe=view.observe, stop=stop)  # fmt: skip
+
+
+ENGINES = {"local": _on_trainer_processes, "flower": _on_flower}
 
 
 def _cohorts_of(config: Config, view: LiveView) -> dict[str, Path]:

@@ -68,6 +68,14 @@ class TrainerService:
                 except MammoFedError as error:  # said again, to the coordinator, when somebody asks for this protocol
                     log.warning("%s: %s", self._site.config.site, error)
 
+    def open(self) -> None:
+        """Take the site's state again after :meth:`close`; where processes take turns on a site.
+
+        Raises:
+            MammoFedError: somebody else has it.
+        """
+        self._site.open()
+
     def close(self) -> None:
         """Let go of the site's state."""
         self._site.close()

@@ -62,6 +62,20 @@ class Site:
         self._protocols: dict[tuple[str, int, int], Protocol] = {}
         self._models: dict[str, tuple[FusionModel, dict[str, tuple[int, ...]]]] = {}
 
+    def open(self) -> None:
+        """Take the lock on the state again after :meth:`close`; what is kept warm stays.
+
+        Raises:
+            ConfigError, PrivacyError: as at the first time.
+        """
+        if self._lock < 0:
+            self._lock = _claim(self.config.state)
+            try:
+                _pin_split(self.config)
+            except BaseException:
+                self.close()
+                raise
+
     def close(self) -> None:
         """Let go of the lock on the state (the end of the process does so, too)."""
         if self._lock >= 0:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from flwr.app import Context, RecordDict
 from safetensors.numpy import save_file
 
-from server.app import app
-from shared_model.errors import ConfigError, QuorumError
+from server.app import _initial, app
+from shared_model.errors import ConfigError, QuorumError, WeightsError
+from shared_model.messages import weights_sha256
+from shared_model.protocol import Protocol
+from shared_model.weights import public_weights
 from tests import fake_grid as fake
 
 
@@ -42,3 +46,31 @@ def test_a_study_without_quorum_is_a_failed_run(tmp_path: Path) -> None:
 def test_incomplete_run_configuration_is_refused(given: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"run-dir .absolute path. and patience-seconds"):
         app(fake.FakeGrid([]), context(**given))
+
+
+def test_a_file_named_stop_stops_the_study(tmp_path: Path) -> None:
+    protocol = lay_out(tmp_path)
+    (tmp_path / "stop").touch()
+    with pytest.raises(QuorumError, match="the study is STOPPED"):
+        app(fake.make_grid(protocol), context(run_dir=str(tmp_path), patience_seconds=0.0))
+    assert not (tmp_path / "stop").exists()
+    app(fake.make_grid(protocol), context(run_dir=str(tmp_path), patience_seconds=0.0))
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "COMPLETE"
+
+
+def test_other_initial_weights_than_the_protocol_names_are_refused(tmp_path: Path) -> None:
+    protocol = lay_out(tmp_path)
+    save_file(fake.initial_weights(seed=1), tmp_path / "initial.safetensors")
+    with pytest.raises(WeightsError, match="not those that the protocol names"):
+        app(fake.make_grid(protocol), context(run_dir=str(tmp_path), patience_seconds=0.0))
+
+
+def test_initial_weights_may_be_the_package_s_public_ones(tmp_path: Path) -> None:
+    arrays, info = public_weights("tiny")
+    terms = {"sha256": info.sha256, "origin": "public", "recipe": info.recipe}
+    values = fake.make_protocol().model_dump(mode="json") | {"initial_weights": terms}
+    found = _initial(tmp_path, Protocol.create(values))
+    assert weights_sha256(found) == weights_sha256(arrays) == info.sha256
+    (tmp_path / "protocol.json").write_text(fake.make_protocol().to_json())
+    with pytest.raises(WeightsError, match="no public weights of this release have that hash"):
+        app(fake.FakeGrid([]), context(run_dir=str(tmp_path), patience_seconds=0.0))
