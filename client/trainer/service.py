@@ -10,6 +10,7 @@ from pathlib import Path
 
 from client.trainer.config import SiteConfig
 from client.trainer.evaluate import answer_evaluate
+from client.trainer.models import WarmModels
 from client.trainer.site import Site, release
 from client.trainer.train import answer_train
 from shared_model.errors import MammoFedError, MessageError, TrainerError
@@ -37,13 +38,14 @@ class TrainerService:
     Args:
         config: the site's own settings.
         compute: held during training and evaluation; share one among all services of a process.
+        models: built models; share them among services that share `compute`, and only those. None: its own.
 
     Raises:
         MammoFedError: the site cannot be opened (see :class:`client.trainer.site.Site`).
     """
 
-    def __init__(self, config: SiteConfig, *, compute: threading.Lock) -> None:
-        self._site, self._compute = Site(config), compute
+    def __init__(self, config: SiteConfig, *, compute: threading.Lock, models: WarmModels | None = None) -> None:
+        self._site, self._compute = Site(config, WarmModels() if models is None else models), compute
 
     @property
     def device(self) -> str:

@@ -16,6 +16,7 @@ from flwr.app import Context, Message
 
 from client.app import SITE_KEY, content_of, frame_of
 from client.trainer.config import SiteConfig
+from client.trainer.models import WarmModels
 from client.trainer.service import TrainerService
 from shared_model.errors import ConfigError, MammoFedError
 from shared_model.messages import ErrorReply, Frame, decode, encode
@@ -58,8 +59,8 @@ class TrainerLibrary:
         names = [config.site for config in configs]
         if not names or len(set(names)) != len(names):
             raise ConfigError("a study needs each site exactly once", found=names)
-        lock = threading.Lock()
-        self._services = {config.site: TrainerService(config, compute=lock) for config in configs}
+        lock, models = threading.Lock(), WarmModels()
+        self._services = {c.site: TrainerService(c, compute=lock, models=models) for c in configs}
         self.trainers = (Lane(),)
         self.nodes: Mapping[int, str] = dict(enumerate(in_order(configs), start=1))
 
