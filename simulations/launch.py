@@ -31,7 +31,7 @@ from server.rounds.summary import write_summary
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import Contract, load_contract
 from shared_model.errors import ConfigError, QuorumError, StorageError
-from shared_model.imaging import PipelineConfig
+from shared_model.imaging import FilmPool, PipelineConfig
 from shared_model.protocol import Protocol
 from shared_model.weights import public_weights
 from simulations.deltas import write_other_deltas
@@ -152,7 +152,8 @@ def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view:
     cohorts = {name: folder / name for name in sources}
     missing = {name: source for name, source in sources.items() if not (cohorts[name] / "cohort.json").exists()}
     if missing:
-        with view.stage("Prepare cohorts (check, pseudonymise, decode once)", None) as advance:
+        stage = view.stage("Prepare cohorts (check, pseudonymise, decode once)", None)
+        with stage as advance, FilmPool(pipeline, workers=workers) as films:  # one pool: it takes a second to start
             done = 0
             for name, source in missing.items():
                 base = done
@@ -162,7 +163,7 @@ def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view:
 
                 report = prepare_site(
                     source=source, destination=cohorts[name], contract=contract, pipeline=pipeline, site=name,
-                    key=importer_key(config["seed"], name), workers=workers, progress=progress,
+                    key=importer_key(config["seed"], name), workers=workers, progress=progress, pool=films,
                 )  # fmt: skip
                 done += report.films
     return cohorts
