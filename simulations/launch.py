@@ -56,7 +56,7 @@ def launch(config: DictConfig, run_dir: Path) -> int:
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     settings: Config = {str(k): v for k, v in values.items()}
-    _check(settings)
+    check(settings)
     with _in_words(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         with _lock(run_dir):
@@ -94,7 +94,12 @@ def _read_settings(path: Path) -> Config:
     return settings
 
 
-def _check(config: Config) -> None:
+def check(config: Config) -> None:
+    """Refuse what cannot run, before anything is made.
+
+    Raises:
+        ConfigError, WeightsError: naming the setting.
+    """
     if config["engine"]["kind"] != "local":
         raise ConfigError("engine: unknown choice", found=config["engine"]["kind"], expected="local")
     for key in ("sites", "patients", "held_out", "rounds"):
@@ -113,14 +118,14 @@ def _run(config: Config, run_dir: Path) -> int:
     imaging = config["imaging"]
     pipeline = PipelineConfig(**{**imaging, "percentiles": tuple(imaging["percentiles"])})
     with LiveView(run_dir) as view:
-        with _one_child() as child:
+        with one_child() as child:
             initial_file = run_dir / "initial.safetensors"
             pending: Future[tuple[float, dict[str, str]]] | None = None
             if not (run_dir / "protocol.json").exists():  # calibration and model need a core while films are made
                 pending = child.submit(calibrate_and_initialise, config, contract.n_features, initial_file)
             cohorts = _cohorts(config, contract, pipeline, view)
             protocol = _protocol(config, run_dir, contract, pipeline, cohorts, pending)
-        site_files = _install_sites(config, run_dir, protocol, cohorts)
+        site_files = install_sites(config, run_dir, protocol, cohorts)
         stop = threading.Event()
         with stop_on_interrupt(stop, view), _trainers(config, run_dir, site_files, view) as grid:
             outcome = run_study(
@@ -148,7 +153,7 @@ def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view:
     with view.stage("Generate synthetic hospitals (DICOM films and tables)", None) as advance:
         sources = generate(population, cache / "populations", workers=workers, progress=advance)
     recipe = next(iter(sources.values())).parent.name
-    folder = cache / "cohorts" / f"{recipe}-{pipeline.sha256[:12]}-{contract.sha256[:12]}"
+    folder = cohort_folder(cache, recipe, pipeline, contract)
     cohorts = {name: folder / name for name in sources}
     missing = {name: source for name, source in sources.items() if not (cohorts[name] / "cohort.json").exists()}
     if missing:
@@ -169,6 +174,11 @@ def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view:
     return cohorts
 
 
+def cohort_folder(cache: Path, recipe: str, pipeline: PipelineConfig, contract: Contract) -> Path:
+    """Where the prepared cohorts of a population lie. recipe: first 16 letters of its hash."""
+    return cache / "cohorts" / f"{recipe}-{pipeline.sha256[:12]}-{contract.sha256[:12]}"
+
+
 def _protocol(
     config: Config,
     run_dir: Path,
@@ -183,7 +193,7 @@ def _protocol(
         return Protocol.read(path)
     sigma, initial_weights = pending.result()
     patients = {
-        name: len(split_indices(Cohort.open(folder), **_split(config, name))["train"])
+        name: len(split_indices(Cohort.open(folder), **split_terms(config, name))["train"])
         for name, folder in cohorts.items() if name != HELD_OUT
     }  # fmt: skip
     protocol = build_protocol(
@@ -195,7 +205,7 @@ def _protocol(
     return protocol
 
 
-def _split(config: Config, name: str) -> dict[str, Any]:
+def split_terms(config: Config, name: str) -> dict[str, Any]:
     """Salt and fractions of a party's patient-wise split."""
     if name == HELD_OUT:
         share = float(config["cohort"]["selection_fraction"])
@@ -206,7 +216,7 @@ def _split(config: Config, name: str) -> dict[str, Any]:
     return {"salt": f"{config['name']}-{config['seed']}", "fractions": fractions}
 
 
-def _install_sites(config: Config, run_dir: Path, protocol: Protocol, cohorts: dict[str, Path]) -> list[Path]:
+def install_sites(config: Config, run_dir: Path, protocol: Protocol, cohorts: dict[str, Path]) -> list[Path]:
     """Lay out each party's trainer as a hospital would have it: site.json, state, approved protocols. Sites by name,
     the evaluator last."""
     files = []
@@ -219,7 +229,7 @@ def _install_sites(config: Config, run_dir: Path, protocol: Protocol, cohorts: d
         site = SiteConfig(
             site=party, role="evaluator" if name == HELD_OUT else "site", cohort=cohorts[name].resolve(),
             state=(home / "state").resolve(), protocols=(home / "protocols").resolve(),
-            device=config["engine"]["device"], **_split(config, name),
+            device=config["engine"]["device"], **split_terms(config, name),
         )  # fmt: skip
         path = home / "site.json"
         _write(path, site.to_json())
@@ -244,7 +254,7 @@ def _trainers(config: Config, run_dir: Path, site_files: list[Path], view: LiveV
 
 
 @contextlib.contextmanager
-def _one_child() -> Iterator[ProcessPoolExecutor]:
+def one_child() -> Iterator[ProcessPoolExecutor]:
     """A child process for the work that needs torch."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         yield executor
