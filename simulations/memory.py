@@ -39,7 +39,7 @@ class MemoryWatch:
         every_s: seconds between samples; a peak that is shorter may be missed.
     """
 
-    def __init__(self, *, every_s: float = 0.2) -> None:
+    def __init__(self, *, every_s: float = 0.5) -> None:
         self.peak, self.own = Pss(0, 0), dict[int, int]()
         self.samples: list[tuple[str, Pss]] = []
         self._every_s, self._over, self._lock = every_s, threading.Event(), threading.Lock()
