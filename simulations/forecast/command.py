@@ -122,6 +122,8 @@ def forecast_of(config: Config) -> Forecast:
     protocol, patients = found.protocol, place.patients
     films_made, cohorts_ready = in_cache(place)
     traffic = reckon.traffic(protocol, found.measured, released=len(patients))
+    rounds = reckon.round_seconds(protocol, found.measured, patients, processes=place.lanes,
+                                  epsilon_s=found.spending.seconds)  # fmt: skip
     return Forecast(
         study=protocol.study, sites=len(patients), sites_per_round=protocol.federation.sites_per_round,
         women=sum(party.women for party in place.parties.values()), films=place.films,
@@ -132,7 +134,8 @@ def forecast_of(config: Config) -> Forecast:
         sigma=found.calibration.sigma, delta=protocol.privacy.delta, budget=protocol.privacy.epsilon,
         epsilon=found.spending.curve, other_deltas=found.spending.other_deltas,
         metrics_epsilon=found.spending.metrics, parameters=found.weights_bytes // 4, weights_bytes=found.weights_bytes,
-        traffic=traffic, stages=stages(place, found, films_made=films_made, cohorts_ready=cohorts_ready),
+        traffic=traffic, longest_round_s=max(rounds), deadline_s=protocol.federation.deadline_s,
+        stages=stages(place, found, training=sum(rounds), films_made=films_made, cohorts_ready=cohorts_ready),
         memory=reckon.memory(protocol, found.measured, patients, processes=place.processes, films=place.films,
                              weights=found.weights_bytes, preparing=0 if cohorts_ready else found.prepared.peak_bytes),
         disk=reckon.disk(protocol, found.measured, films=place.films, film_bytes=found.prepared.film_bytes,
@@ -178,14 +181,14 @@ def in_cache(place: Place) -> tuple[bool, bool]:
     return made, made and all((folder / name / "cohort.json").exists() for name in place.parties)
 
 
-def stages(place: Place, found: Findings, *, films_made: bool, cohorts_ready: bool) -> tuple[Stage, ...]:
+def stages(
+    place: Place, found: Findings, *, training: float, films_made: bool, cohorts_ready: bool
+) -> tuple[Stage, ...]:
     """Seconds of each stage of a run, in order."""
     prepared, protocol, spending = found.prepared, found.protocol, found.spending
     generation = 0.0 if films_made else prepared.generate_start_s + place.films * prepared.generate_film_s
     preparation = prepared.prepare_start_s + len(place.parties) * prepared.prepare_site_s
     preparation = 0.0 if cohorts_ready else preparation + place.films * prepared.prepare_film_s
-    training = reckon.training_seconds(protocol, found.measured, place.patients, processes=place.lanes,
-                                       epsilon_s=spending.seconds)  # fmt: skip
     judging, ending = reckon.judging_seconds(protocol, found.measured, place.parties, processes=place.lanes)
     ending += found.ran.report_s
     if spending.other_deltas:  # a child of its own, as for the calibration

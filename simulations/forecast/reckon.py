@@ -74,12 +74,12 @@ def judged(protocol: Protocol, *, released: int) -> dict[str, int]:
     return {"initial": 1, "selection": len(rounds), "test_initial": 1, "test": 1, "site": sites}
 
 
-def training_seconds(protocol: Protocol, measured: Measured, patients: Mapping[str, int], *, processes: int,
-                     epsilon_s: float) -> float:  # fmt: skip
-    """All rounds, without evaluation: the busiest process of each, and what the loop adds for each site asked."""
+def round_seconds(protocol: Protocol, measured: Measured, patients: Mapping[str, int], *, processes: int,
+                  epsilon_s: float) -> list[float]:  # fmt: skip
+    """Each round, without evaluation: its busiest process, and what the loop adds for each site asked."""
     asked = protocol.federation.sites_per_round / len(protocol.federation.sites)
     lanes = share(patients, processes)
-    total, before = measured.first_wait_s, None
+    seconds, before = list[float](), None
     for number in range(1, protocol.rounds + 1):
         phase, cost = protocol.training.phase(number), _cost(protocol, measured, number)
         steps = protocol.training.steps_per_round / measured.steps
@@ -90,9 +90,10 @@ def training_seconds(protocol: Protocol, measured: Measured, patients: Mapping[s
                 for site in lane)
             for lane in lanes
         )  # fmt: skip
-        total += asked * busiest + epsilon_s + measured.loop_site_s * protocol.federation.sites_per_round
+        seconds.append(asked * busiest + epsilon_s + measured.loop_site_s * protocol.federation.sites_per_round)
         before = phase
-    return total
+    seconds[0] += measured.first_wait_s
+    return seconds
 
 
 def judging_seconds(protocol: Protocol, measured: Measured, parties: Mapping[str, Party], *, processes: int) -> tuple[

@@ -28,7 +28,8 @@ class Forecast:
     """What a study will take. Exact: women, films (`exact`), patients, rounds, epsilon, tensors; estimated: the rest.
 
     train: training women by site, before rounding. epsilon: (round, epsilon after it) of a training woman whose site
-    takes part in every round. metrics_epsilon: of the sites' own test women, who are others. measured_s: seconds that
+    takes part in every round. metrics_epsilon: of the sites' own test women, who are others. longest_round_s: to be
+    held against the protocol's deadline_s, at which a site that has not answered is late. measured_s: seconds that
     this forecast took.
     """
 
@@ -54,6 +55,8 @@ class Forecast:
     parameters: int
     weights_bytes: int
     traffic: Traffic
+    longest_round_s: float
+    deadline_s: float
     stages: tuple[Stage, ...]
     memory: Memory
     disk: Disk
@@ -75,13 +78,22 @@ def draw(forecast: Forecast) -> RenderableType:
     )  # fmt: skip
     note = Text(f"Times, memory and disk are estimates from a miniature of this very study on this machine "
                 f"({seconds_in_words(forecast.measured_s)}), as busy as it was meanwhile.", style="dim")  # fmt: skip
-    return Group(head, _study(forecast), *_privacy(forecast), _stages(forecast), _needs(forecast), note)
+    return Group(head, *_warnings(forecast), _study(forecast), *_privacy(forecast), _stages(forecast), _needs(forecast),
+                 note)  # fmt: skip
+
+
+def _warnings(forecast: Forecast) -> list[RenderableType]:
+    if 2 * forecast.longest_round_s < forecast.deadline_s:
+        return []
+    longest, deadline = seconds_in_words(forecast.longest_round_s), seconds_in_words(forecast.deadline_s)
+    return [Text(f"! The longest round is estimated at {longest}, and sites that have not answered after {deadline} "
+                 "are late: raise strategy.deadline_s, or use fewer steps or sites_per_round", style="yellow")]
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
+    table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
     for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index in (0, len(columns) - 1) else "right", no_wrap=index == 0)
+        table.add_column(name, justify="right" if name in ("Time", "Epsilon") else "left", no_wrap=index == 0)
     return table
 
 
@@ -104,14 +116,15 @@ def _study(forecast: Forecast) -> Table:
 def _privacy(forecast: Forecast) -> list[RenderableType]:
     if forecast.privacy == "none":
         return [Text("Privacy: none beyond keeping the data at the site; epsilon is not bounded\n", style="yellow")]
-    table = _table(f"Epsilon for each patient (delta {forecast.delta:g}, noise multiplier {forecast.sigma:g}, budget "
-                   f"{forecast.budget:g})", "After round", "Epsilon")  # fmt: skip
+    title = Text(f"Epsilon for each patient (delta {forecast.delta:g}, noise multiplier {forecast.sigma:g}, budget "
+                 f"{forecast.budget:g})", style="italic")  # fmt: skip
+    table = _table("", "After round", "Epsilon")
     for number, epsilon in forecast.epsilon:
         table.add_row(f"{number}", f"{epsilon:.2f}")
     words = [f"{epsilon:.2f} at delta {delta}" for delta, epsilon in forecast.other_deltas.items()]
     further = f"At the end the same as {', '.join(words)}. " if words else ""
     own = f"A site's own test women: {forecast.metrics_epsilon:.2f}, once." if forecast.metrics_epsilon else ""
-    return [table, Text(further + own, style="dim")]
+    return [title, table, Text(further + own + "\n", style="dim")]
 
 
 def _stages(forecast: Forecast) -> Table:

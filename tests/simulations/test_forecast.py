@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from client.trainer.site import KEPT_REPLIES
 from client.training.local import LOAD_BYTES
@@ -18,6 +20,7 @@ from shared_model.protocol import Protocol
 from simulations.forecast import child, miniature, reckon
 from simulations.forecast.command import compose
 from simulations.forecast.measured import Measured, PhaseCost
+from simulations.forecast.show import Forecast, Stage, draw
 from simulations.forecast.sizes import Party, count, population_of, training_patients
 from simulations.launch import HELD_OUT, split_terms
 from simulations.plan import build_protocol
@@ -52,6 +55,11 @@ def measured(*phases: PhaseCost, **changes: Any) -> Measured:
                       "site": (1000, 90)},
     )  # fmt: skip
     return dataclasses.replace(plain, **changes)
+
+
+def total(*arguments: Any, **settings: Any) -> float:
+    """Seconds of all rounds."""
+    return sum(reckon.round_seconds(*arguments, **settings))
 
 
 def test_women_films_and_splits_are_counted_as_the_importer_finds_them(tmp_path: Path) -> None:
@@ -108,23 +116,23 @@ def test_seconds_of_rounds_are_those_of_the_busiest_process() -> None:
     costs = measured(cost("image", request_s=1.0), cost("fusion", woman_s=0.1))
     # processes: {1} and {2, 3}; twice the miniature's steps. image: 2 requests of 2 s; fusion: 60 women at q 0.5
     expected = 2 * (2 * 2 * 1.0) + 3 * (2 * 0.1 * 0.5 * 60)
-    assert reckon.training_seconds(frozen, costs, PATIENTS, processes=2, epsilon_s=0.0) == pytest.approx(expected)
+    assert total(frozen, costs, PATIENTS, processes=2, epsilon_s=0.0) == pytest.approx(expected)
     further = dataclasses.replace(costs, loop_site_s=0.01, first_wait_s=4.0)
-    more = reckon.training_seconds(frozen, further, PATIENTS, processes=2, epsilon_s=0.5)
+    more = total(frozen, further, PATIENTS, processes=2, epsilon_s=0.5)
     assert more - expected == pytest.approx(5 * 3 * 0.01 + 4.0 + 5 * 0.5)
 
 
 def test_what_only_the_first_round_of_a_phase_does_is_counted_once_a_phase() -> None:
     frozen = protocol("rounds=5")
     costs = measured(cost("image", first_request_s=1.0), cost("fusion", first_woman_s=0.1))
-    assert reckon.training_seconds(frozen, costs, PATIENTS, processes=1, epsilon_s=0.0) == pytest.approx(3 + 10.0)
+    assert total(frozen, costs, PATIENTS, processes=1, epsilon_s=0.0) == pytest.approx(3 + 10.0)
 
 
 def test_sampled_sites_cost_their_share() -> None:
     frozen = protocol("rounds=2", "+sites_per_round=null", "strategy.sites_per_round=1")
     costs = measured(cost("image", woman_s=1.0), cost("fusion", woman_s=1.0))
     whole = protocol("rounds=2")
-    one, three = (reckon.training_seconds(p, costs, PATIENTS, processes=1, epsilon_s=0.0) for p in (frozen, whole))
+    one, three = (total(p, costs, PATIENTS, processes=1, epsilon_s=0.0) for p in (frozen, whole))
     assert one == pytest.approx(three / 3)
     assert reckon.traffic(frozen, costs, released=3).down < reckon.traffic(whole, costs, released=3).down
 
@@ -178,6 +186,42 @@ def test_epsilon_of_a_plan_is_what_a_ledger_adds_up_to() -> None:
         assert epsilon == account.epsilon(delta=1e-5)
     assert set(found.other_deltas) == {"0.0001"} and 0 < found.other_deltas["0.0001"] < found.curve[-1][1]
     assert child.spend(protocol(), [3], [1e-4]).curve == ()
+
+
+def forecast(**changes: Any) -> Forecast:
+    values: dict[str, Any] = {
+        "study": "big", "sites": 3, "sites_per_round": 3, "women": 240, "films": 911, "exact": True, "train": PATIENTS,
+        "selection": 30, "test": 60, "rounds": 12, "steps_per_round": 8, "phases": (("fusion", 12),),
+        "privacy": "patient", "sigma": 1.5, "delta": 1e-5, "budget": 8.0, "epsilon": ((6, 5.5), (12, 7.999)),
+        "other_deltas": {"0.0001": 6.6}, "metrics_epsilon": 4.39, "parameters": 108_551, "weights_bytes": 434_204,
+        "traffic": reckon.Traffic(site_round_down=441_200, site_round_up=441_400, down=16_000_000, up=15_900_000),
+        "longest_round_s": 3.0, "deadline_s": 600.0,
+        "stages": (Stage("Train", 100.0, "12 rounds"), Stage("Rest", 25.0)),
+        "memory": reckon.Memory(preparing=300_000_000, running=900_000_000, mapped=34_000_000),
+        "disk": reckon.Disk(films=34_000_000, cohorts=34_300_000, run=6_000_000), "measured_s": 20.0,
+    }  # fmt: skip
+    return Forecast(**(values | changes))
+
+
+def text_of(forecast: Forecast, *, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, record=True)
+    console.print(draw(forecast))
+    return console.export_text()
+
+
+def test_what_is_printed_says_what_is_an_estimate() -> None:
+    text = text_of(forecast())
+    for words in ("about 2 min 05 s, 900.0 MB of memory, 31.9 MB between", "epsilon 8.00 for each patient", "(counted)",
+                  "6.60 at delta 0.0001", "estimates from a miniature", "30 to 40 training women"):  # fmt: skip
+        assert words in " ".join(text.split()), words
+    assert "late" not in text
+    assert "not all were drawn" in text_of(forecast(exact=False))
+    assert max(len(line) for line in text_of(forecast(), width=70).splitlines()) <= 70
+
+
+def test_without_privacy_no_epsilon_is_promised_and_a_round_near_its_deadline_is_told() -> None:
+    text = text_of(forecast(privacy="none", epsilon=(), longest_round_s=400.0))
+    assert "epsilon is not bounded" in text and "raise strategy.deadline_s" in text
 
 
 @pytest.mark.parametrize("patient_s,steps", [(1e-4, 8), (0.05, 2), (100.0, 1)])
