@@ -9,7 +9,6 @@ gives `trainer-socket` and `site`.
 
 from __future__ import annotations
 
-import io
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from client.trainer.client import call
 from shared_model.errors import ConfigError, MammoFedError, MessageError, TrainerError
 from shared_model.messages import MAX_FRAME_BYTES, ErrorReply, Frame, decode, encode, parse_message
+from shared_model.npy import read_header
 
 MESSAGE, ARRAYS, JSON = "message", "arrays", "json"
 SOCKET_KEY, SITE_KEY = "trainer-socket", "site"
@@ -93,21 +93,16 @@ def _tensor(name: str, array: Array) -> NDArray[np.float32]:
     Flower's own `Array.numpy` lets `numpy.load` allocate what the header claims; here the claim is first compared with
     the bytes that are there. Format: numpy/lib/format.py, version 1.0, as `Array` writes it.
     """
-    stream = io.BytesIO(array.data)
     try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError("version")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    except (ValueError, EOFError, SyntaxError):
+        header = read_header(array.data)
+    except ValueError:
         raise MessageError(f"tensor {name[:80]} is damaged") from None
-    values = memoryview(array.data)[stream.tell() :]
-    count = 1
-    for size in shape:
-        count *= size
-    if dtype != np.dtype("<f4") or count * 4 != len(values):
-        raise MessageError(f"tensor {name[:80]} is damaged or of a wrong type", found=f"{dtype}, {len(values)} bytes",
-                           expected=f"float32, {count * 4} bytes")  # fmt: skip
-    return np.frombuffer(values, dtype="<f4").reshape(shape, order="F" if fortran else "C")
+    values = memoryview(array.data)[header.offset :]
+    if header.dtype != np.dtype("<f4") or header.size * 4 != len(values):
+        found = f"{header.dtype}, {len(values)} bytes"
+        raise MessageError(f"tensor {name[:80]} is damaged or of a wrong type", found=found,
+                           expected=f"float32, {header.size * 4} bytes")  # fmt: skip
+    return np.frombuffer(values, dtype="<f4").reshape(header.shape, order="F" if header.fortran else "C")
 
 
 def _node(context: Context) -> tuple[Path, str]:

@@ -1,4 +1,4 @@
-"""`mammofed simulate`: hands every argument to Hydra untouched, except the words `resume`, `compare` and `bench`."""
+"""`mammofed simulate`: hands every argument to Hydra untouched, except `resume`, `plan`, `compare` and `bench`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class _HydraByDefault(click.Group):
     """A group whose own arguments are Hydra's; only its named sub-commands are click's."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Route `resume`, `compare` and `bench`; everything else (also --help, --multirun, --cfg) belongs to Hydra."""
+        """Route the named sub-commands; everything else (also --help, --multirun, --cfg) belongs to Hydra."""
         if args and args[0] in self.commands:
             return super().parse_args(ctx, args)
         return super().parse_args(ctx, ["run", *args])
@@ -76,6 +76,21 @@ def resume(run_dir: Path) -> None:
     from simulations.launch import resume as resume_run
 
     sys.exit(resume_run(run_dir))
+
+
+@simulate.command(context_settings={"ignore_unknown_options": True})
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write it here.")
+def plan(overrides: tuple[str, ...], json_path: Path | None) -> None:
+    """What a study will take in minutes, memory, bytes and epsilon, before it starts.
+
+    Takes the overrides that the study itself would take, and some twenty seconds to measure this machine.
+
+    Example:  mammofed simulate plan study=quick sites=8 rounds=30 --json plan.json
+    """
+    from simulations.forecast.command import plan as plan_study
+
+    plan_study(overrides, json_path=json_path)
 
 
 @simulate.command()

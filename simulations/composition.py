@@ -19,3 +19,11 @@ def compose_config(overrides: Sequence[str]) -> dict[str, Any]:
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def study_name(overrides: Sequence[str]) -> str:
+    """The name that a run takes from its choice of the group `study`, as `hydra.runtime.choices` gives it."""
+    GlobalHydra.instance().clear()
+    with initialize_config_module(config_module="configs", version_base="1.3"):
+        config = compose("config", overrides=[*overrides, "name=unnamed"], return_hydra_config=True)
+    return str(config.hydra.runtime.choices["study"])

@@ -29,7 +29,7 @@ from server.rounds.summary import write_summary
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import Contract, load_contract
 from shared_model.errors import ConfigError, QuorumError, StorageError
-from shared_model.imaging import PipelineConfig
+from shared_model.imaging import FilmPool, PipelineConfig
 from shared_model.protocol import Protocol
 from shared_model.weights import public_weights
 from simulations.baselines.study import run_comparison, wanted
@@ -60,7 +60,7 @@ def launch(config: DictConfig, run_dir: Path, *, overrides: Sequence[str] = ()) 
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     settings: Config = {**{str(k): v for k, v in values.items()}, "overrides": list(overrides)}
-    _check(settings)
+    check(settings)
     with _in_words(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         with _lock(run_dir):
@@ -100,7 +100,12 @@ def _read_settings(path: Path) -> Config:
     return settings
 
 
-def _check(config: Config) -> None:
+def check(config: Config) -> None:
+    """Refuse what cannot run, before anything is made.
+
+    Raises:
+        ConfigError, WeightsError: naming the setting.
+    """
     if config["engine"]["kind"] not in ENGINES:
         raise ConfigError("engine: unknown choice", found=config["engine"]["kind"], expected=" | ".join(ENGINES))
     if config["engine"]["kind"] == "flower":
@@ -134,7 +139,7 @@ def _run(config: Config, run_dir: Path) -> int:
 
 def prepare_alone(settings: Config, run_dir: Path, view: LiveView) -> None:
     """Make the run directory of a study that Flower itself has started (`flwr run .`); it is run there, not here."""
-    _check(settings)
+    check(settings)
     run_dir.mkdir(parents=True, exist_ok=True)
     write_small(run_dir / "launch.json", json.dumps(settings, indent=2) + "\n")
     view.note(f"Run directory  {run_dir}")
@@ -149,7 +154,7 @@ def prepare(config: Config, run_dir: Path, view: LiveView) -> list[Path]:
     """
     contract = load_contract()
     pipeline = pipeline_of(config)
-    with _one_child() as child:
+    with one_child() as child:
         pending: Future[tuple[tuple[float, ...], dict[str, str]]] | None = None
         if not (run_dir / "protocol.json").exists():  # calibration and model need a core while films are made
             pending = child.submit(calibrate_and_initialise, config, contract.n_features, run_dir / INITIAL)
@@ -194,11 +199,14 @@ def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view:
     with view.stage(STAGES[config["cohort"]["kind"]], None) as advance:
         folders = sources(config, cache, pipeline=pipeline, workers=workers, progress=advance)
     recipe = next(iter(folders.values())).parent.name
-    folder = cache / "cohorts" / f"{recipe}-{pipeline.sha256[:12]}-{contract.sha256[:12]}"
+    folder = cohort_folder(cache, recipe, pipeline, contract)
     cohorts = {name: folder / name for name in folders}
     missing = {name: source for name, source in folders.items() if not (cohorts[name] / "cohort.json").exists()}
     if missing:
-        with view.stage("Prepare cohorts (check, pseudonymise, decode once)", None) as advance:
+        stage = view.stage("Prepare cohorts (check, pseudonymise, decode once)", None)
+        with stage as advance, FilmPool(
+            pipeline, workers=workers, declared_spacing_mm=declared
+        ) as films:  # one pool: it takes a second to start
             done = 0
             for name, source in missing.items():
                 base = done
@@ -208,11 +216,16 @@ def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view:
 
                 report = prepare_site(
                     source=source, destination=cohorts[name], contract=contract, pipeline=pipeline, site=name,
-                    key=importer_key(config["seed"], name), workers=workers, progress=progress,
+                    key=importer_key(config["seed"], name), workers=workers, progress=progress, pool=films,
                     declared_spacing_mm=declared,
                 )  # fmt: skip
                 done += report.films
     return cohorts
+
+
+def cohort_folder(cache: Path, recipe: str, pipeline: PipelineConfig, contract: Contract) -> Path:
+    """Where the prepared cohorts of a population lie. recipe: first 16 letters of its hash."""
+    return cache / "cohorts" / f"{recipe}-{pipeline.sha256[:12]}-{contract.sha256[:12]}"
 
 
 def _protocol(
@@ -259,7 +272,7 @@ def _trainers(config: Config, run_dir: Path, site_files: list[Path], view: LiveV
 
 
 @contextlib.contextmanager
-def _one_child() -> Iterator[ProcessPoolExecutor]:
+def one_child() -> Iterator[ProcessPoolExecutor]:
     """A child process for the work that needs torch."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         yield executor

@@ -28,7 +28,7 @@ from rich.text import Text
 from server.rounds.events import Event
 from shared_model.protocol import Protocol
 from simulations.engine import GridEvent
-from simulations.live_state import SiteRow, StudyState
+from simulations.live_state import SHOWN_SITES, SiteRow, StudyState, notable
 from simulations.tables import final_tables
 from simulations.words import bytes_in_words, seconds_in_words, sparkline
 
@@ -43,6 +43,7 @@ STATE_STYLES = {
     "refused": "bold red", "failed": "bold red", "absent": "bold red",
 }  # fmt: skip
 SEVERITY_STYLES = {"info": "", "warning": "yellow", "error": "bold red"}
+SITE_KINDS = ("site_present", "site_replied", "site_evaluated")  # a line each, while the sites are few
 LOUD_KINDS = ("alarm", "attempt_failed")  # kept above the live view, so that they do not scroll out of it
 
 Advance = Callable[[int, int | None], None]  # (units done so far, units in all or None when unknown)
@@ -161,9 +162,11 @@ class LiveView:
                 self._study_began = self._clock()
             self._state.apply(event)
             line = event_line(event, private=self._state.private)
+            many = len(self._state.sites) > SHOWN_SITES
         # Never printed under our lock: the refresh thread holds rich's lock while it draws and then wants ours.
         if not self._drawn:
-            if event.kind != "site_started":  # all sites of a round start at once, and its opening names them
+            usual = event.severity == "info" and many and event.kind in SITE_KINDS
+            if not usual and event.kind != "site_started":  # all sites start at once, and the round's opening says so
                 self._line(line)
         elif event.kind in LOUD_KINDS:
             self._console.print(Text(f"! {line}", style=SEVERITY_STYLES.get(event.severity, "yellow")))
@@ -237,7 +240,7 @@ def _rounds_bar(state: StudyState) -> RenderableType:
     return Text.assemble(("━" * filled, "blue"), ("━" * (ROUNDS_BAR - filled), "grey30"))
 
 
-def _site_table(state: StudyState, *, narrow: bool) -> Table:
+def _site_table(state: StudyState, *, narrow: bool) -> RenderableType:
     table = Table(box=None, expand=True, pad_edge=False, header_style="dim")
     table.add_column("Site", no_wrap=True)
     if not narrow:
@@ -249,8 +252,12 @@ def _site_table(state: StudyState, *, narrow: bool) -> Table:
     table.add_column("Seconds", justify="right")
     if not narrow:
         table.add_column("Sent / received", justify="right", no_wrap=True)
-    for row in state.sites.values():
+    rows, others = notable(state.sites.values())
+    for row in rows:
         table.add_row(*_site_cells(row, private=state.private, narrow=narrow))
+    if others:
+        words = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in others.items())
+        return Group(table, Text(f"and {sum(others.values())} others: {words}", style="dim"))
     return table
 
 

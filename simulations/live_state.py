@@ -6,14 +6,16 @@ A function that decides does no I/O: `StudyState.apply` takes one event and chan
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from server.rounds.events import Event
 from shared_model.protocol import Protocol
 
 RECENT_EVENTS = 5
+SHOWN_SITES = 16  # lines for sites: with the rest of the view they fit a terminal of 30 lines
+TROUBLE = ("refused", "failed", "absent", "late", "abstained")  # states of sites that are shown whatever their number
 # Ordinary events that other parts of the view show already; a warning of any kind is never quiet.
 QUIET_KINDS = (
     "site_present", "site_started", "site_replied", "site_evaluated", "round_opened", "checkpoint_written",
@@ -148,6 +150,20 @@ class StudyState:
         values = [number(event.data, f"auc_{name}") for name in ("fused", "image", "clinical")]
         fused, image, clinical = (math.nan if value is None else value for value in values)
         self.selection.append(SelectionPoint(event.round, fused, image, clinical))
+
+
+def notable(rows: Iterable[SiteRow], *, most: int = SHOWN_SITES) -> tuple[list[SiteRow], dict[str, int]]:
+    """The rows to show, in the order given, and how many others are in which state.
+
+    Of more than `most` sites those in trouble come first, then those that are training, then the first ones.
+    """
+    everybody = list(rows)
+    if len(everybody) <= most:
+        return everybody, {}
+    rank = {**dict.fromkeys(TROUBLE, 0), "training": 1}
+    chosen = sorted(range(len(everybody)), key=lambda i: (rank.get(everybody[i].state, 2), i))[: most - 1]
+    others = Counter(row.state for i, row in enumerate(everybody) if i not in set(chosen))
+    return [everybody[i] for i in sorted(chosen)], dict(sorted(others.items()))
 
 
 def number(data: Mapping[str, float | str], name: str) -> float | None:

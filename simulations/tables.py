@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from rich.text import Text
 
 from server.reporting.answer import answer, model_rows, unheard_sites
 from server.reporting.facts import mapping, read_other_deltas
-from shared_model.protocol import Protocol
+from shared_model.protocol import Protocol, SiteTerms
 from simulations.words import bytes_in_words, seconds_in_words
 
 STATUS_STYLES = {"COMPLETE": "bold green", "INCOMPLETE": "bold red", "STOPPED": "bold yellow"}
+SHOWN_SITES = 20  # lines of the table of sites; all stand in the report
 OUTCOMES = ("contributed", "abstained", "late", "refused", "failed", "not_sampled")
 
 
@@ -68,14 +69,16 @@ def _site_table(summary: Mapping[str, Any], protocol: Protocol) -> Table:
         name for name in OUTCOMES if name == "contributed" or any(mapping(p).get(name) for p in participation.values())
     ]
     unheard = unheard_sites(summary)
-    table = Table(title="Sites", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    many = len(protocol.federation.sites)
+    title = "Sites" if many <= SHOWN_SITES else f"Sites: the {SHOWN_SITES} of {many} that contributed least"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("Site", no_wrap=True)
     table.add_column("Patients", justify="right")
     for name in shown:
         table.add_column(name.replace("_", " ").capitalize(), justify="right")
     if protocol.private:
         table.add_column(f"Epsilon of budget (delta {protocol.privacy.delta:g})", justify="right")
-    for site in sorted(protocol.federation.sites, key=lambda site: site.name):
+    for site in _least_present(protocol.federation.sites, participation):
         counts, spent = mapping(participation.get(site.name)), mapping(privacy.get(site.name))
         cells = [site.name, f"{site.patients:,}", *(str(counts.get(name, 0)) for name in shown)]
         if protocol.private:
@@ -85,6 +88,12 @@ def _site_table(summary: Mapping[str, Any], protocol: Protocol) -> Table:
             cells.append(told if epsilon is None else f"{least}{epsilon:.2f} of {spent['budget']:.2f}")
         table.add_row(*cells)
     return table
+
+
+def _least_present(sites: Sequence[SiteTerms], participation: Mapping[str, Any]) -> list[SiteTerms]:
+    """All sites, or of many those that contributed least, in name order."""
+    least = sorted(sites, key=lambda s: (mapping(participation.get(s.name)).get("contributed", 0), s.name))
+    return sorted(least[:SHOWN_SITES], key=lambda site: site.name)
 
 
 def _deltas(run_dir: Path) -> list[RenderableType]:

@@ -92,7 +92,8 @@ def test_light_parts_do_not_name_torch() -> None:
 
 @pytest.mark.parametrize(
     "modules",
-    ["mammofed simulations.cli simulations.launch", "client.app client.trainer.client", "shared_model.contract",
+    ["mammofed simulations.cli simulations.launch simulations.forecast.command", "client.app client.trainer.client",
+     "shared_model.contract",
      "server.app server.rounds.loop server.rounds.summary server.reporting server.cli", "shared_model.imaging"],
 )  # fmt: skip
 def test_light_parts_do_not_load_torch_by_a_detour(modules: str) -> None:

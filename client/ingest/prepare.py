@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -71,6 +72,7 @@ def prepare_site(
     workers: int,
     progress: Progress | None = None,
     declared_spacing_mm: float | None = None,
+    pool: FilmPool | None = None,
 ) -> PreparationReport:
     """Check, pseudonymise and decode everything once.
 
@@ -80,6 +82,8 @@ def prepare_site(
         workers: processes that decode films.
         progress: called with (films dealt with, films found).
         declared_spacing_mm: the scanner's pixel spacing, for digitised films whose header has none.
+        pool: running workers of the same pipeline and spacing that the caller keeps for several sites; None: `workers`
+            processes of its own (starting them takes longer than the films of a small site).
 
     Raises:
         CohortError: the source is empty, no patient can be prepared, or the destination exists.
@@ -93,8 +97,12 @@ def prepare_site(
         destination, site=site, contract_sha256=contract.sha256, pipeline_sha256=pipeline.sha256,
         height=pipeline.height, width=pipeline.width, n_features=contract.n_features,
     )  # fmt: skip
-    with writer, FilmPool(pipeline, workers=workers, declared_spacing_mm=declared_spacing_mm) as pool:
-        _fill(run, writer, pool, progress or _silent)
+    running: AbstractContextManager[FilmPool] = (
+        FilmPool(pipeline, workers=workers, declared_spacing_mm=declared_spacing_mm)
+        if pool is None else nullcontext(pool)
+    )  # fmt: skip
+    with writer, running as films:
+        _fill(run, writer, films, progress or _silent)
         if run.counts.patients == 0:
             write_beside(destination, report=_report(run, content=None), quarantine_csv=run.quarantine.to_csv())
             raise CohortError(

@@ -117,14 +117,15 @@ def _prepare_threads(threads: int) -> None:
 
 
 def _services(paths: Sequence[Path]) -> dict[str, TrainerService]:
+    from client.trainer.models import WarmModels
     from client.trainer.service import TrainerService
 
-    lock = threading.Lock()
+    lock, models = threading.Lock(), WarmModels()
     configs = [SiteConfig.read(path) for path in paths]
     names = [config.site for config in configs]
     if len(set(names)) != len(names):
         raise ConfigError("a trainer cannot host a site twice", found=names)
-    return {config.site: TrainerService(config, compute=lock) for config in configs}
+    return {config.site: TrainerService(config, compute=lock, models=models) for config in configs}
 
 
 def _watch_stdin(stop: threading.Event) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from client.trainer.config import SiteConfig
 from client.trainer.evaluate import answer_evaluate
+from client.trainer.models import WarmModels
 from client.trainer.site import Site, release
 from client.trainer.train import answer_train
 from client.training.features import FeatureCache
@@ -39,15 +40,18 @@ class TrainerService:
         config: the site's own settings.
         compute: held during training and evaluation; share one among all services of a process.
         features: see :class:`client.trainer.site.Site`.
+        models: built models; share them among services that share `compute`, and only those. None: its own.
 
     Raises:
         MammoFedError: the site cannot be opened (see :class:`client.trainer.site.Site`).
     """
 
     def __init__(
-        self, config: SiteConfig, *, compute: threading.Lock, features: FeatureCache | None = None
-    ) -> None:
-        self._site, self._compute = Site(config, features=features), compute
+        self, config: SiteConfig, *, compute: threading.Lock, models: WarmModels | None = None,
+        features: FeatureCache | None = None,
+    ) -> None:  # fmt: skip
+        warm = WarmModels() if models is None else models
+        self._site, self._compute = Site(config, warm, features=features), compute
 
     @property
     def site(self) -> Site:

@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from client.privacy.accountant import Account
 from client.privacy.ledger import Ledger
 from client.trainer.config import SiteConfig
+from client.trainer.models import WarmModels
 from client.trainer.replies import ReplyStore
 from client.training.features import FeatureCache
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import Contract, load_contract
 from shared_model.errors import CohortError, ConfigError, PrivacyError, ProtocolError, StorageError, WeightsError
-from shared_model.fusion import FusionConfig, FusionModel, build_model, load_arrays
+from shared_model.fusion import FusionModel, load_arrays
 from shared_model.messages import Arrays, check_shapes, weights_sha256
 from shared_model.protocol import Protocol
 
 KEPT_REPLIES = 4      # the coordinator repeats only the round that it is in; each reply is as large as the model
-KEPT_MODELS = 2       # one study at a time, and a change-over
 LOAD_BYTES = 64 << 20  # pixels in memory at a time while films are encoded or scored
 MAX_PROTOCOLS = 100   # what a describe reply can list
 
@@ -39,6 +39,7 @@ class Site:
 
     Args:
         config: the site's own settings.
+        models: shared by all sites of a process that compute in turn.
         features: descriptors of its films where somebody keeps them for longer than this object lives.
 
     Raises:
@@ -47,8 +48,8 @@ class Site:
         PrivacyError: the split is not the one that this state began with.
     """
 
-    def __init__(self, config: SiteConfig, *, features: FeatureCache | None = None) -> None:
-        self.config = config
+    def __init__(self, config: SiteConfig, models: WarmModels, *, features: FeatureCache | None = None) -> None:
+        self.config, self._models = config, models
         self.device = _device(config.device)
         self.cohort = Cohort.open(config.cohort)
         if config.role == "site" and self.cohort.site != config.site:
@@ -60,7 +61,6 @@ class Site:
         self.features = features or FeatureCache(self.cohort, load_bytes=LOAD_BYTES)
         self.replies = ReplyStore(config.state / "replies", keep=KEPT_REPLIES)
         self._protocols: dict[tuple[str, int, int], Protocol] = {}
-        self._models: dict[str, tuple[FusionModel, dict[str, tuple[int, ...]]]] = {}
 
     def open(self) -> None:
         """Take the lock on the state again after :meth:`close`; what is kept warm stays.
@@ -173,7 +173,7 @@ class Site:
             WeightsError: the tensors are not those that the request names, or not finite.
             MessageError: a tensor is missing, unknown, or of another shape.
         """
-        model, shapes = self._built(protocol)
+        model, shapes = self._models.take(protocol, self.device)
         check_shapes(arrays, shapes)
         found = weights_sha256(arrays)
         if found != claimed_sha256:
@@ -183,22 +183,9 @@ class Site:
 
     def warm(self, protocol: Protocol) -> None:
         """Build the protocol's model and load the accountant, so that no round has to wait for them."""
-        self._built(protocol)
+        self._models.take(protocol, self.device)
         if protocol.private and self.config.role == "site":
             Account.from_lists(protocol.mechanisms(1)).epsilon(delta=protocol.privacy.delta)
-
-    def _built(self, protocol: Protocol) -> tuple[FusionModel, dict[str, tuple[int, ...]]]:
-        key = protocol.sha256
-        if key not in self._models:
-            config = FusionConfig(
-                size=protocol.model.size, fusion=protocol.model.fusion, n_clinical=protocol.contract.n_features,
-                height=protocol.pipeline.height, width=protocol.pipeline.width,
-            )  # fmt: skip
-            model = build_model(config, seed=protocol.seed, prevalence=protocol.loss.prevalence).to(self.device)
-            while len(self._models) >= KEPT_MODELS:
-                self._models.pop(next(iter(self._models)))
-            self._models[key] = model, {name: tuple(p.shape) for name, p in model.named_parameters()}
-        return self._models[key]
 
 
 @functools.cache

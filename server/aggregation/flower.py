@@ -8,9 +8,7 @@ reports a lost node with its own node id as sender, so the sender proves nothing
 
 from __future__ import annotations
 
-import io
 import logging
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -29,6 +27,7 @@ from shared_model.messages import (
     Request,
     parse_message,
 )
+from shared_model.npy import read_header
 
 __all__ = [
     "ARRAYS", "MESSAGE", "Answer", "Exchange", "Grid", "array_record", "arrays_of", "quiet_flower", "request_config",
@@ -69,7 +68,12 @@ class Exchange:
 
     def ask(self, requests: Mapping[int, Frame], *, timeout_s: float) -> dict[int, Answer]:
         """Send one frame to each node and wait at most `timeout_s` seconds; an answer for each node."""
-        return self.deliver((_message(frame, node) for node, frame in requests.items()), timeout_s=timeout_s)
+        records: dict[int, ArrayRecord] = {}  # one frame for many nodes is encoded once
+        for frame in requests.values():
+            if frame.arrays and id(frame.arrays) not in records:
+                records[id(frame.arrays)] = array_record(frame.arrays)
+        messages = [_message(frame, node, records.get(id(frame.arrays))) for node, frame in requests.items()]
+        return self.deliver(messages, timeout_s=timeout_s)
 
     def deliver(self, messages: Iterable[Message], *, timeout_s: float) -> dict[int, Answer]:
         """Send prepared messages; answers by node.
@@ -129,10 +133,10 @@ def arrays_of(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
     return {name: _tensor(name, array) for name, array in record.items()}
 
 
-def _message(frame: Frame, node: int) -> Message:
+def _message(frame: Frame, node: int, arrays: ArrayRecord | None) -> Message:
     content = RecordDict({MESSAGE: request_config(frame.message)})  # type: ignore[arg-type]  # only requests are asked
-    if frame.arrays:
-        content[ARRAYS] = array_record(frame.arrays)
+    if arrays is not None:
+        content[ARRAYS] = arrays
     return Message(content, node, MESSAGE_TYPES[frame.message.kind])
 
 
@@ -167,15 +171,13 @@ def _frame(content: RecordDict) -> Frame:
 
 def _tensor(name: str, array: Array) -> NDArray[np.float32]:
     # Not Array.numpy(): numpy.load allocates what a header claims before it looks at the data (numpy/lib/format.py).
-    stream = io.BytesIO(array.data)
     try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError("version")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    except (ValueError, EOFError, SyntaxError):
+        header = read_header(array.data)
+    except ValueError:
         raise MessageError(f"tensor {name[:80]!r} is damaged") from None
-    values = memoryview(array.data)[stream.tell() :]
-    if dtype != np.dtype("<f4") or math.prod(shape) * 4 != len(values):
-        raise MessageError(f"tensor {name[:80]!r} is damaged or of a wrong type", found=f"{dtype}, {len(values)} bytes",
-                           expected=f"float32, {math.prod(shape) * 4} bytes")  # fmt: skip
-    return np.frombuffer(values, dtype="<f4").reshape(shape, order="F" if fortran else "C")
+    values = memoryview(array.data)[header.offset :]
+    if header.dtype != np.dtype("<f4") or header.size * 4 != len(values):
+        found = f"{header.dtype}, {len(values)} bytes"
+        raise MessageError(f"tensor {name[:80]!r} is damaged or of a wrong type", found=found,
+                           expected=f"float32, {header.size * 4} bytes")  # fmt: skip
+    return np.frombuffer(values, dtype="<f4").reshape(header.shape, order="F" if header.fortran else "C")

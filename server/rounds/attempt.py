@@ -11,7 +11,7 @@ from server.rounds.events import Kind, Severity
 from server.rounds.journal import Participation
 from server.rounds.sampling import choose_sites
 from server.rounds.states import RoundStep
-from server.rounds.study import Study, plain
+from server.rounds.study import Study, names_in_words, plain
 from shared_model.messages import Arrays, ErrorReply, TrainReply, TrainRequest
 
 AGAIN = ("contributed", "late", "failed")
@@ -57,7 +57,7 @@ class Attempt:
     def open(self) -> None:
         """Journal that the attempt begins, before anything is sent."""
         with self._study.journal.round_step(self.round, self.attempt, RoundStep.OPEN, weights_before=self._sha256):
-            self._note("round_opened", f"{len(self.sites)} sites: {', '.join(self.sites)}")
+            self._note("round_opened", f"{len(self.sites)} sites: {names_in_words(self.sites)}")
 
     def collect(self) -> int:
         """Send, wait, judge, journal. Returns how many sites contributed."""

@@ -14,7 +14,7 @@ from server.rounds.measure import Measurement, auc_of, evaluator_measures, recor
 from server.rounds.roll_call import call_roll
 from server.rounds.sampling import due
 from server.rounds.states import RoundState, RoundStep
-from server.rounds.study import Study
+from server.rounds.study import Study, names_in_words
 from shared_model.errors import QuorumError, RoundError, StorageError
 from shared_model.messages import Arrays, weights_sha256
 
@@ -105,7 +105,7 @@ def _mark_closed(study: Study, number: int, attempt: int) -> None:
             "SELECT site FROM participation WHERE round = ? AND attempt = ? AND outcome = 'contributed' ORDER BY site",
             number, attempt,
         )  # fmt: skip
-        text = f"contributed: {', '.join(row[0] for row in rows)}"
+        text = f"contributed: {names_in_words([row[0] for row in rows])}"
         study.note("round_closed", text, round_number=number, attempt=attempt, data={"contributed": len(rows)})
 
 

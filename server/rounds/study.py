@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from shared_model.messages import Arrays
 from shared_model.protocol import Protocol
 
 MAX_REASON_CHARS = 300
+MAX_NAMES = 8  # in one event; who took part stands in the journal's table
 
 
 @dataclass
@@ -59,6 +60,18 @@ class Study:
             Event(time=time.time(), kind=kind, severity=severity, code=code, round=round_number, attempt=attempt,
                   site=site, text=text, data=data or {})
         )  # fmt: skip
+
+
+def names_in_words(names: Sequence[str]) -> str:
+    """Names of sites in one line, whatever their number.
+
+    >>> names_in_words([f"site_{i}" for i in range(1, 13)])
+    'site_1, site_2, site_3, site_4, site_5, site_6, site_7, site_8 and 4 others'
+    """
+    more = len(names) - MAX_NAMES
+    if more <= 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:MAX_NAMES])} and {more} others"
 
 
 def plain(text: str) -> str:

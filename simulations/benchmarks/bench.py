@@ -27,6 +27,7 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "films": ("DICOM films prepared, by transfer syntax", "simulations.benchmarks.films"),
     "cohort": ("Opening a prepared cohort", "simulations.benchmarks.cohorts"),
     "round": ("A round with next to nothing to train", "simulations.benchmarks.rounds"),
+    "scaling": ("Ten hospitals against a hundred", "simulations.benchmarks.scaling"),
     "start": ("The default study from an empty cache", "simulations.benchmarks.start"),
 }
 VERSIONS = ("torch", "opacus", "flwr", "numpy", "pydicom")

@@ -47,8 +47,8 @@ def measure() -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="mammofed-bench-") as folder:
         root = Path(folder)
         config = compose_config(OVERRIDES)
-        protocol = _protocol(config, root)
-        files = _install(protocol, root)
+        protocol = write_protocol(config, root, sites=SITES, patients=PATIENTS)
+        files = install(protocol, root, patients=PATIENTS)
         pool = TrainerPool(files, log_dir=root / "logs", processes=None, start_timeout_s=120.0)
         with pool:
             outcome = run_study(
@@ -85,11 +85,12 @@ def _rows(journal: Path, *, weights: int) -> list[Row]:
     ]  # fmt: skip
 
 
-def _protocol(config: dict[str, Any], root: Path) -> Protocol:
+def write_protocol(config: dict[str, Any], root: Path, *, sites: int, patients: int) -> Protocol:
+    """Initial weights and the protocol of `sites` equal hospitals, in `root`."""
     contract = load_contract()
     sigmas, initial = calibrate_and_initialise(config, contract.n_features, root / "initial.safetensors")
     protocol = build_protocol(
-        config, patients=dict.fromkeys((f"site-{i}" for i in range(1, SITES + 1)), PATIENTS), sigmas=sigmas,
+        config, patients=dict.fromkeys((f"site-{i:03d}" for i in range(1, sites + 1)), patients), sigmas=sigmas,
         initial_weights=initial,
         contract={"version": contract.version, "sha256": contract.sha256, "n_features": contract.n_features},
         pipeline={"sha256": PIPELINE, "height": SIDE, "width": SIDE, "spacing_mm": 4.0},
@@ -98,14 +99,14 @@ def _protocol(config: dict[str, Any], root: Path) -> Protocol:
     return protocol
 
 
-def _install(protocol: Protocol, root: Path) -> list[Path]:
-    """Cohorts of random numbers and a `site.json` for each party."""
+def install(protocol: Protocol, root: Path, *, patients: int) -> list[Path]:
+    """Cohorts of random numbers, each of `patients` women, and a `site.json` for each party."""
     files = []
     for seed, name in enumerate([*(site.name for site in protocol.federation.sites), "evaluator"]):
         home = root / "sites" / name
         (home / "protocols").mkdir(parents=True)
         (home / "protocols" / "approved.json").write_text(protocol.to_json(), encoding="utf-8")
-        _write_cohort(home / "cohort", protocol, site=name, seed=seed)
+        _write_cohort(home / "cohort", protocol, site=name, seed=seed, patients=patients)
         held_out = name == "evaluator"
         site = SiteConfig(
             site=name, role="evaluator" if held_out else "site", cohort=home / "cohort", state=home / "state",
@@ -117,14 +118,14 @@ def _install(protocol: Protocol, root: Path) -> list[Path]:
     return files
 
 
-def _write_cohort(path: Path, protocol: Protocol, *, site: str, seed: int) -> None:
+def _write_cohort(path: Path, protocol: Protocol, *, site: str, seed: int, patients: int) -> None:
     rng = np.random.default_rng(seed)
     contract = protocol.contract
     with CohortWriter(
         path, site=site, contract_sha256=contract.sha256, pipeline_sha256=PIPELINE, height=SIDE, width=SIDE,
         n_features=contract.n_features,
     ) as writer:  # fmt: skip
-        for number in range(PATIENTS):
+        for number in range(patients):
             views = {view: rng.random((2, SIDE, SIDE), dtype=np.float32) for view in VIEWS}
             table = rng.standard_normal(contract.n_features, dtype=np.float32)
             writer.add(f"{seed:04x}{number:012x}", views, table, number % 2, {})

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from client.app import SITE_KEY, content_of, frame_of
 from client.trainer.config import SiteConfig
 from client.trainer.evaluate import score_patients
+from client.trainer.models import WarmModels
 from client.trainer.service import TrainerService
 from client.training.features import FeatureCache
 from shared_model.errors import ConfigError, MammoFedError
@@ -70,9 +71,11 @@ class TrainerLibrary:
         names = [config.site for config in configs]
         if not names or len(set(names)) != len(names):
             raise ConfigError("a study needs each site exactly once", found=names)
-        lock = threading.Lock()
+        lock, models = threading.Lock(), WarmModels()
         self._services = {
-            config.site: TrainerService(config, compute=lock, features=features(config.cohort) if features else None)
+            config.site: TrainerService(
+                config, compute=lock, models=models, features=features(config.cohort) if features else None
+            )
             for config in configs
         }
         self.trainers = (Lane(),)

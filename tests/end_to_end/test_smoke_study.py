@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from shared_model.messages import weights_sha256
 from shared_model.protocol import Protocol
+from simulations.forecast.command import plan
 
 pytestmark = pytest.mark.slow
 SUMMARY_SCHEMA = Path(__file__).parents[2] / "server" / "rounds" / "summary.schema.json"
@@ -81,6 +82,30 @@ def test_every_site_spent_what_the_protocol_says_and_not_more(private_run: Path)
         assert entry["noise_multiplier"] == pytest.approx(protocol.privacy.noise_multiplier)
         assert entry["steps"] == protocol.rounds * protocol.training.steps_per_round
         assert 0.97 * protocol.privacy.epsilon < entry["epsilon"] <= protocol.privacy.epsilon
+
+
+def test_a_plan_told_films_patients_epsilon_and_bytes_beforehand(place: Path, private_run: Path) -> None:
+    """Exact quantities only: seconds and memory are estimates, and a test asserts none."""
+    forecast = plan(["study=smoke", "engine.processes=1", f"cache={place / 'cache'}"], json_path=place / "plan.json")
+    document = json.loads((place / "plan.json").read_text())
+    assert document["epsilon"] == [list(point) for point in forecast.epsilon]
+    assert forecast.films == len(list((place / "cache" / "populations").rglob("*.dcm")))
+    protocol = Protocol.read(private_run / "protocol.json")
+    assert forecast.sigma == protocol.privacy.noise_multiplier
+    for site in protocol.federation.sites:
+        assert abs(forecast.train[site.name] - site.patients) <= 5  # rounded to tens in the protocol
+    with sqlite3.connect(f"file:{private_run / 'journal.sqlite'}?mode=ro", uri=True) as db:
+        told = dict(db.execute("SELECT round, max(epsilon) FROM privacy WHERE release = 'training' GROUP BY round"))
+        query = "SELECT DISTINCT bytes_down FROM participation"
+        assert db.execute(query).fetchall() == [(forecast.traffic.site_round_down,)]
+        for (up,) in db.execute("SELECT bytes_up FROM participation"):
+            assert abs(up - forecast.traffic.site_round_up) <= 64  # seconds and epsilon have more or fewer digits
+    assert dict(forecast.epsilon) == told
+    found = summary(private_run)["bytes"]
+    assert isinstance(found, dict)
+    assert forecast.traffic.down == pytest.approx(found["down"], rel=0.001)
+    assert forecast.traffic.up == pytest.approx(found["up"], rel=0.01)  # reports differ in length
+    assert not list((place / "cache").glob(".plan-*"))
 
 
 def test_under_privacy_no_loss_leaves_a_site(private_run: Path) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 from server.rounds.events import Event
 from shared_model.protocol import Protocol
 from simulations.live import LiveView, draw_study, event_line, stop_on_interrupt
-from simulations.live_state import StudyState
+from simulations.live_state import SHOWN_SITES, StudyState
 from simulations.tables import final_tables
 from tests.handmade_run import SITES, protocol_values, summary_values, write_run_dir
 
@@ -199,6 +199,58 @@ def test_event_line_names_place_site_and_numbers() -> None:
         "round 3: site replied north, outcome contributed, seconds 1.5, bytes up 500.0 kB, bytes down 600.0 kB, "
         "epsilon 1.235, loss private"
     )
+
+
+def crowd(*, private: bool = True) -> Protocol:
+    """The handmade study with a hundred sites."""
+    values = protocol_values(private=private)
+    names = [f"site_{number:03d}" for number in range(1, 101)]
+    values["federation"] |= {
+        "sites": [{"name": name, "patients": 40, "weight": 0.01} for name in names], "sites_per_round": 100,
+    }  # fmt: skip
+    return Protocol.create(values)
+
+
+def test_of_a_hundred_sites_a_terminal_shows_those_in_trouble_and_counts_the_rest() -> None:
+    state = StudyState.of(crowd())
+    state.apply(event("round_opened", round=1, attempt=1))
+    for number in range(1, 61):
+        state.apply(replied(f"site_{number:03d}", 1, epsilon=1.0, budget=8.0))
+    state.apply(event("site_replied", round=1, site="site_093", severity="warning", data={"outcome": "late"}))
+    state.deliver("site_077", state="training")
+    lines = drawn(state).splitlines()
+    assert sum("site_" in line and "replied" not in line for line in lines) == SHOWN_SITES - 1
+    assert any("site_093" in line and "late" in line for line in lines)
+    assert any("site_077" in line and "training" in line for line in lines)
+    assert any("and 85 others: 47 contributed, 38 waiting" in line for line in lines)
+    assert len(lines) < 40
+
+
+def test_plain_output_of_a_hundred_sites_is_not_a_line_a_site(tmp_path: Path) -> None:
+    write_run_dir(tmp_path)
+    (tmp_path / "protocol.json").write_text(crowd().to_json())
+    stream = io.StringIO()
+    with LiveView(tmp_path, console=Console(file=stream)) as view:
+        view.observe(event("round_opened", round=1, attempt=1))
+        for number in range(1, 101):
+            view.observe(replied(f"site_{number:03d}", 1))
+        view.observe(event("site_replied", round=1, site="site_004", severity="warning", data={"outcome": "late"}))
+        view.observe(event("round_closed", round=1, attempt=1, data={"contributed": 99}))
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 3
+    assert "site_004" in lines[1] and "contributed 99" in lines[2]
+
+
+def test_final_table_of_a_hundred_sites_shows_those_that_contributed_least(tmp_path: Path) -> None:
+    protocol = crowd()
+    summary = summary_values(protocol)
+    names = [site.name for site in protocol.federation.sites]
+    summary["participation"] = {name: {"contributed": 12 if name != "site_088" else 3} for name in names}
+    console = Console(file=io.StringIO(), width=120, record=True)
+    console.print(final_tables(summary, protocol, run_dir=tmp_path, report=tmp_path / "report.html"))
+    text = console.export_text()
+    assert "the 20 of 100 that contributed least" in text
+    assert "site_088" in text and "site_019" in text and "site_020" not in text
 
 
 def final(tmp_path: Path, *, private: bool = True, **changes: Any) -> str:

@@ -22,7 +22,7 @@ from shared_model.cohort import Cohort
 from shared_model.contract import Contract, load_contract
 from shared_model.errors import CohortError, ConfigError, ContractError, LeakageError, StorageError
 from shared_model.imaging import REASONS as FILM_REASONS
-from shared_model.imaging import PipelineConfig
+from shared_model.imaging import FilmPool, PipelineConfig
 
 KEY = b"k" * 32
 SECRETS = ("WINTERHALTER", "BERTA", "PID-77", "IM-WINTER", "9.8.7.6")  # planted in names, ids, file names and UIDs
@@ -225,6 +225,10 @@ def test_the_result_does_not_depend_on_workers_or_file_names(site: Site) -> None
         path.rename(site.source / "dicom" / f"{number:04d}")
     again = prepare_site(**site.arguments(site.source.parent / "again") | {"workers": 2})
     assert again.content_sha256 == first.content_sha256 is not None
+    with FilmPool(site.pipeline, workers=1) as pool:  # one pool for several sites
+        for name in ("third", "fourth"):
+            shared = prepare_site(**site.arguments(site.source.parent / name) | {"pool": pool})
+            assert shared.content_sha256 == first.content_sha256
 
 
 @pytest.mark.parametrize("what", ["absent", "empty", "no table", "empty table", "no films"])
