@@ -67,7 +67,7 @@ def contest(name: str, job: Job, root: Path, *, cache: Path, peer: str) -> Resul
         return Result(measured=measured, began=began, replies=replies, auc=_auc(run_dir, _our_weights(run_dir)))
     if name == FLOWER:
         command = flower.command(sys.executable, run_dir=run_dir, out=out, sites=job.sites)
-        environment = _environment() | flower.environment(out)
+        environment = _environment() | flower.environment(sys.executable, out=out)
     else:
         interval = [FAST_INTERVAL_S] if name == FLARE_FAST else []
         command = [peer, "-P", "-m", "simulations.benchmarks.peers.nvflare_job", str(run_dir), str(out), *interval]

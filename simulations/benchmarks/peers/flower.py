@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -50,9 +51,10 @@ def command(python: str, *, run_dir: Path, out: Path, sites: int) -> list[str]:
     return [flwr, "run", str(package.parent), "local", "--stream", "--federation-config", settings]
 
 
-def environment(out: Path, *, python: str) -> dict[str, str]:
-    """What Flower and Ray are told: nobody is called, nothing is installed, and a port of its own."""
+def environment(python: str, *, out: Path) -> dict[str, str]:
+    """What Flower and Ray are told: nobody is called, nothing is installed, a port of its own, and where it lives."""
     return {
+        "PATH": os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")]),
         "FLWR_HOME": str(out / "home"), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1", "RAY_USAGE_STATS_ENABLED": "0",
         "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(_free_port()), "COLUMNS": "160",

@@ -31,7 +31,7 @@ class Job:
 SAME_WORK = (
     "name=peers", "model=tiny", "fusion=gated", "weights=public", "strategy=fedavg", "engine=local",
     "augmentation=none", "training.ema_decay=0", "evaluation.every=1000", "evaluation.bootstrap=0",
-    "privacy.metrics=none", "report_deltas=[]",
+    "privacy.metrics=none", "report_deltas=[]", "engine.start_timeout_s=600",
 )  # fmt: skip
 # For the whole model, image branch included, and noise that is calibrated for few rounds: the loss stays where it was.
 LEARNING_RATES = {True: 0.02, False: 0.001}

@@ -152,10 +152,11 @@ def run(command: list[str], *, limit_s: float) -> Measurement:
         raise OSError(ctypes.get_errno(), "this Linux has no PR_SET_CHILD_SUBREAPER")
     tree, found = Tree(), Measurement(began=time.time())
     started = time.monotonic()
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    process, asker = subprocess.Popen(command, stdin=subprocess.DEVNULL), os.getppid()
     try:
         memory_due = started
-        while process.poll() is None and time.monotonic() < started + limit_s:
+        # Whoever asked may be killed: then nobody wants the figures, and the tree must not outlive it.
+        while process.poll() is None and time.monotonic() < started + limit_s and os.getppid() == asker:
             found.timeline.append((time.monotonic() - started, tree.look()))
             if time.monotonic() >= memory_due:
                 memory_due = _look_at_memory(tree, found)
