@@ -12,13 +12,13 @@ from simulations.benchmarks.peers import work
 app = ClientApp()
 
 
-@app.train()  # type: ignore[untyped-decorator]
+@app.train()
 def train(message: Message, context: Context) -> Message:
     """Train at the site that Flower's simulation gives as `partition-id`."""
     run_dir, out = (Path(str(context.run_config[name])) for name in ("run-dir", "out"))
     weights, loss, patients = work.train(
         run_dir, site=int(context.node_config["partition-id"]),
-        round_number=int(message.content["config"]["server-round"]),  # type: ignore[call-overload, index]
+        round_number=int(str(message.content["config"]["server-round"])),
         weights=message.content["arrays"].to_torch_state_dict(), out=out,  # type: ignore[union-attr]
     )  # fmt: skip
     metrics = MetricRecord({"loss": loss, "num-examples": patients})

@@ -14,7 +14,7 @@ from simulations.benchmarks.peers import work
 app = ServerApp()
 
 
-class CountedFedAvg(FedAvg):  # type: ignore[misc]
+class CountedFedAvg(FedAvg):
     """FedAvg that marks how many sites' replies each round had."""
 
     def __init__(self, sites: int, out: Path) -> None:
@@ -27,10 +27,10 @@ class CountedFedAvg(FedAvg):  # type: ignore[misc]
         """Count, then as FedAvg does."""
         answers = list(replies)
         work.mark(self._out, "aggregated", server_round, replies=sum(reply.has_content() for reply in answers))
-        return super().aggregate_train(server_round, answers)  # type: ignore[no-any-return]
+        return super().aggregate_train(server_round, answers)
 
 
-@app.main()  # type: ignore[untyped-decorator]
+@app.main()
 def main(grid: Grid, context: Context) -> None:
     """All rounds, from the weights that our study began with."""
     run_dir, out = (Path(str(context.run_config[name])) for name in ("run-dir", "out"))
