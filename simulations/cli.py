@@ -111,12 +111,17 @@ def compare(run_dirs: tuple[Path, ...], output: Path | None) -> None:
 
 @simulate.command()
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the rows here.")
-@click.option("--only", multiple=True, help="Sections to run (default: all).")
-def bench(json_path: Path | None, only: tuple[str, ...]) -> None:
+@click.option("--only", multiple=True, help="Sections to run (default: all but `peers`).")
+@click.option("--peers-folder", type=click.Path(file_okay=False, path_type=Path),
+              help="Where `--only peers` installs and caches (default: ~/.cache/mammofed/peers).")  # fmt: skip
+def bench(json_path: Path | None, only: tuple[str, ...], peers_folder: Path | None) -> None:
     """Measure speed, memory and bytes, each as a ratio against a baseline in the same run.
+
+    `--only peers` compares with Flower on Ray and NVIDIA FLARE. It takes some ten minutes and installs FLARE (1.3 GB)
+    into an environment of its own, so it runs only when it is named.
 
     Example:  mammofed simulate bench --json bench.json
     """
     from simulations.benchmarks.bench import run_bench
 
-    run_bench(json_path=json_path, only=only)
+    run_bench(json_path=json_path, only=only, peers_folder=peers_folder)

@@ -29,13 +29,19 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "round": ("A round with next to nothing to train", "simulations.benchmarks.rounds"),
     "scaling": ("Ten hospitals against a hundred", "simulations.benchmarks.scaling"),
     "start": ("The default study from an empty cache", "simulations.benchmarks.start"),
+    "peers": ("The same study in other frameworks", "simulations.benchmarks.peers.compare"),
 }
+ON_REQUEST = frozenset({"peers"})  # takes minutes and installs packages: never without `--only`
 VERSIONS = ("torch", "opacus", "flwr", "numpy", "pydicom")
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 
-def run_bench(*, json_path: Path | None, only: Sequence[str], console: Console | None = None) -> None:
-    """Run the sections named in `only`, or all, one after another.
+def run_bench(
+    *, json_path: Path | None, only: Sequence[str], peers_folder: Path | None = None, console: Console | None = None
+) -> None:
+    """Run the sections named in `only`, or all but those `ON_REQUEST`, one after another.
+
+    peers_folder: where section `peers` installs what it compares with; None: its own default.
 
     Raises:
         ConfigError: `only` names a section that does not exist.
@@ -50,12 +56,12 @@ def run_bench(*, json_path: Path | None, only: Sequence[str], console: Console |
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), style="dim", highlight=False)
     results: dict[str, list[Row]] = {}
     failures: dict[str, str] = {}
-    for name in only or SECTIONS:
+    for name in only or [name for name in SECTIONS if name not in ON_REQUEST]:
         title, module = SECTIONS[name]
         began = time.monotonic()
         try:
-            measure: Callable[[], list[Row]] = importlib.import_module(module).measure
-            results[name] = measure()
+            measure: Callable[..., list[Row]] = importlib.import_module(module).measure
+            results[name] = measure(peers_folder) if name == "peers" and peers_folder else measure()
         except (MammoFedError, OSError, RuntimeError) as error:
             failures[name] = f"{type(error).__name__}: {error}"
             console.print(f"{title}: failed, {failures[name]}", style="bold red", markup=False)

@@ -33,7 +33,8 @@ PATIENTS = {"site_01": 40, "site_02": 30, "site_03": 30}
 def protocol(*overrides: str) -> Protocol:
     config = compose(["study=smoke", "privacy=none", *overrides])
     return build_protocol(
-        config, patients=PATIENTS, sigma=1.5 if config["privacy"]["mode"] == "patient" else 0.0,
+        config, patients=PATIENTS,
+        sigmas=(1.5 if config["privacy"]["mode"] == "patient" else 0.0,) * len(config["training"]["phases"]),
         initial_weights={"sha256": SHA, "origin": "public", "recipe": "test"},
         contract={"version": "1", "sha256": SHA, "n_features": 40},
         pipeline={"sha256": SHA, "height": 112, "width": 84, "spacing_mm": 1.75},
