@@ -61,11 +61,13 @@ def test_120_women_of_mini_mias_with_the_rows_of_the_composite_cohort() -> None:
 @needs_mias
 def test_tags_and_wedges_of_real_films_do_not_stop_the_importer(tmp_path: Path) -> None:
     """mdb060 and mdb264 show tissue or scanner haze from rim to rim: their side is known, so they can be used."""
-    config = settings("mini_mias", DATA / "mias")["cohort"]
+    clinical = DATA / "composite_cohort" / "composite_cohort.csv"
+    config = settings("mini_mias", DATA / "mias", clinical=str(clinical))["cohort"]
     women = mini_mias.collect(config, pipeline=PIPELINE, workers=1).women
     chosen = [woman for woman in women if woman.patient_id in ("MIAS003", "MIAS030", "MIAS132", "MIAS135")]
     cohort = prepared(chosen, tmp_path)
     assert len(cohort.pseudonyms) == 4 and (cohort.view_index >= 0).sum() == 8
+    assert cohort.clinical_mask.all() and set(cohort.attributes["inputs"]) == {"both"}
 
 
 @needs_mias
