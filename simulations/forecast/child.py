@@ -49,7 +49,9 @@ def calibrate(config: Config, n_features: int, destination: Path) -> Calibration
     began = time.perf_counter()
     sigmas, initial = calibrate_and_initialise(config, n_features, destination)
     seconds = time.perf_counter() - began
-    return Calibration(sigmas=sigmas, initial_weights=initial, seconds=seconds, patient_s=_patient_s(config, n_features))
+    return Calibration(
+        sigmas=sigmas, initial_weights=initial, seconds=seconds, patient_s=_patient_s(config, n_features)
+    )
 
 
 def _patient_s(config: Config, n_features: int) -> float:
