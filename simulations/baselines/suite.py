@@ -40,7 +40,8 @@ class Population:
 def jobs_of(config: Config, population: Population, overrides: Sequence[str]) -> list[Job]:
     """All jobs of one population, as the configuration asks for them."""
     sites = sorted(name for name in population.cohorts if name not in ("held_out", "pooled"))
-    arms = {name: Arm.of(value, config["baselines"]) for name, value in (config["arms"] or {"study": {}}).items()}
+    chosen = {name: value for name, value in (config["arms"] or {"study": {}}).items() if value is not None}
+    arms = {name: Arm.of(value, config["baselines"]) for name, value in chosen.items()}
     return expand(seed=population.seed, sites=sites, arms=arms, overrides=overrides)
 
 
