@@ -101,8 +101,9 @@ class PhaseTerms(Terms):
     """Consecutive rounds with one objective: `image` trains the image branch alone, `clinical` that of the table,
     `fusion` everything.
 
-    scope: what of the view encoder learns. `all`: its every weight. `adapters`: the scales and shifts of its norms, and
-        its pooling. `features`: nothing, so that every film is encoded once and the phase trains on the descriptors.
+    scope: what learns. `all`: every weight. `adapters`: of the view encoder the scales and shifts of its norms, and its
+        pooling. `features`: nothing of it, so that every film is encoded once and the phase trains on the descriptors.
+        `linear`: the image head and the straight way from the table to its logit only, a logistic regression.
     learning_rate: step of what is new in the phase. encoder_rate: factor on it for what comes trained into it, the view
         encoder in an image phase, the whole image branch in a fusion phase; 0 freezes that.
     noise_factor: the phase's noise as a multiple of `privacy.noise_multiplier`: its share of epsilon.
@@ -114,7 +115,7 @@ class PhaseTerms(Terms):
     name: Name
     rounds: int = Field(ge=1, le=10_000)
     objective: Literal["image", "clinical", "fusion"]
-    scope: Literal["features", "adapters", "all"] = "all"
+    scope: Literal["linear", "features", "adapters", "all"] = "all"
     learning_rate: Positive
     encoder_rate: NonNegative
     noise_factor: Positive = 1.0

@@ -118,7 +118,7 @@ def _source(
     phase = protocol.training.phase(round_number)
     if phase.objective == "clinical":
         return TableOnly(cohort, model.config.spec.embedding)
-    if phase.scope == "features":
+    if phase.scope in ("linear", "features"):
         cache = features or FeatureCache(cohort, load_bytes=LOAD_BYTES)
         return cache.encoded(model, rows, device=device)
     return cohort

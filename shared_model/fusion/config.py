@@ -11,7 +11,7 @@ from shared_model.errors import ConfigError
 Size = Literal["tiny", "small", "medium", "full"]
 Fusion = Literal["gated", "early", "mid", "late"]
 Objective = Literal["image", "clinical", "fusion"]
-Scope = Literal["features", "adapters", "all"]
+Scope = Literal["linear", "features", "adapters", "all"]
 
 IMAGE_CHANNELS = 2  # in-mask percentile-normalised and in-mask histogram-equalised film
 STEM_STRIDE = 2

@@ -20,7 +20,8 @@ from shared_model.fusion.joints import JOINTS, Evidence
 
 IMAGE_REPRESENTATION = ("encoder", "view_embedding", "bag")
 IMAGE_BRANCH = (*IMAGE_REPRESENTATION, "image_head")
-CLINICAL_BRANCH = ("clinical", "clinical_head")
+STARTS_AT_ZERO = ("clinical_head", "clinical_direct", "gate_final", "head.final")
+CLINICAL_BRANCH = ("clinical", "clinical_head", "clinical_direct")
 
 
 class FusionOutput(NamedTuple):
@@ -66,6 +67,7 @@ class FusionModel(nn.Module):
         self.image_head = nn.Linear(spec.embedding, 1)
         self.clinical = ClinicalEncoder(config.n_clinical, spec.hidden, spec.embedding)
         self.clinical_head = nn.Linear(spec.embedding, 1)
+        self.clinical_direct = nn.Linear(config.n_clinical, 1)
         self.joint = JOINTS[config.fusion](config)
 
     def forward(self, batch: PatientBatch) -> FusionOutput:
@@ -138,7 +140,9 @@ class FusionModel(nn.Module):
         clinical_BD = self.clinical(row_BF) * present[:, 1:]
         # A missing modality says nothing: not even the bias of its head.
         image_B = self.image_head(image_BD).squeeze(1) * present[:, 0]
-        clinical_B = self.clinical_head(clinical_BD).squeeze(1) * present[:, 1]
+        # A straight way for the row beside the encoder: under privacy the few numbers of a logistic regression are
+        # learnt where the encoder's thousands drown in noise, and without it the encoder adds what is not linear.
+        clinical_B = (self.clinical_head(clinical_BD) + self.clinical_direct(row_BF)).squeeze(1) * present[:, 1]
         evidence = Evidence(
             image_BD * present[:, :1], clinical_BD, image_B, clinical_B, present_B2, views_BVD, view_mask_BV, row_BF
         )
@@ -167,8 +171,11 @@ class FusionModel(nn.Module):
         """Names that a phase trains: one branch alone for `image` and `clinical`, everything for `fusion`.
 
         scope: `features` leaves the view encoder as it is; `adapters` trains its pooling and, of its convolutions, the
-            scales and shifts of the norms after them only.
+            scales and shifts of the norms after them only; `linear` trains the last layer of each branch.
         """
+        if scope == "linear":
+            modules = {"image": ("image_head",), "clinical": ("clinical_direct",)}
+            return self._names(modules.get(objective, ("image_head", "clinical_direct")))
         if objective == "clinical":
             return self.clinical_parameters()
         names = self.image_parameters() if objective == "image" else tuple(n for n, _ in self.named_parameters())
@@ -192,7 +199,7 @@ def build_model(config: FusionConfig, *, seed: int, prevalence: float) -> Fusion
         seed: 0 <= seed < 2**32.
         prevalence: public share of positives in (0, 1); sets the prior log odds.
 
-    The clinical head, the gate and the joint's head end in zeros: at first the fused logit is the image logit.
+    The clinical heads, the gate and the joint's head end in zeros: at first the fused logit is the image logit.
     """
     if not 0 < prevalence < 1:
         raise ConfigError("prevalence must be a share", found=prevalence, expected="in (0, 1)")
@@ -201,7 +208,7 @@ def build_model(config: FusionConfig, *, seed: int, prevalence: float) -> Fusion
     model.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     for name, module in model.named_modules():
-        _initialise(module, generator, zero=name.endswith(("clinical_head", "gate_final", "head.final")))
+        _initialise(module, generator, zero=name.endswith(STARTS_AT_ZERO))
     return model
 
 
