@@ -35,7 +35,7 @@ class Study:
     """One study as it ran. Bytes: anonymous memory of the tree, at the peak and after the second and the last round.
 
     round_s: median of a round without its evaluation. training_s: of that, the busiest process's share at most.
-    start_s: until all trainers answered.
+    start_s: from the loop's start to its first round: roll call, warm models, evaluation of the initial weights.
     """
 
     sites: int
@@ -64,7 +64,7 @@ def measure() -> list[Row]:
             ratio=many.round_s / MANY / (few.round_s / FEW), at_most=1.2),
         Row(name="of it outside of the trainers", value=1e3 * (many.round_s - many.training_s) / MANY, unit="ms",
             ratio=1.0 - many.training_s / many.round_s, against="a round"),
-        Row(name=f"trainers of {MANY} sites started", value=many.start_s, unit="s", against=f"{FEW} sites",
+        Row(name=f"roll call and first evaluation, {MANY} sites", value=many.start_s, unit="s", against=f"{FEW} sites",
             ratio=many.start_s / few.start_s),
     ]  # fmt: skip
 
