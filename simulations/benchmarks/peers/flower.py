@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import simulations.benchmarks.peers.flower_app as app
+from simulations.benchmarks.peers import flower_run
 
 PYPROJECT = """
 [build-system]
@@ -30,6 +31,7 @@ clientapp = "peer.client_app:app"
 run-dir = {run_dir}
 out = {out}
 """
+START_LIMIT_S = 300.0  # until the SuperLink answers: some 8 s on a quiet machine
 CONNECTION = '[superlink]\ndefault = "local"\n[superlink.local]\naddress = ":local:"\n'
 
 
@@ -46,9 +48,7 @@ def command(python: str, *, run_dir: Path, out: Path, sites: int) -> list[str]:
     text = PYPROJECT.format(run_dir=_toml(run_dir), out=_toml(out))
     (package.parent / "pyproject.toml").write_text(text, encoding="utf-8")
     (home / "config.toml").write_text(CONNECTION, encoding="utf-8")
-    settings = f"num-supernodes={sites} client-resources-num-cpus=1"
-    flwr = str(Path(python).with_name("flwr"))
-    return [flwr, "run", str(package.parent), "local", "--stream", "--federation-config", settings]
+    return [python, "-P", "-m", flower_run.__name__, str(package.parent), str(sites), str(START_LIMIT_S)]
 
 
 def environment(python: str, *, out: Path) -> dict[str, str]:
@@ -57,7 +57,7 @@ def environment(python: str, *, out: Path) -> dict[str, str]:
         "PATH": os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")]),
         "FLWR_HOME": str(out / "home"), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1", "RAY_USAGE_STATS_ENABLED": "0",
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(_free_port()), "COLUMNS": "160",
+        flower_run.PORT: str(_free_port()), flower_run.CONTROL_PORT: str(_free_port()), "COLUMNS": "160",
     }  # fmt: skip
 
 
