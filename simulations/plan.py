@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +39,11 @@ def phases(config: Config) -> list[dict[str, Any]]:
 def rounded(patients: int, to: int) -> int:
     """Public size of a site: rounded to the nearest multiple of `to`, at least `to`."""
     return max(to, round(patients / to) * to)
+
+
+def default_quorum(sites: int) -> int:
+    """All but one of up to ten sites asked, nine in ten of more: of a hundred, more than one is away on any day."""
+    return max(1, min(sites - 1, math.ceil(0.9 * sites)))
 
 
 def total_steps(config: Config) -> int:
@@ -140,7 +146,7 @@ def build_protocol(
                 "server_tau": strategy["server_tau"],
                 "sites": [{"name": n, "patients": s, "weight": s / total} for n, s in sizes.items()],
                 "sites_per_round": sites_per_round,
-                "quorum": strategy["quorum"] or max(1, sites_per_round - 1),
+                "quorum": strategy["quorum"] or default_quorum(sites_per_round),
                 "deadline_s": strategy["deadline_s"],
                 "attempts": strategy["attempts"],
             },
