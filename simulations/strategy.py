@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,15 +28,20 @@ def suited_training(config: Config) -> dict[str, Any]:
     return {**training, "optimizer": wanted, "momentum": float(strategy["client_momentum"]), "phases": phases}
 
 
+def default_quorum(sites: int) -> int:
+    """All but one of up to ten sites asked, nine in ten of more: of a hundred, more than one is away on any day."""
+    return max(1, min(sites - 1, math.ceil(0.9 * sites)))
+
+
 def quorum(config: Config, sites: int) -> int:
-    """Fewest replies of a round: as configured, or all sampled sites but one, or as many as the strategy's promise
+    """Fewest replies of a round: as configured, or :func:`default_quorum`, or as many as the strategy's promise
     needs (a robust one that must withstand f sites), as far as there are sites."""
     strategy = config["strategy"]
     if strategy["quorum"]:
         return int(strategy["quorum"])
     sampled = int(strategy["sites_per_round"] or sites)
     needed = least_replies(strategy["kind"], int(strategy.get("byzantine", 0)))
-    return min(sampled, max(1, sampled - 1, needed))
+    return min(sampled, max(default_quorum(sampled), needed))
 
 
 def federation(config: Config, sites: Mapping[str, int]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from shared_model.errors import ConfigError, ProtocolError
 from shared_model.protocol import Protocol
 from shared_model.strategies import Personal, Strategy
 from simulations.plan import build_protocol, noise_multipliers, phases, rounded
-from simulations.strategy import check_strategy
+from simulations.strategy import check_strategy, default_quorum
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHA = "0" * 64
@@ -138,6 +138,11 @@ def test_public_sizes_are_multiples_and_never_zero(n: int, to: int) -> None:
     assert rounded(n, to) % to == 0
     assert rounded(n, to) >= to
     assert abs(rounded(n, to) - n) <= max(to / 2, to - n)
+
+
+@pytest.mark.parametrize("sites,quorum", [(1, 1), (2, 1), (4, 3), (10, 9), (11, 10), (20, 18), (100, 90)])
+def test_few_sites_may_miss_one_and_many_a_tenth(sites: int, quorum: int) -> None:
+    assert default_quorum(sites) == quorum
 
 
 def test_noise_is_calibrated_to_the_budget_over_all_planned_steps() -> None:
