@@ -14,11 +14,11 @@ from shared_model.protocol import Protocol
 KEPT_MODELS = 2  # one study at a time, and a change-over
 
 Shapes = dict[str, tuple[int, ...]]
-Key = tuple[FusionConfig, torch.device]
+Key = tuple[FusionConfig, float, torch.device]
 
 
 class WarmModels:
-    """At most `KEPT_MODELS` built models, by shape and device; the oldest goes first.
+    """At most `KEPT_MODELS` built models, by shape, prior and device; the oldest goes first.
 
     A model that was taken belongs to its taker for as long as it holds the process's compute lock, and to nobody after.
     """
@@ -39,7 +39,7 @@ class WarmModels:
             size=protocol.model.size, fusion=protocol.model.fusion, n_clinical=protocol.contract.n_features,
             height=protocol.pipeline.height, width=protocol.pipeline.width,
         )  # fmt: skip
-        key = (config, device)
+        key = (config, protocol.loss.prevalence, device)  # the prior is a constant of the model, not a weight
         if key not in self._built:
             model = build_model(config, seed=protocol.seed, prevalence=protocol.loss.prevalence).to(device)
             while len(self._built) >= KEPT_MODELS:

@@ -183,7 +183,7 @@ def test_a_site_goes_on_from_its_own_tensors_and_sends_its_step_alone(
     bound = norm_bound(study.protocol, 2, arrays, site="site-01")
     assert inspect(second, arrays, norm_bound=bound) is None  # although the site's own heads lie 1 off
     folder = next((study.config("site-01").state / "personal").iterdir())
-    model = service._site._built(study.protocol)[0]
+    model = service.site._models.take(study.protocol, service.site.device)[0]
     store = PersonalCopies(folder, study.protocol, model)
     before, after = store.put_on(model, up_to=1), store.put_on(model, up_to=2)
     assert set(before) == own

@@ -42,7 +42,7 @@ def copies(model: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("private", [True, False])
-@pytest.mark.parametrize("scope", ["features", "adapters", "all"])
+@pytest.mark.parametrize("scope", ["linear", "features", "adapters", "all"])
 def test_a_scope_moves_its_part_of_the_encoder_and_all_behind_it(
     tiny_model: Make, memory_patients: Make, small_protocol: Make, scope: str, private: bool
 ) -> None:
@@ -53,7 +53,10 @@ def test_a_scope_moves_its_part_of_the_encoder_and_all_behind_it(
     names = set(before)
     encoder = {name for name in names if name.startswith("encoder.")}
     adapters = {name for name in encoder if "norm" in name or name.startswith("encoder.pooling.")}
-    wanted = {"features": names - encoder, "adapters": (names - encoder) | adapters, "all": names}[scope]
+    linear = {n for n in names if n.startswith(("image_head.", "clinical_direct."))}
+    wanted = {
+        "linear": linear, "features": names - encoder, "adapters": (names - encoder) | adapters, "all": names,
+    }[scope]  # fmt: skip
     found = moved(model, before)
     # Adding a constant to all scores changes no attention: without noise these have no gradient.
     assert found <= wanted and all(name.endswith("score.bias") for name in wanted - found)
@@ -67,7 +70,7 @@ def test_a_clinical_phase_trains_the_table_s_branch_alone(
     model = tiny_model()
     before = copies(model)
     run(model, memory_patients(14), small_protocol(private=private, training__phases=[phase(objective="clinical")]))
-    assert moved(model, before) == {n for n in before if n.startswith(("clinical.", "clinical_head."))}
+    assert moved(model, before) == {n for n in before if n.startswith("clinical")}
 
 
 @pytest.mark.parametrize("fusion", ["gated", "early", "mid", "late"])

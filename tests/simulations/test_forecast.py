@@ -22,7 +22,7 @@ from simulations.forecast.command import compose
 from simulations.forecast.measured import Measured, PhaseCost
 from simulations.forecast.show import Forecast, Stage, draw
 from simulations.forecast.sizes import Party, count, population_of, training_patients
-from simulations.launch import HELD_OUT, split_terms
+from simulations.parties import HELD_OUT, split_of
 from simulations.plan import build_protocol
 from simulations.population import generate
 
@@ -77,7 +77,7 @@ def test_women_films_and_splits_are_counted_as_the_importer_finds_them(tmp_path:
         prepare_site(source=source, destination=tmp_path / name, contract=contract, pipeline=pipeline, site=name,
                      key=importer_key(config["seed"], name), workers=1)  # fmt: skip
         found = Cohort.open(tmp_path / name)
-        split = split_indices(found, **split_terms(config, name))
+        split = split_indices(found, **split_of(config, name))
         assert parties[name].exact
         assert parties[name].films == len(list((source / "dicom").rglob("*.dcm"))) == found.manifest.n_views
         assert parties[name].parts == {part: len(rows) for part, rows in split.items()}

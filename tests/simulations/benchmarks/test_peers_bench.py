@@ -19,7 +19,7 @@ from simulations.benchmarks.peers.ours import Job
 from simulations.benchmarks.peers.probe import Measurement, Process
 
 ROOT = Path(__file__).parents[3]
-JOB = Job(private=True, sites=2, patients=40, held_out=20, rounds=3)
+JOB = Job(private=True, sites=2, patients=40, held_out=60, rounds=3)
 
 # A child that leaves a grandchild behind, in a session of its own; both burn 0.2 CPU seconds, and the grandchild stays.
 BURN = "import sys, time\nwhile time.process_time() < 0.2: pass\n"
@@ -100,7 +100,7 @@ def test_our_row_on_a_minuscule_study(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_every_weight_is_trained_whatever_the_recipe_freezes() -> None:
     for private in (True, False):
-        job = Job(private=private, sites=2, patients=40, held_out=20, rounds=3)
+        job = Job(private=private, sites=2, patients=40, held_out=60, rounds=3)
         (phases,) = [o for o in ours.overrides(job, cache=Path("c")) if o.startswith("training.phases=")]
         assert "encoder_rate:1.0" in phases and 'objective:"fusion"' in phases and phases.count("share:1.0") >= 1
 
