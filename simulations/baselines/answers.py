@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simulations.baselines.comparison import kept_share, mean_and_spread
+from simulations.baselines.comparison import kept_share, mean_and_spread, together
 from simulations.baselines.jobs import BASELINES, FEDERATED
 
 Document = Mapping[str, Any]
@@ -69,7 +69,8 @@ def _cell(values: Sequence[float | None], digits: int = 3) -> str:
 
 
 def _questions(documents: Sequence[Document]) -> Answers:
-    heads = ("question", "mean (SD)", "least", "greatest", "populations with an interval clear of zero")
+    heads = ("question", "mean (SD)", "least", "greatest", "all together (95 % interval)", "greatest p",
+             "populations clear of zero")  # fmt: skip
     return Answers(title="What the differences say (AUC, paired DeLong)", heads=heads,
                    rows=tuple(_question_rows(documents)))  # fmt: skip
 
@@ -97,10 +98,16 @@ def _question_rows(documents: Sequence[Document]) -> Iterator[Row]:
 def _row(question: str, values: Sequence[float | None], gaps: Sequence[Document] = ()) -> Row:
     known = [value for value in values if value is not None]
     clear = sum(1 for gap in gaps if gap["low"] is not None and (gap["low"] > 0 or gap["high"] < 0))
-    said = f"{clear} of {len(gaps)}" if gaps else ""
+    worst = max((gap["p"] for gap in gaps if gap["p"] is not None), default=None)
+    said = _interval(gaps), "" if worst is None else f"{worst:.1g}", f"{clear} of {len(gaps)}" if gaps else ""
     if not known:
-        return question, "", "", "", said
-    return question, _cell(known), f"{min(known):.3f}", f"{max(known):.3f}", said
+        return question, "", "", "", *said
+    return question, _cell(known), f"{min(known):.3f}", f"{max(known):.3f}", *said
+
+
+def _interval(gaps: Sequence[Document]) -> str:
+    found = together(gaps)
+    return "" if found is None else f"{found[0]:.3f} ({found[1]:.3f} to {found[2]:.3f})"
 
 
 def _above_binormal(document: Document, arm: str) -> float | None:
@@ -131,8 +138,9 @@ def _sites(documents: Sequence[Document]) -> Iterator[Answers]:
             own = [gain[site] for gain in gains if site in gain]
             clear = sum(1 for gap in own if gap["low"] is not None and gap["low"] > 0)
             values = [gap["difference"] for gap in own]
-            rows.append((site, _cell(values), f"{min(values):.3f}", f"{clear} of {len(own)}"))
+            rows.append((site, _cell(values), f"{min(values):.3f}", _interval(own), f"{clear} of {len(own)}"))
         if rows:
-            heads = ("site", "gain in AUC over local, mean (SD)", "least", "populations with an interval above zero")
+            heads = ("site", "gain in AUC over local, mean (SD)", "least", "all together (95 % interval)",
+                     "populations above zero")  # fmt: skip
             yield Answers(title=f"{arm}: federated against local, on the site's own test women", heads=heads,
                           rows=tuple(rows))  # fmt: skip

@@ -120,6 +120,24 @@ def _local(arm: str, table: Table) -> Document:
     return {site: _paired(federated, table[f"{arm}/local/{site}"], site) for site in sites}
 
 
+def together(gaps: Sequence[Mapping[str, Any]]) -> tuple[float, float, float] | None:
+    """Difference and interval of all populations together: each weighs as the inverse of its variance (fixed effect;
+    populations share no woman). None where no gap has an interval.
+
+    >>> gaps = [{"difference": 0.02, "low": 0.0, "high": 0.04}, {"difference": 0.04, "low": 0.02, "high": 0.06}]
+    >>> [round(value, 3) for value in together(gaps)]
+    [0.03, 0.016, 0.044]
+    """
+    known = [gap for gap in gaps if gap["low"] is not None and gap["high"] > gap["low"]]
+    if not known:
+        return None
+    reach = float(ndtri((1 + CONFIDENCE) / 2))
+    weights = np.array([(2 * reach / (gap["high"] - gap["low"])) ** 2 for gap in known])
+    value = float(weights @ [gap["difference"] for gap in known] / weights.sum())
+    error = float(1 / np.sqrt(weights.sum()))
+    return value, value - reach * error, value + reach * error
+
+
 def kept_share(private: float, plain: float, public: float) -> float | None:
     """Which share of what hospitals added over public weights is left with privacy; None where they added nothing.
 

@@ -12,7 +12,7 @@ from shared_model.cohort import Cohort, split_indices
 from shared_model.errors import ConfigError, StorageError
 from shared_model.evaluation.auc import roc_auc
 from simulations.baselines.answers import markdown, tables
-from simulations.baselines.comparison import binormal, compare, kept_share, mean_and_spread
+from simulations.baselines.comparison import binormal, compare, kept_share, mean_and_spread, together
 from simulations.baselines.jobs import BASELINES, Arm, Job, expand, merged, with_objective
 from simulations.baselines.pooled import pool_cohorts
 from simulations.baselines.scores import FILE, HELD_OUT, PartyScores, read_scores, write_scores
@@ -130,7 +130,8 @@ def test_the_tables_show_every_arm_and_every_question(folder: Path) -> None:
     assert aucs.heads == ("model", "none", "epsilon_8") and "seeds 3, 4" in aucs.title
     assert next(row[0] for row in aucs.rows).startswith("initial weights") and len(aucs.rows) == 7
     said = {row[0]: row for row in questions.rows}
-    assert said["none: federated minus image_only"][4] == "2 of 2"
+    assert said["none: federated minus image_only"][6] == "2 of 2"
+    assert float(said["none: federated minus image_only"][5]) < 0.01
     cost = said["none minus epsilon_8, federated"]
     assert float(cost[2]) > 0
     kept = said["epsilon_8: share kept of what hospitals added over the initial weights"]
@@ -146,6 +147,10 @@ def test_binormal_prediction_and_shares() -> None:
     assert kept_share(0.8, 0.85, 0.75) == pytest.approx(0.5) and kept_share(0.8, 0.7, 0.75) is None
     assert mean_and_spread([0.5, None, 0.7]) == pytest.approx((0.6, 0.1414), abs=1e-4)
     assert mean_and_spread([None]) is None
+    assert together([{"difference": 0.1, "low": None, "high": None}]) is None
+    one = {"difference": 0.02, "low": 0.0, "high": 0.04}
+    value, low, high = together([one, one]) or (0.0, 0.0, 0.0)
+    assert value == pytest.approx(0.02) and high - low == pytest.approx(0.04 / np.sqrt(2))
 
 
 # --- the pooled control ----------------------------------------------------------------------------------
