@@ -101,9 +101,11 @@ def train_round(
     loader = _Loader(source, protocol, round_number, device, randomness, fields)
     run = _private if protocol.private else _ordinary
     model.encoded = source is not cohort
-    mean_loss = run(model, rows, loader, update, loss, protocol, site, randomness, workers, round_number)
+    try:
+        mean_loss = run(model, rows, loader, update, loss, protocol, site, randomness, workers, round_number)
+    finally:
+        model.encoded = False  # other sites of the process use this very model next
     update.finish()
-    model.encoded = False
     model.requires_grad_(True)
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     model.eval()
