@@ -113,10 +113,10 @@ def test_the_name_is_that_of_a_run_because_the_split_depends_on_it() -> None:
 
 
 def test_seconds_of_rounds_are_those_of_the_busiest_process() -> None:
-    frozen = protocol("rounds=5", "training.sample_rate=0.5", "training.steps_per_round=16")  # image 2, fusion 3
+    frozen = protocol("rounds=5", "training.sample_rate=0.5", "training.steps_per_round=16")  # image 1, fusion 4
     costs = measured(cost("image", request_s=1.0), cost("fusion", woman_s=0.1))
     # processes: {1} and {2, 3}; twice the miniature's steps. image: 2 requests of 2 s; fusion: 60 women at q 0.5
-    expected = 2 * (2 * 2 * 1.0) + 3 * (2 * 0.1 * 0.5 * 60)
+    expected = 1 * (2 * 2 * 1.0) + 4 * (2 * 0.1 * 0.5 * 60)
     assert total(frozen, costs, PATIENTS, processes=2, epsilon_s=0.0) == pytest.approx(expected)
     further = dataclasses.replace(costs, loop_site_s=0.01, first_wait_s=4.0)
     more = total(frozen, further, PATIENTS, processes=2, epsilon_s=0.5)
