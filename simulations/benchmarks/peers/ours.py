@@ -44,6 +44,7 @@ def overrides(job: Job, *, cache: Path) -> list[str]:
     phase |= {"name": "all", "share": 1.0, "objective": "fusion", "encoder_rate": 1.0}
     phase |= {"learning_rate": LEARNING_RATES[job.private]}
     phase |= {name: value for name, value in (("scope", "all"), ("epsilon_share", 1.0)) if name in phase}
+    phase |= {"sample_rate": None, "steps_per_round": None}  # the training's own, which the peers read
     sizes = [f"sites={job.sites}", f"patients={job.patients}", f"held_out={job.held_out}", f"rounds={job.rounds}"]
     return [mode, *SAME_WORK, *sizes, f"cache={cache}", f"training.phases=[{_hydra(phase)}]"]
 
