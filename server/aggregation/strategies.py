@@ -97,7 +97,8 @@ class Aggregator:
             raise RoundError("the aggregate is not finite", remedy="lower federation.server_learning_rate")
         if self._variates is not None:
             self._variates.learn(round_number, self._base, updates, self._sent)
-        return result
+        resting = {name for name in result if _rests(name, self._base, updates)}
+        return {name: self._base[name] if name in resting else array for name, array in result.items()}
 
     def _reply(self, request: Message, site: str, update: Arrays) -> Message:
         metrics = MetricRecord({WEIGHT: float(self._weights[site])})
@@ -123,3 +124,12 @@ class Aggregator:
 
 def _less(update: Arrays, origin: Arrays | None) -> Arrays:
     return update if origin is None else {name: np.asarray(array - origin[name]) for name, array in update.items()}
+
+
+def _rests(name: str, base: Arrays, updates: Mapping[str, Arrays]) -> bool:
+    """Whether every site returned a tensor as it got it, to the bit: a phase leaves it alone, and so does the server.
+
+    An average of equal numbers differs from them in the last bit, and a server's momentum would go on moving them; the
+    sites would then encode all their films again in every round.
+    """
+    return all(np.array_equal(update[name], base[name]) for update in updates.values())

@@ -49,6 +49,24 @@ def updates_of(
 
 
 @pytest.mark.parametrize("strategy", fake.STRATEGIES)
+def test_what_no_site_trained_stays_to_the_bit(strategy: str) -> None:
+    """Also after rounds in which it moved: no rounding of an average, no momentum that goes on. Sites encode their films
+    again whenever the encoder's bits change."""
+    protocol = fake.make_protocol(**fake.STRATEGIES[strategy])
+    aggregator, weights = Aggregator(protocol), fake.initial_weights()
+    for number in (1, 2):
+        weights = one_round(aggregator, protocol, weights, number)
+    aggregator.compose(weights, ask(weights, 3), NODES)
+    resting, *moving = sorted(weights)
+    updates = updates_of(aggregator, protocol, weights, 3, fake.SITES)
+    for update in updates.values():
+        update[resting] = weights[resting].copy()
+    after = aggregator.aggregate(3, updates)
+    assert np.array_equal(after[resting], weights[resting])
+    assert any(not np.array_equal(after[name], weights[name]) for name in moving)
+
+
+@pytest.mark.parametrize("strategy", fake.STRATEGIES)
 def test_exactly_the_chosen_nodes_are_asked(strategy: str) -> None:
     protocol = fake.make_protocol(**fake.STRATEGIES[strategy])
     weights, nodes = fake.initial_weights(), {"ash": 205, "cedar": 17, "birch": 4}
