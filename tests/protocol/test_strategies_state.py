@@ -50,7 +50,7 @@ def updates_of(
 
 @pytest.mark.parametrize("strategy", fake.STRATEGIES)
 def test_what_no_site_trained_stays_to_the_bit(strategy: str) -> None:
-    """Also after rounds in which it moved: no rounding of an average, no momentum that goes on. Sites encode their films
+    """Also after rounds in which it moved: no rounding of an average, no momentum. Sites encode their films
     again whenever the encoder's bits change."""
     protocol = fake.make_protocol(**fake.STRATEGIES[strategy])
     aggregator, weights = Aggregator(protocol), fake.initial_weights()
