@@ -9,6 +9,7 @@ from typing import Any
 from simulations.baselines.comparison import kept_share, mean_and_spread, together
 from simulations.baselines.jobs import BASELINES, FEDERATED
 
+WIDEST = 5  # arms side by side in a terminal of 80 columns
 Document = Mapping[str, Any]
 Row = tuple[str, ...]
 
@@ -52,6 +53,9 @@ def _aucs(documents: Sequence[Document]) -> Answers:
     women = ", ".join(f"{d['women']['n']:,}" for d in documents)
     seeds = ", ".join(str(d["seed"]) for d in documents)
     title = f"Held-out test AUC, mean (SD) over {len(documents)} populations (seeds {seeds}; {women} women)"
+    if len(arms) > WIDEST:  # a comparison of strategies, say: one line each
+        turned = tuple((arm, *(row[place + 1] for row in rows)) for place, arm in enumerate(arms))
+        return Answers(title=title, heads=("arm", *(row[0] for row in rows)), rows=turned)
     return Answers(title=title, heads=("model", *arms), rows=tuple(rows))
 
 

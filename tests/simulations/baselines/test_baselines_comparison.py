@@ -141,6 +141,15 @@ def test_the_tables_show_every_arm_and_every_question(folder: Path) -> None:
     assert text.count("\n|---|") == 1 and "| federated, images + clinical |" in text
 
 
+def test_many_arms_are_lines_and_not_columns(folder: Path) -> None:
+    document = compare(jobs(), folder)
+    many = {f"arm_{i}": document["arms"]["none"] for i in range(7)}
+    rows = {f"{arm}/federated": document["jobs"]["none/federated"] for arm in many}
+    table = tables([{**document, "arms": many, "jobs": rows}])[0]
+    assert table.heads == ("arm", "federated, images + clinical")
+    assert [row[0] for row in table.rows] == list(many)
+
+
 def test_binormal_prediction_and_shares() -> None:
     assert binormal(0.88, 0.75) == pytest.approx(0.912, abs=0.001)  # research notes, fusion arithmetic
     assert binormal(0.8, 0.5) == pytest.approx(0.8)
