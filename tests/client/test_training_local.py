@@ -124,13 +124,17 @@ def test_one_private_step_is_the_formula(tiny_model: Make, memory_patients: Make
     model, cohort, members = tiny_model(), memory_patients(12), [0, 3, 7]
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     loss = functools.partial(patient_loss_B, terms=protocol.loss, objective="fusion")
-    sums = LoopEngine().clipped_sum(tiny_model().train(), cohort.batch(members), clip=0.3, loss=loss).sums
+    twin, trained = tiny_model().train(), set(model.trainable_parameters("fusion"))
+    for name, parameter in twin.named_parameters():
+        parameter.requires_grad_(name in trained)
+    sums = LoopEngine().clipped_sum(twin, cohort.batch(members), clip=0.3, loss=loss).sums
     source = FixedRandomness([members], noise=0.7)
     run(model, cohort, protocol, round_number=1, randomness=source)
     assert source.stds == [2.0 * 0.3]
     expected = 0.25 * 40  # not 3, the true size of the batch, nor 0.25 * 12, the true size of the site
     encoder = set(model.image_parameters())
-    for (name, p), total in zip(model.named_parameters(), sums, strict=True):
+    moving = [(name, p) for name, p in model.named_parameters() if name in trained]
+    for (name, p), total in zip(moving, sums, strict=True):
         rate = 0.1 * (0.5 if name in encoder else 1.0)
         wanted = before[name] - rate * (total + 0.7 * 2.0 * 0.3) / expected
         torch.testing.assert_close(p.detach(), wanted, rtol=1e-5, atol=1e-6)
@@ -139,10 +143,11 @@ def test_one_private_step_is_the_formula(tiny_model: Make, memory_patients: Make
 def test_an_empty_batch_still_steps(tiny_model: Make, memory_patients: Make, small_protocol: Make) -> None:
     protocol = small_protocol(training__steps_per_round=3)
     model, source = tiny_model(), FixedRandomness([[], [], []], noise=1.0)
-    before = [p.detach().clone() for p in model.parameters()]
+    moving = [p for name, p in model.named_parameters() if name in model.trainable_parameters("fusion")]
+    before = [p.detach().clone() for p in moving]
     run(model, memory_patients(5), protocol, randomness=source)
     assert len(source.stds) == 3
-    moved = [before[i] - p.detach() for i, p in enumerate(model.parameters())]
+    moved = [before[i] - p.detach() for i, p in enumerate(moving)]
     rates = {0.05 * 1.0 / 10.0 * 3, 0.05 * 0.1 / 10.0 * 3}  # lr sigma C / expected batch, three steps, two groups
     assert {round(float(m.mean()), 6) for m in moved} == {round(r, 6) for r in rates}
 
@@ -200,7 +205,7 @@ def test_an_encoder_rate_of_zero_freezes_the_image_branch(
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     run(model, memory_patients(12), small_protocol(training__phases=phases), round_number=1)
     moved = {n for n, p in model.named_parameters() if not torch.equal(p.detach(), before[n])}
-    assert moved == {n for n, _ in model.named_parameters()} - set(model.image_parameters())
+    assert moved == set(model.trainable_parameters("fusion")) - set(model.image_parameters())
 
 
 @pytest.mark.parametrize("private", [True, False])

@@ -227,7 +227,12 @@ def test_groups_of_parameters() -> None:
     assert not low & high
     assert set(model.image_parameters()) - low == {"image_head.weight", "image_head.bias"}
     assert model.trainable_parameters("image") == model.image_parameters()
-    assert set(model.trainable_parameters("fusion")) == names
+    resting = {"image_direct.weight", "image_direct.bias"}  # the image's head can say all that these can
+    assert set(model.trainable_parameters("fusion")) == names - resting
+    straight = {"clinical_direct.weight", "clinical_direct.bias"}
+    assert set(model.trainable_parameters("fusion", "linear")) == resting | straight
+    assert set(model.trainable_parameters("image", "linear")) == resting
+    assert set(model.trainable_parameters("clinical", "linear")) == straight
 
 
 def test_same_seed_same_bits_and_global_generator_untouched() -> None:
@@ -270,7 +275,7 @@ def test_wrong_weights_are_refused_and_change_nothing(change: object, words: str
 
 
 def test_the_image_branch_alone_can_be_loaded_into_any_fusion_mode() -> None:
-    source = make_model("gated", seed=5)
+    source = make_model("gated", seed=5, lively=False)
     arrays = {name: array for name, array in arrays_of(source).items() if name in set(source.image_parameters())}
     batch = make_batch([[1, 1, 1, 1], [1, 0, 0, 1]], [1, 1])
     expected = source(batch).image_logit_B
