@@ -17,6 +17,7 @@ from shared_model.imaging.codecs import decode
 from shared_model.imaging.config import PipelineConfig
 from shared_model.imaging.greys import canonical
 from shared_model.imaging.header import FilmFile, quiet_pydicom, read_film
+from shared_model.imaging.policy import AdmissionPolicy
 from shared_model.imaging.reasons import FilmRefusedError, refuse
 
 
@@ -45,7 +46,13 @@ class View:
     shrunk: bool
 
 
-def read_header(path: Path, config: PipelineConfig, *, declared_spacing_mm: float | None = None) -> Film:
+def read_header(
+    path: Path,
+    config: PipelineConfig,
+    *,
+    declared_spacing_mm: float | None = None,
+    policy: AdmissionPolicy | None = None,
+) -> Film:
     """Admission by header alone, without decoding; what ingest sorts exams by.
 
     Raises:
@@ -54,15 +61,22 @@ def read_header(path: Path, config: PipelineConfig, *, declared_spacing_mm: floa
     with quiet_pydicom():
         file = read_film(path, max_bytes=config.max_bytes, header_only=True)
         with _named(file):
-            return admit(file.header, max_pixels=config.max_pixels, declared_spacing_mm=declared_spacing_mm)
+            return _admitted(file, config, declared_spacing_mm, policy)
 
 
-def prepare_view(path: Path, config: PipelineConfig, *, declared_spacing_mm: float | None = None) -> View:
+def prepare_view(
+    path: Path,
+    config: PipelineConfig,
+    *,
+    declared_spacing_mm: float | None = None,
+    policy: AdmissionPolicy | None = None,
+) -> View:
     """Read, check, decode and normalise one film.
 
     Args:
         path: DICOM Part 10 file of any name.
         declared_spacing_mm: the scanner's pixel spacing, stated by the site for films whose header has none.
+        policy: the site's own rules for films; None: the careful ones.
 
     Raises:
         ImagingError: with a stable `reason` (see REASONS); its text names no file and no person.
@@ -70,7 +84,7 @@ def prepare_view(path: Path, config: PipelineConfig, *, declared_spacing_mm: flo
     with quiet_pydicom():
         file = read_film(path, max_bytes=config.max_bytes)
         with _named(file):
-            film = admit(file.header, max_pixels=config.max_pixels, declared_spacing_mm=declared_spacing_mm)
+            film = _admitted(file, config, declared_spacing_mm, policy)
             greys = canonical(decode(file, rows=film.rows, columns=film.columns), file.header)
             channels = film_to_channels(
                 greys.pixels_HW, spacing_mm=film.spacing_mm, config=config, brightness=greys.brightness,
@@ -81,6 +95,14 @@ def prepare_view(path: Path, config: PipelineConfig, *, declared_spacing_mm: flo
         sop_uid=film.sop_uid, study_date=film.study_date, vendor=film.vendor, spacing_mm=film.spacing_mm[0],
         spacing_source=film.spacing_source, age_years=film.age_years, canvas_spacing_mm=channels.spacing_mm,
         factor=channels.factor[0], shrunk=channels.spacing_mm > config.spacing_mm,
+    )  # fmt: skip
+
+
+def _admitted(
+    file: FilmFile, config: PipelineConfig, declared_spacing_mm: float | None, policy: AdmissionPolicy | None
+) -> Film:
+    return admit(
+        file.header, max_pixels=config.max_pixels, declared_spacing_mm=declared_spacing_mm, policy=policy
     )  # fmt: skip
 
 
