@@ -17,6 +17,9 @@ from shared_model.imaging.breast import Breast, find_breast
 from shared_model.imaging.config import PipelineConfig
 from shared_model.imaging.reasons import refuse
 from shared_model.imaging.resample import Axis, area_average, area_axis
+from shared_model.imaging.text import refuse_text
+
+_LEAST_GREYS = 16  # an 8-bit scan has some 150 in the breast; with fewer than 16 a film was posterised on its way
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,14 @@ def film_to_channels(
         mask_HW: bool [h, w], the breast where it is already known; None finds it.
 
     Raises:
-        ImagingError: constant_pixels, inverted, no_breast, orientation_conflict, no_orientation, flat_window.
+        ImagingError: constant_pixels, few_greys, inverted, no_breast, orientation_conflict, no_orientation,
+            text_in_breast, flat_window.
     """
     if pixels_HW.dtype != np.uint16 or pixels_HW.ndim != 2:
         raise TypeError(f"film_to_channels: pixels are {pixels_HW.dtype} {pixels_HW.shape}, expected uint16 [h, w]")
     if mask_HW is None:
         breast = find_breast(pixels_HW, spacing_mm=max(spacing_mm), padding=padding, chest_left=chest_left)
+        refuse_text(pixels_HW, breast.mask_HW, spacing_mm=max(spacing_mm))
     else:
         breast = Breast(mask_HW, True if chest_left is None else chest_left)
     greys, mask = _hang(pixels_HW, breast, flip_rows)
@@ -129,10 +134,12 @@ def _tables(
     """Both channels as float32 tables over greys, from the histogram of the breast."""
     counts = np.bincount(greys[mask], minlength=int(greys.max()) + 1)
     total = counts.sum()
-    if np.count_nonzero(counts) < 2:
-        raise refuse("constant_pixels", found="one grey in the breast")
-    shown = np.arange(counts.size, dtype=np.float64) if brightness is None else brightness[: counts.size]
     present = np.flatnonzero(counts)
+    if present.size < 2:
+        raise refuse("constant_pixels", found="one grey in the breast")
+    if present.size < _LEAST_GREYS:
+        raise refuse("few_greys", found=f"{present.size} greys", expected=f"at least {_LEAST_GREYS}")
+    shown = np.arange(counts.size, dtype=np.float64) if brightness is None else brightness[: counts.size]
     order = present[np.argsort(shown[present], kind="stable")]
     below = np.cumsum(counts[order])
     low, high = (float(shown[order[np.searchsorted(below, p / 100.0 * total)]]) for p in _within(percentiles))

@@ -63,6 +63,29 @@ def decode(film: FilmFile, *, rows: int, columns: int) -> NDArray[np.uint16]:
         raise refuse("undecodable", found=type(error).__name__) from None
 
 
+def check_whole(cells_HW: NDArray[np.uint16]) -> None:
+    """Refuse a picture that stops in the middle of a row: what was cut off on the way has been filled up with one grey.
+
+    A collimated film ends at a row's end, and air at the bottom of a film is as dark as what comes before it.
+
+    Raises:
+        ImagingError: truncated.
+    """
+    flat = cells_HW.reshape(-1)
+    columns = cells_HW.shape[1]
+    if flat[-1] != flat[-1 - columns // 4] or not (flat[-2 * columns :] == flat[-1]).all():
+        return  # most films end here: their last rows are not of one grey
+    rows = np.flatnonzero((cells_HW != flat[-1]).any(axis=1))
+    last = int(rows[-1]) if rows.size else 0
+    if not 1 <= last < cells_HW.shape[0] - max(2, cells_HW.shape[0] // 50):
+        return
+    cut = int(np.flatnonzero(cells_HW[last] != flat[-1])[-1]) + 1
+    above, here = cells_HW[last - 1], cells_HW[last, :cut]
+    # Up to the cut this row goes on as the one above, which itself goes on beyond it, across a good part of the film.
+    if np.count_nonzero(here != flat[-1]) > columns // 4 < np.count_nonzero(above[cut:] != flat[-1]):
+        raise refuse("truncated", found=f"one grey from row {last} on", expected=f"{cells_HW.shape[0]} rows")
+
+
 def _codestream(data: bytes, offset: int) -> bytes:
     """The only frame: its fragments joined, without the basic offset table (PS3.5 A.4)."""
     stream = BytesIO(data)

@@ -11,9 +11,10 @@ import logging
 import math
 import stat
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
+from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import (
     JPEG2000,
@@ -35,6 +37,7 @@ from pydicom.uid import (
 )
 
 from shared_model.imaging.reasons import refuse
+from shared_model.imaging.vocabulary import number
 
 NATIVE = frozenset({str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian)})
 SYNTAXES = NATIVE | {
@@ -51,9 +54,10 @@ _PIXEL_DATA = 0x7FE00010
 TAGS: dict[str, int] = {
     "ImageType": 0x00080008, "SOPClassUID": 0x00080016, "SOPInstanceUID": 0x00080018, "StudyDate": 0x00080020,
     "AcquisitionTime": 0x00080032, "Modality": 0x00080060, "PresentationIntentType": 0x00080068,
-    "Manufacturer": 0x00080070, "SeriesDescription": 0x0008103E, "PatientID": 0x00100020,
+    "Manufacturer": 0x00080070, "SeriesDescription": 0x0008103E, "PatientName": 0x00100010, "PatientID": 0x00100020,
     "PatientBirthDate": 0x00100030, "PatientAge": 0x00101010, "ViewPosition": 0x00185101,
-    "ImagerPixelSpacing": 0x00181164, "EstimatedRadiographicMagnificationFactor": 0x00181114,
+    "PaddleDescription": 0x001811A4, "ImagerPixelSpacing": 0x00181164,
+    "EstimatedRadiographicMagnificationFactor": 0x00181114,
     "NominalScannedPixelSpacing": 0x00182010, "StudyInstanceUID": 0x0020000D, "InstanceNumber": 0x00200013,
     "PatientOrientation": 0x00200020, "Laterality": 0x00200060, "ImageLaterality": 0x00200062,
     "SamplesPerPixel": 0x00280002, "PhotometricInterpretation": 0x00280004, "NumberOfFrames": 0x00280008,
@@ -62,7 +66,8 @@ TAGS: dict[str, int] = {
     "PixelPaddingValue": 0x00280120, "PixelPaddingRangeLimit": 0x00280121, "BurnedInAnnotation": 0x00280301,
     "WindowCenter": 0x00281050, "WindowWidth": 0x00281051, "RescaleIntercept": 0x00281052,
     "RescaleSlope": 0x00281053, "VOILUTFunction": 0x00281056, "BreastImplantPresent": 0x00281300,
-    "ModalityLUTSequence": 0x00283000, "VOILUTSequence": 0x00283010, "ViewCodeSequence": 0x00540220,
+    "PartialView": 0x00281350, "ModalityLUTSequence": 0x00283000, "VOILUTSequence": 0x00283010,
+    "ViewCodeSequence": 0x00540220,
 }  # fmt: skip
 _TAG_LIST: list[BaseTag | int] = list(TAGS.values())
 
@@ -118,11 +123,7 @@ class Header:
 
     def numbers(self, name: str) -> list[float]:
         """All values of a DS or IS element; [] when absent. Raises `damaged_header` if they are no finite numbers."""
-        parts = [part for part in self.texts(name) if part]
-        try:
-            values = [float(part) for part in parts]
-        except ValueError:
-            values = [math.nan]
+        values = [number(part) for part in self.texts(name) if part]
         if not all(map(math.isfinite, values)):
             raise refuse("damaged_header", found=f"{name} is not numeric")
         return values
@@ -138,7 +139,10 @@ class Header:
 
     def items(self, name: str) -> list[Dataset]:
         """Items of a sequence; [] when absent."""
-        return list(self._converted(name) or [])
+        value = self._converted(name)
+        if value and not isinstance(value, Sequence):
+            raise refuse("damaged_header", found=f"{name} is no sequence")
+        return list(value or [])
 
     def decoded(self, name: str) -> str:
         """A text in the file's own character set (PatientID, Manufacturer)."""
@@ -154,18 +158,46 @@ class Header:
             raise refuse("damaged_header", found=f"{name}: {type(error).__name__}") from None
 
 
+class _Quiet:
+    """What is switched off while at least one thread reads a header; the last one out switches it on again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._restore = ExitStack()
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._readers == 0:
+                self._restore.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                logger = logging.getLogger("pydicom")
+                self._restore.callback(setattr, logger, "disabled", logger.disabled)
+                logger.disabled = True
+            self._readers += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                self._restore.close()
+
+
+_QUIET = _Quiet()
+
+
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Keeps pydicom from warning or logging while a header is read: its messages repeat header values, so names."""
-    logger = logging.getLogger("pydicom")
-    before = logger.disabled
-    logger.disabled = True
+    """Keeps pydicom from warning or logging while a header is read: its messages repeat header values, so names.
+
+    Several threads may be inside at once (a PACS sends over several associations): each alone would restore what
+    another one has switched off.
+    """
+    _QUIET.enter()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        logger.disabled = before
+        _QUIET.leave()
 
 
 def read_film(path: Path, *, max_bytes: int, header_only: bool = False) -> FilmFile:

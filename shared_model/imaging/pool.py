@@ -25,6 +25,7 @@ from typing import Literal
 from shared_model.errors import ImagingError, MammoFedError
 from shared_model.imaging.admission import Film
 from shared_model.imaging.config import PipelineConfig
+from shared_model.imaging.policy import AdmissionPolicy
 from shared_model.imaging.reasons import refuse
 from shared_model.imaging.view import View
 from shared_model.imaging.wire import decode_reply
@@ -84,6 +85,7 @@ class FilmPool:
     Args:
         workers: processes, at least 1, each with one thread.
         declared_spacing_mm: spacing that the site states for films whose header has none, or None.
+        policy: the site's own rules for films; None: the careful ones.
         film_seconds: after this long a film is given up and its worker replaced.
     """
 
@@ -93,12 +95,16 @@ class FilmPool:
         *,
         workers: int,
         declared_spacing_mm: float | None = None,
+        policy: AdmissionPolicy | None = None,
         film_seconds: float = 300.0,
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers is {workers}, expected at least 1")
         self._config, self._film_seconds = config, film_seconds
-        settings = {"config": dataclasses.asdict(config), "declared_spacing_mm": declared_spacing_mm}
+        settings = {
+            "config": dataclasses.asdict(config), "declared_spacing_mm": declared_spacing_mm,
+            "policy": dataclasses.asdict(policy or AdmissionPolicy()),
+        }  # fmt: skip
         self._settings = json.dumps(settings).encode()
         self._workers: list[_Worker] = []
         self._count = workers
@@ -184,15 +190,16 @@ def prepare_views(
     workers: int,
     progress: Progress | None = None,
     declared_spacing_mm: float | None = None,
+    policy: AdmissionPolicy | None = None,
 ) -> Iterator[tuple[int, View | ImagingError]]:
     """Prepare many films in parallel, in the order of `paths`; a refused film comes as its error.
 
     Args:
         workers: processes of one thread each.
         progress: called with (films done, films in all).
-        declared_spacing_mm: see :func:`shared_model.imaging.prepare_view`.
+        declared_spacing_mm, policy: see :func:`shared_model.imaging.prepare_view`.
     """
-    with FilmPool(config, workers=workers, declared_spacing_mm=declared_spacing_mm) as pool:
+    with FilmPool(config, workers=workers, declared_spacing_mm=declared_spacing_mm, policy=policy) as pool:
         for index, result in pool.run("prepare", paths, progress=progress):
             assert not isinstance(result, Film)
             yield index, result

@@ -42,16 +42,45 @@ REASONS: dict[str, tuple[str, str]] = {
     "no_orientation": ("the side of the chest wall cannot be told", "set PatientOrientation"),
     "implant": ("a breast implant, which outshines the tissue", "nothing: films with implants are left out"),
     "burned_in": ("text is burned into the pixels", "send the film without burned-in annotation"),
+    "burned_in_unknown": (
+        "the header does not say that the pixels are free of text",
+        "set BurnedInAnnotation to NO, or, after looking at some films, policy.burned_in to look",
+    ),
+    "text_in_breast": ("text or a marker lies over the breast", "send the film without burned-in annotation"),
+    "secondary_capture": ("a secondary capture", "set policy.secondary_capture to accept where films were scanned"),
+    "screen_save": ("a screen save", "send the mammogram itself"),
+    "derived_image": ("an image made from other images", "send the primary image"),
+    "synthetic_2d": ("computed from a tomosynthesis", "send the exposed view, or set policy.synthetic_2d to accept"),
     "damaged_lut": ("a lookup table or window in the header is damaged", "export the film again"),
     "codestream_mismatch": ("the compressed image is not of the size that the header says", "export the film again"),
     "undecodable": ("the compressed pixels cannot be decoded", "export the film again, uncompressed if need be"),
     "constant_pixels": ("all pixels are equal", "leave the film out or export it again"),
+    "few_greys": ("the breast has too few different greys", "export the film again with all its bits"),
     "flat_window": ("the film's window shows no contrast in the breast", "correct WindowCenter and WindowWidth"),
     "no_breast": ("no breast could be told from the background", "leave the film out or check the pixels"),
     "inverted": ("the background is bright: the polarity is wrong", "correct PhotometricInterpretation"),
     "decoder_crashed": ("the decoder died on this film", "export the film again, uncompressed"),
     "timed_out": ("the film took too long", "export the film again, uncompressed"),
 }
+
+SECTIONS: dict[str, str] = {
+    "unreadable": "", "not_dicom": "PS3.10 7.1", "truncated": "PS3.5 7.1 and A.4", "damaged_header": "PS3.5 7.1",
+    "too_large": "", "unsupported_syntax": "PS3.5 10", "not_mammography": "PS3.3 C.7.3.1 and A.26",
+    "for_processing": "PS3.3 C.8.11.7", "multi_frame": "PS3.3 A.55", "not_monochrome": "PS3.3 C.7.6.3.1.2",
+    "no_pixels": "PS3.3 C.7.6.3", "unsupported_bits": "PS3.5 8.1.1", "no_patient_id": "PS3.3 C.7.1.1",
+    "no_uid": "PS3.3 C.12.1", "no_view": "PS3.3 C.8.11.7", "other_view": "PS3.16 CID 4014",
+    "view_conflict": "PS3.3 C.8.11.7", "not_full_view": "PS3.16 CID 4015", "no_laterality": "PS3.3 C.8.11.7",
+    "laterality_conflict": "PS3.3 C.7.3.1 and C.8.11.7", "no_spacing": "PS3.3 C.8.11.3",
+    "implausible_spacing": "PS3.3 C.8.11.3", "field_too_small": "PS3.3 C.8.11.4",
+    "unsupported_orientation": "PS3.3 C.7.6.1.1.1", "orientation_conflict": "PS3.3 C.7.6.1.1.1",
+    "no_orientation": "PS3.3 C.7.6.1.1.1", "implant": "PS3.3 C.8.11.7", "burned_in": "PS3.3 C.7.6.1",
+    "burned_in_unknown": "PS3.3 C.7.6.1", "text_in_breast": "PS3.15 E.3.1", "secondary_capture": "PS3.3 A.8.1",
+    "screen_save": "PS3.3 C.8.6.1", "derived_image": "PS3.3 C.7.6.1.1.2", "synthetic_2d": "PS3.3 C.7.6.1.1.2",
+    "damaged_lut": "PS3.3 C.11.1 and C.11.2", "codestream_mismatch": "PS3.5 8.2", "undecodable": "PS3.5 8.2",
+    "constant_pixels": "", "few_greys": "", "flat_window": "PS3.3 C.11.2", "no_breast": "",
+    "inverted": "PS3.3 C.7.6.3.1.2", "decoder_crashed": "", "timed_out": "",
+}  # fmt: skip
+"""Where the standard says what a film broke, for whoever has to talk to the maker; "" where a rule is ours."""
 
 
 class FilmRefusedError(ImagingError):

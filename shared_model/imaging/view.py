@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 from shared_model.errors import ImagingError
 from shared_model.imaging.admission import Film, admit
 from shared_model.imaging.channels import film_to_channels
-from shared_model.imaging.codecs import decode
+from shared_model.imaging.codecs import check_whole, decode
 from shared_model.imaging.config import PipelineConfig
 from shared_model.imaging.greys import canonical
 from shared_model.imaging.header import FilmFile, quiet_pydicom, read_film
+from shared_model.imaging.policy import AdmissionPolicy
 from shared_model.imaging.reasons import FilmRefusedError, refuse
 
 
@@ -28,6 +30,8 @@ class View:
     view: one of VIEWS. spacing_mm: native distance of pixel rows in the breast. age_years: completed years or None.
     canvas_spacing_mm: edge of a canvas pixel; coarser than configured (shrunk) where the breast would not fit.
     factor: native pixels a canvas pixel, along rows; below 1 the film was enlarged, which adds no detail.
+    pixel_digest: hex SHA-256 of the decoded picture in canonical greys and its size. Equal for the same exposure under
+        another UID, transfer syntax or polarity, so copies are found by it; the importer keeps it to itself.
     """
 
     pixels: NDArray[np.float32] = field(repr=False)
@@ -43,9 +47,16 @@ class View:
     canvas_spacing_mm: float
     factor: float
     shrunk: bool
+    pixel_digest: str = field(repr=False)
 
 
-def read_header(path: Path, config: PipelineConfig, *, declared_spacing_mm: float | None = None) -> Film:
+def read_header(
+    path: Path,
+    config: PipelineConfig,
+    *,
+    declared_spacing_mm: float | None = None,
+    policy: AdmissionPolicy | None = None,
+) -> Film:
     """Admission by header alone, without decoding; what ingest sorts exams by.
 
     Raises:
@@ -54,15 +65,22 @@ def read_header(path: Path, config: PipelineConfig, *, declared_spacing_mm: floa
     with quiet_pydicom():
         file = read_film(path, max_bytes=config.max_bytes, header_only=True)
         with _named(file):
-            return admit(file.header, max_pixels=config.max_pixels, declared_spacing_mm=declared_spacing_mm)
+            return _admitted(file, config, declared_spacing_mm, policy)
 
 
-def prepare_view(path: Path, config: PipelineConfig, *, declared_spacing_mm: float | None = None) -> View:
+def prepare_view(
+    path: Path,
+    config: PipelineConfig,
+    *,
+    declared_spacing_mm: float | None = None,
+    policy: AdmissionPolicy | None = None,
+) -> View:
     """Read, check, decode and normalise one film.
 
     Args:
         path: DICOM Part 10 file of any name.
         declared_spacing_mm: the scanner's pixel spacing, stated by the site for films whose header has none.
+        policy: the site's own rules for films; None: the careful ones.
 
     Raises:
         ImagingError: with a stable `reason` (see REASONS); its text names no file and no person.
@@ -70,8 +88,10 @@ def prepare_view(path: Path, config: PipelineConfig, *, declared_spacing_mm: flo
     with quiet_pydicom():
         file = read_film(path, max_bytes=config.max_bytes)
         with _named(file):
-            film = admit(file.header, max_pixels=config.max_pixels, declared_spacing_mm=declared_spacing_mm)
-            greys = canonical(decode(file, rows=film.rows, columns=film.columns), file.header)
+            film = _admitted(file, config, declared_spacing_mm, policy)
+            cells = decode(file, rows=film.rows, columns=film.columns)
+            check_whole(cells)
+            greys = canonical(cells, file.header)
             channels = film_to_channels(
                 greys.pixels_HW, spacing_mm=film.spacing_mm, config=config, brightness=greys.brightness,
                 chest_left=film.chest_left, flip_rows=film.flip_rows, padding=greys.padding,
@@ -81,6 +101,21 @@ def prepare_view(path: Path, config: PipelineConfig, *, declared_spacing_mm: flo
         sop_uid=film.sop_uid, study_date=film.study_date, vendor=film.vendor, spacing_mm=film.spacing_mm[0],
         spacing_source=film.spacing_source, age_years=film.age_years, canvas_spacing_mm=channels.spacing_mm,
         factor=channels.factor[0], shrunk=channels.spacing_mm > config.spacing_mm,
+        pixel_digest=_digest(greys.pixels_HW),
+    )  # fmt: skip
+
+
+def _digest(pixels_HW: NDArray[np.uint16]) -> str:
+    digest = hashlib.sha256(f"{pixels_HW.shape[0]} {pixels_HW.shape[1]}\0".encode())
+    digest.update(np.ascontiguousarray(pixels_HW, "<u2").data)
+    return digest.hexdigest()
+
+
+def _admitted(
+    file: FilmFile, config: PipelineConfig, declared_spacing_mm: float | None, policy: AdmissionPolicy | None
+) -> Film:
+    return admit(
+        file.header, max_pixels=config.max_pixels, declared_spacing_mm=declared_spacing_mm, policy=policy
     )  # fmt: skip
 
 

@@ -20,10 +20,12 @@ import numpy as np
 
 from shared_model.errors import ImagingError
 from shared_model.imaging.config import PipelineConfig
+from shared_model.imaging.policy import AdmissionPolicy
 from shared_model.imaging.view import View, prepare_view, read_header
 from shared_model.imaging.wire import encode_error
 
 _BASE_BYTES, _BYTES_A_PIXEL = 1 << 30, 64  # measured peak: 0.2 GB of interpreter and some 40 bytes a pixel
+_RESERVED_BYTES = 4 << 30  # address space that is mapped and never touched: code, and arenas of threads
 
 
 def main(descriptor: int) -> None:
@@ -32,22 +34,37 @@ def main(descriptor: int) -> None:
     with Connection(descriptor) as parent:
         settings = json.loads(parent.recv_bytes())
         config = PipelineConfig(**settings["config"])
-        limit = _BASE_BYTES + _BYTES_A_PIXEL * config.max_pixels + 3 * config.max_bytes
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+        policy = AdmissionPolicy(**settings["policy"])
+        _limit_itself(config)
         parent.send_bytes(b"ready")
         while True:
             try:
                 task = json.loads(parent.recv_bytes())
             except (EOFError, ConnectionResetError):
                 return
-            _answer(parent, task, config, settings["declared_spacing_mm"])
+            _answer(parent, task, config, settings["declared_spacing_mm"], policy)
 
 
-def _answer(parent: Connection, task: dict[str, str], config: PipelineConfig, declared: float | None) -> None:
+def _limit_itself(config: PipelineConfig) -> None:
+    """Memory by the largest film that may come; no core dump, which would hold a picture and a name; no file.
+
+    RLIMIT_DATA bounds what a decoder can allocate; RLIMIT_AS also what it maps, with room for what libraries reserve.
+    """
+    memory = _BASE_BYTES + _BYTES_A_PIXEL * config.max_pixels + 3 * config.max_bytes
+    for kind, limit in (
+        (resource.RLIMIT_DATA, memory), (resource.RLIMIT_AS, memory + _RESERVED_BYTES), (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+    ):  # fmt: skip
+        _, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _answer(
+    parent: Connection, task: dict[str, str], config: PipelineConfig, declared: float | None, policy: AdmissionPolicy
+) -> None:
     try:
         work = prepare_view if task["work"] == "prepare" else read_header
-        result = work(Path(task["path"]), config, declared_spacing_mm=declared)
+        result = work(Path(task["path"]), config, declared_spacing_mm=declared, policy=policy)
     except ImagingError as error:
         parent.send_bytes(json.dumps({"error": encode_error(error)}).encode())
         return
