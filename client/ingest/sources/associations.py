@@ -6,7 +6,6 @@ announced, up to 4 GiB. Here both are bounded: what is beyond the bound ends the
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -49,7 +48,7 @@ def application(title: str, *, timeout_seconds: float) -> AE:
 
 
 def storage_contexts() -> list[PresentationContext]:
-    """One context for each kind of film and transfer syntax, so that an archive sends what it has and transcodes nothing."""
+    """One context for each kind of film and transfer syntax, so that an archive sends what it has, as it has it."""
     return [build_context(kind, syntax) for kind in WANTED for syntax in SYNTAXES]
 
 
@@ -66,7 +65,9 @@ def association(
         LostError: nobody answers, or it is busy. SourceError: it refuses us. ConfigError: TLS files.
     """
     entity = application(peer.calling_ae, timeout_seconds=peer.timeout_seconds)
-    handlers: list[Any] = [(evt.EVT_CONN_OPEN, bound_messages, [max(max_bytes, 1 << 20), intake])]
+    handlers: list[Any] = [
+        (evt.EVT_CONN_OPEN, bound_messages, [max(max_bytes, MAX_PDU), intake, peer.timeout_seconds])
+    ]
     extended: list[Any] = []
     if intake is not None:
         handlers.append((evt.EVT_C_STORE, take_film, [intake]))
@@ -109,22 +110,26 @@ def _why_not(opened: Any, peer: Peer) -> Exception:
     )  # fmt: skip
 
 
-def bound_messages(event: Any, max_bytes: int, intake: Intake | None) -> None:
+def bound_messages(event: Any, max_bytes: int, intake: Intake | None, timeout_seconds: float) -> None:
     """EVT_CONN_OPEN: ends an association that sends a longer PDU, a larger film or more films at once than it may.
 
-    An OSError here is to pynetdicom a connection that broke, which it handles in every state (PS3.8 9.2, event 17).
+    An OSError here is to pynetdicom a connection that broke, which it handles in every state (PS3.8 9.2, event 17). So
+    is silence in the middle of a PDU, for which it would wait without an end.
     """
     opened = event.assoc
     transport = opened.dul.socket
-    receive: Callable[[int], bytes] = transport.recv
+    transport.socket.settimeout(timeout_seconds)
+    receive: Callable[[int], bytearray] = transport.recv
 
-    def bounded(count: int) -> bytes:
+    def bounded(count: int) -> bytearray:
         message = opened.dimse.message
         if message is not None and message.data_set.tell() > max_bytes:
             uid = str(getattr(message.command_set, "AffectedSOPInstanceUID", "") or "")
-            if intake is not None and uid:
+            if intake is not None:
                 intake.refuse(uid, "too_large")
             raise OSError("a message is too large")
+        if message is not None and message.encoded_command_set.tell() > MAX_PDU:
+            raise OSError("a command is too long")
         if count > MAX_PDU + 64 or opened.dimse.msg_queue.qsize() > _MAX_QUEUED:
             raise OSError("a PDU is too long, or too many messages at once")
         return receive(count)
@@ -173,9 +178,9 @@ def accept_films(
     try:
         return entity.start_server(
             (address, port), block=False, ssl_context=tls,
-            evt_handlers=[(evt.EVT_CONN_OPEN, bound_messages, [max_bytes, intake]),
+            evt_handlers=[(evt.EVT_CONN_OPEN, bound_messages, [max_bytes, intake, timeout_seconds]),
                           (evt.EVT_C_STORE, take_film, [intake])],
         )  # fmt: skip
-    except (OSError, socket.error) as error:
+    except OSError as error:
         raise SourceError(f"cannot listen on {address}:{port} for films: {error.strerror}",
                           remedy="choose another receive_port, or end what uses it") from None  # fmt: skip

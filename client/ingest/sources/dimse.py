@@ -77,9 +77,9 @@ class DimseSource(Peer, Patience):
         Raises:
             SourceError: the PACS cannot be reached or refuses. StorageError: the disk refuses. ConfigError: settings.
         """
+        store.bind(deidentify.uid(VERIFICATION))
         intake = Intake(store, deidentify)
         with quiet_network(), _Pacs(self, intake, store.max_bytes) as pacs:
-            store.bind(deidentify.uid(VERIFICATION))
             return gather(
                 pacs, store, intake, deidentify, quiet_seconds=self.quiet_seconds,
                 backoff=backoff or Backoff(self.retries), progress=progress,
@@ -136,8 +136,10 @@ class _Pacs:
             found = self._find("STUDY", {"StudyDate": _range(first, last), "ModalitiesInStudy": "MG"})
         except _TooMany:
             if first == last:
-                raise SourceError(f"{self.name} cuts its lists even for one day", expected="all studies of a day",
-                                  remedy="raise the PACS's limit for answers, or import by a list of patients") from None  # fmt: skip
+                raise SourceError(
+                    f"{self.name} cuts its lists even for one day", expected="all studies of a day",
+                    remedy="raise the PACS's limit for answers, or import by a list of patients",
+                ) from None  # fmt: skip
             middle = first + (last - first) // 2
             yield from self._between(first, middle)
             yield from self._between(date.fromordinal(middle.toordinal() + 1), last)
@@ -178,7 +180,7 @@ class _Pacs:
 
     def _find(self, level: str, keys: dict[str, str]) -> list[Dataset]:
         """All answers to a C-FIND."""
-        query = _identifier(level, keys | ({"StudyInstanceUID": "", "PatientID": ""} | keys if level == "STUDY" else {}))
+        query = _identifier(level, ({"StudyInstanceUID": "", "PatientID": ""} if level == "STUDY" else {}) | keys)
         found: list[Dataset] = []
         for answer, identifier in self._querying().send_c_find(query, FIND):
             status = self._status(answer)

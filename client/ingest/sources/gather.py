@@ -17,7 +17,7 @@ from typing import Protocol
 
 from client.ingest.sources.collected import PERMANENT, Collected, Progress
 from client.ingest.sources.intake import Deidentifies, Intake
-from client.ingest.sources.objects import why_left_out
+from client.ingest.sources.objects import is_uid, why_left_out
 from client.ingest.sources.received import Received, name_of
 from client.ingest.sources.retry import Backoff, LostError
 from shared_model.errors import SourceError
@@ -108,6 +108,9 @@ class _Gathering:
         total = Collected()
         waiting: list[_Study] = []
         for number, uid in enumerate(uids, start=1):
+            if not is_uid(uid):
+                total += Collected(studies=1, incomplete=1)  # it cannot be asked for
+                continue
             study = _Study(uid, self.deidentify.uid(uid))
             self._pass_over(study)
             if study.settled:
@@ -136,7 +139,8 @@ class _Gathering:
 
     def _pass_over(self, study: _Study) -> None:
         """Ask what there is of a study, fetch what is missing, and note where it stands."""
-        announced = {self.deidentify.uid(film.film_uid): film for film in self._announced(study)}
+        listed = self._announced(study)
+        announced = {self.deidentify.uid(film.film_uid): film for film in listed if is_uid(film.film_uid)}
         wanted = {uid: film for uid, film in announced.items() if why_left_out(film.sop_class) is None}
         if study.before is None:
             study.before = frozenset(uid for uid in wanted if self.store.holds(study.hashed, uid))

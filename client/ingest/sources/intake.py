@@ -12,7 +12,7 @@ from typing import Protocol
 
 from pydicom.dataset import Dataset
 
-from client.ingest.sources.objects import SYNTAXES, DamagedError, parse, split_file, text, to_file
+from client.ingest.sources.objects import SYNTAXES, DamagedError, is_uid, parse, split_file, text, to_file
 from client.ingest.sources.received import Received
 from shared_model.errors import StorageError
 
@@ -58,11 +58,10 @@ class Intake:
     def wait_all(self, quiet_seconds: float) -> bool:
         """Wait until every film that was asked for has come, or none came for `quiet_seconds`; whether all have."""
         with self._changed:
-            while waiting := len(self._asked) - len(self._stored | self._refused.keys()):
-                if self.broken is not None or not self._changed.wait_for(
-                    lambda before=waiting: self._missing() < before, timeout=quiet_seconds
-                ):  # fmt: skip
-                    return False
+            while before := self._missing():
+                self._changed.wait(quiet_seconds)
+                if self.broken is not None or self._missing() == before:
+                    return not self._missing()
             return True
 
     def _missing(self) -> int:
@@ -88,7 +87,7 @@ class Intake:
         self._finish(film_uid, lambda: reason)
 
     def _finish(self, film_uid: str, decide: Callable[[], str | None]) -> str | None:
-        film = self._deidentify.uid(film_uid)
+        film = self._deidentify.uid(film_uid) if is_uid(film_uid) else ""
         with self._lock:
             if film not in self._asked:
                 return "unasked"
@@ -124,9 +123,10 @@ class Intake:
         film = self._deidentify.uid(film_uid)
         with self._lock:
             study = self._asked.get(film, "")
-        if text(dataset, "SOPInstanceUID") != film_uid:
+        study_uid = text(dataset, "StudyInstanceUID")
+        if text(dataset, "SOPInstanceUID") != film_uid or not is_uid(study_uid):
             return "damaged"
-        if self._deidentify.uid(text(dataset, "StudyInstanceUID")) != study:
+        if self._deidentify.uid(study_uid) != study:
             return "damaged"
         if text(dataset, "Modality") != "MG":
             return "other_modality"

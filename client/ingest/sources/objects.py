@@ -7,13 +7,14 @@ allocated beyond the bytes that came.
 
 from __future__ import annotations
 
+import re
 from io import BytesIO
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import dcmwrite
 from pydicom.multival import MultiValue
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless
 
 from shared_model.imaging.header import SYNTAXES as READ_SYNTAXES
 
@@ -37,6 +38,14 @@ IMPLEMENTATION_UID = "2.25.226508293447331869331706046254402963018"
 IMPLEMENTATION_NAME = "MAMMOFED"
 
 
+_UID = re.compile(r"[0-9.]{1,64}")
+
+
+def is_uid(uid: str) -> bool:
+    """Whether a text can be a UID (PS3.5 9.1); others are not asked for, because they could mean more than one film."""
+    return _UID.fullmatch(uid) is not None
+
+
 class DamagedError(ValueError):
     """Bytes that are no such DICOM object. Carries no text of them."""
 
@@ -48,8 +57,8 @@ def why_left_out(sop_class: str) -> str | None:
     return _LEFT_OUT.get(sop_class, "not_mammography")
 
 
-def split_file(data: bytes) -> tuple[str, bytes]:
-    """(transfer syntax, encoded data set) of a DICOM file (PS3.10 7.1).
+def read_meta(data: bytes) -> tuple[Dataset, int]:
+    """File meta group of the beginning of a DICOM file, and the offset of its data set (PS3.10 7.1).
 
     Raises:
         DamagedError: no such file.
@@ -60,12 +69,21 @@ def split_file(data: bytes) -> tuple[str, bytes]:
     stream.seek(132)
     try:
         meta = read_dataset(stream, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
-        syntax = str(meta.get("TransferSyntaxUID", "")).strip(" \0")
     except Exception:  # pydicom raises almost any type on damaged bytes; its text may repeat header values
         raise DamagedError from None
-    if not syntax:
+    if not text(meta, "TransferSyntaxUID"):
         raise DamagedError
-    return syntax, data[stream.tell() :]
+    return meta, stream.tell()
+
+
+def split_file(data: bytes) -> tuple[str, bytes]:
+    """(transfer syntax, encoded data set) of a DICOM file.
+
+    Raises:
+        DamagedError: no such file.
+    """
+    meta, start = read_meta(data)
+    return text(meta, "TransferSyntaxUID"), data[start:]
 
 
 def parse(encoded: bytes, syntax: str) -> Dataset:
@@ -101,8 +119,8 @@ def to_file(dataset: Dataset, syntax: str) -> bytes:
     stream = BytesIO()
     try:
         meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
-        meta.TransferSyntaxUID = syntax
-        meta.ImplementationClassUID, meta.ImplementationVersionName = IMPLEMENTATION_UID, IMPLEMENTATION_NAME
+        meta.TransferSyntaxUID, meta.ImplementationClassUID = UID(syntax), UID(IMPLEMENTATION_UID)
+        meta.ImplementationVersionName = IMPLEMENTATION_NAME
         whole = Dataset(dataset)
         whole.file_meta = meta
         dcmwrite(stream, whole, enforce_file_format=True, implicit_vr=syntax == ImplicitVRLittleEndian,
