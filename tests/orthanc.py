@@ -23,7 +23,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -66,16 +66,18 @@ class Namespace:
 
     Args:
         folder: for sockets; kept short, because a socket's path has at most 107 bytes.
-        inward: ports inside that are reached from here. outward: port inside -> port on this side.
+        inward: ports inside that are reached from here -> "", or certificate and key (`a.pem,a.key,`) to reach them
+            by TLS. outward: port inside -> port on this side.
     """
 
-    def __init__(self, folder: Path, *, inward: Sequence[int], outward: dict[int, int]) -> None:
+    def __init__(self, folder: Path, *, inward: Mapping[int, str], outward: Mapping[int, int]) -> None:
         sockets = Path(subprocess.run(["mktemp", "-d", "/tmp/pacs.XXXXXX"], capture_output=True, text=True,
                                       check=True).stdout.strip())  # fmt: skip
         self._sockets, self.folder = sockets, folder
         inside = [f"unix:{sockets}/in{port}=tcp:127.0.0.1:{port}" for port in inward]
         inside += [f"tcp:127.0.0.1:{port}=unix:{sockets}/out{port}" for port in outward]
-        outside = [f"tcp:127.0.0.1:0=unix:{sockets}/in{port}" for port in inward]
+        kinds = {port: f"tls:{tls}" if tls else "tcp:" for port, tls in inward.items()}
+        outside = [f"{kind}127.0.0.1:0=unix:{sockets}/in{port}" for port, kind in kinds.items()]
         outside += [f"unix:{sockets}/out{port}=tcp:127.0.0.1:{to}" for port, to in outward.items()]
         self._relays = [self._start([*_UNSHARE, sys.executable, str(RELAY), "--lo", *inside])]
         self._listening(self._relays[0])
@@ -111,7 +113,7 @@ class Orthanc:
     """One Orthanc, started by `with`; its storage and log lie below `folder`.
 
     Args:
-        title: its AE title. tls: folder with ca.pem, pacs.pem and pacs.key: DICOM by TLS and HTTPS; None: neither.
+        title: its AE title. tls: folder with ca.pem, pacs.pem and pacs.key: DICOM by TLS, and HTTPS; None: neither.
         user, password: HTTP Basic; None: no authentication.
         settings: further entries of Orthanc's configuration.
     """
@@ -130,8 +132,11 @@ class Orthanc:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Debian's Orthanc dies at its first HTTPS request (civetweb 1.15 with OpenSSL 3), so TLS ends before it, as it
+        # does at a hospital's reverse proxy.
+        proxy = f"{self._tls / 'pacs.pem'},{self._tls / 'pacs.key'}," if self._tls is not None else ""
         self.namespace = Namespace(
-            self.folder, inward=[self.DICOM, self.HTTP], outward={self.RECEIVE: self.receive_port}
+            self.folder, inward={self.DICOM: "", self.HTTP: proxy}, outward={self.RECEIVE: self.receive_port}
         )
         self.dicom_port, self.http_port = self.namespace.ports[self.DICOM], self.namespace.ports[self.HTTP]
         try:
@@ -157,8 +162,7 @@ class Orthanc:
         own = {"Name": self.title, "StorageDirectory": str(self.folder / "storage"),
                "IndexDirectory": str(self.folder / "storage"), "Plugins": [str(PLUGIN)]}  # fmt: skip
         http = {"HttpPort": self.HTTP, "RemoteAccessAllowed": False, "AuthenticationEnabled": self._user is not None,
-                "RegisteredUsers": {self._user: self._password} if self._user else {},
-                "SslEnabled": self._tls is not None}  # fmt: skip
+                "RegisteredUsers": {self._user: self._password} if self._user else {}}  # fmt: skip
         dicom = {"DicomAet": self.title, "DicomPort": self.DICOM, "DicomCheckCalledAet": True,
                  "DicomAlwaysAllowEcho": False, "DicomAlwaysAllowStore": True, "DicomAlwaysAllowFind": False,
                  "DicomAlwaysAllowGet": False, "DicomAlwaysAllowMove": False, "UnknownSopClassAccepted": False,
@@ -167,9 +171,6 @@ class Orthanc:
               "AllowGet": True, "AllowEcho": True, "AllowStore": True,
               "UseDicomTls": self._tls is not None}  # fmt: skip
         if self._tls is not None:
-            both = self._tls / "both.pem"
-            both.write_bytes((self._tls / "pacs.pem").read_bytes() + (self._tls / "pacs.key").read_bytes())
-            http["SslCertificate"] = str(both)
             dicom |= {"DicomTlsCertificate": str(self._tls / "pacs.pem"),
                       "DicomTlsPrivateKey": str(self._tls / "pacs.key"),
                       "DicomTlsTrustedCertificates": str(self._tls / "ca.pem")}  # fmt: skip

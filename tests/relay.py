@@ -3,17 +3,17 @@
     python tests/relay.py tcp:127.0.0.1:0=unix:/x.sock unix:/y.sock=tcp:127.0.0.1:104 ...
 
 Each argument is LISTEN=CONNECT. Once all are open, one line of JSON says the ports that were chosen. A path can be
-reached from both sides of the border, a TCP port from one. With --lo the loopback device of this namespace is put up
-first. Ends when its standard input does, so it never outlives its parent.
+reached from both sides of the border, a TCP port from one. `tls:CERTIFICATE,KEY,HOST:PORT` listens with TLS. With --lo
+the loopback device of this namespace is put up first. Ends when its standard input does, so it outlives no parent.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import json
 import socket
+import ssl
 import struct
 import sys
 
@@ -28,11 +28,17 @@ def put_loopback_up() -> None:
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
+    """What comes here goes there; the end of it too, and a broken connection breaks the other as well."""
+    try:
         while data := await reader.read(1 << 18):
             writer.write(data)
             await writer.drain()
-        writer.write_eof()
+        if writer.can_write_eof():
+            writer.write_eof()
+        else:  # TLS cannot be closed by halves
+            writer.close()
+    except OSError:
+        writer.transport.abort()
 
 
 async def carry(target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -67,8 +73,12 @@ async def main(arguments: list[str]) -> None:
         if kind == "unix":
             await asyncio.start_unix_server(accept, address)
         else:
-            host, _, port = address.rpartition(":")
-            server = await asyncio.start_server(accept, host, int(port))
+            *certificate, place = address.split(",")
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if kind == "tls" else None
+            if context is not None:
+                context.load_cert_chain(*certificate)
+            host, _, port = place.rpartition(":")
+            server = await asyncio.start_server(accept, host, int(port), ssl=context)
             ports.append(server.sockets[0].getsockname()[1])
     print(json.dumps(ports), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)

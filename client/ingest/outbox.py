@@ -23,8 +23,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from pydantic import Field
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom.presentation import build_context
 
 from client.ingest.sources.associations import association, status_of
@@ -242,8 +242,6 @@ class Outbox:
             return None
         if dataset is None or not is_uid(text(dataset, "SOPClassUID")) or not is_uid(text(dataset, "SOPInstanceUID")):
             return None
-        dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = UID(syntax)
         return dataset
 
     # --- the folder ---

@@ -6,6 +6,7 @@ announced, up to 4 GiB. Here both are bounded: what is beyond the bound ends the
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -119,6 +120,8 @@ def bound_messages(event: Any, max_bytes: int, intake: Intake | None, timeout_se
     opened = event.assoc
     transport = opened.dul.socket
     transport.socket.settimeout(timeout_seconds)
+    # A request is two writes, its command and its data: with Nagle's algorithm the second waits 40 ms for an answer.
+    transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     receive: Callable[[int], bytearray] = transport.recv
 
     def bounded(count: int) -> bytearray:

@@ -6,7 +6,6 @@ import base64
 import ipaddress
 import json
 from collections.abc import Iterator, Sequence
-from datetime import date
 from typing import Any, Literal
 from urllib.parse import urlencode, urlsplit
 
@@ -24,6 +23,7 @@ from client.ingest.sources.secrets import Secret
 from client.ingest.sources.settings import Patience, SitePath, Studies
 from client.ingest.sources.tls import https_context
 from client.ingest.sources.web import Answer, TooLargeError, Web, only_part
+from client.ingest.sources.windows import Window, all_studies
 from shared_model.errors import SourceError
 
 STUDY_UID, SERIES_UID, FILM_UID, SOP_CLASS = "0020000D", "0020000E", "00080018", "00080016"
@@ -120,13 +120,17 @@ class _WebArchive:
         """StudyInstanceUIDs, by woman or by month."""
         wanted, patients = self._source.studies, self._source.studies.patient_ids()
         for first, last in wanted.months() if patients is None else ():
-            for study in self._ask("studies", ModalitiesInStudy="MG", StudyDate=_range(first, last)):
-                yield _value(study, STUDY_UID)
+            yield from all_studies(Window(first, last), self._window, name=self.name)
         for patient in patients or ():
-            dates = _range(wanted.first, wanted.last)
+            dates = Window(wanted.first, wanted.last).dates
             for study in self._ask("studies", PatientID=patient, ModalitiesInStudy="MG", StudyDate=dates):
                 if _value(study, PATIENT_ID) == patient:  # archives may match more generously than asked
                     yield _value(study, STUDY_UID)
+
+    def _window(self, window: Window) -> tuple[list[str], bool]:
+        times = {"StudyTime": window.times} if window.times else {}
+        found = self._ask("studies", ModalitiesInStudy="MG", StudyDate=window.dates, **times)
+        return [_value(study, STUDY_UID) for study in found], False
 
     def films(self, study_uid: str) -> list[Announced]:
         """Objects of the study's series of modality MG."""
@@ -232,10 +236,6 @@ def _value(item: dict[str, Any], tag: str) -> str:
     element = item.get(tag)
     values = element.get("Value") if isinstance(element, dict) else None
     return str(values[0]).strip(" \0") if isinstance(values, list) and values and isinstance(values[0], str) else ""
-
-
-def _range(first: date, last: date) -> str:
-    return f"{first:%Y%m%d}-{last:%Y%m%d}"
 
 
 def _is_this_machine(host: str) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from datetime import date
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -31,6 +30,7 @@ from client.ingest.sources.received import Received
 from client.ingest.sources.retry import Backoff, LostError
 from client.ingest.sources.settings import AeTitle, Patience, Peer, Port, Studies
 from client.ingest.sources.tls import answering_context
+from client.ingest.sources.windows import Window, all_studies
 from shared_model.errors import SourceError
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
@@ -38,6 +38,8 @@ MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 GET = "1.2.840.10008.5.1.4.1.2.2.3"
 _PENDING = (0xFF00, 0xFF01)
 _TOO_MANY = (0xA700, 0xFE00)  # out of resources; and Orthanc's and others' way to cut a long list: as if cancelled
+_BROUGHT = (0x0000, 0xB000)  # all, or some, were delivered
+_ENOUGH = 3  # requests that were refused before the first that brought something: it is not one film's fault
 _MAX_ANSWERS = 1_000_000  # of one query
 _UIDS_A_REQUEST = 50  # a list of UIDs in one element; some archives bound it by 4 KiB
 
@@ -96,6 +98,7 @@ class _Pacs:
         self._open = ExitStack()
         self._query: Any = None
         self._retrieve: Any = None
+        self._refusals, self._worked = 0, False
 
     def __enter__(self) -> _Pacs:
         source = self._source
@@ -121,40 +124,36 @@ class _Pacs:
 
     def studies(self) -> Iterator[str]:
         """StudyInstanceUIDs, by woman or by month."""
-        patients = self._source.studies.patient_ids()
-        for first, last in self._source.studies.months() if patients is None else ():
-            yield from self._between(first, last)
+        wanted, patients = self._source.studies, self._source.studies.patient_ids()
+        for first, last in wanted.months() if patients is None else ():
+            yield from all_studies(Window(first, last), self._ask, name=self.name)
         for patient in patients or ():
-            dates = _range(self._source.studies.first, self._source.studies.last)
-            for found in self._find("STUDY", {"PatientID": patient, "StudyDate": dates, "ModalitiesInStudy": "MG"}):
-                if text(found, "PatientID") == patient:  # archives may match more generously than asked
-                    yield text(found, "StudyInstanceUID")
+            keys = {"PatientID": patient, "StudyDate": Window(wanted.first, wanted.last).dates}
+            found, cut = self._find("STUDY", keys | {"ModalitiesInStudy": "MG"})
+            if cut:
+                raise self._too_many("woman")
+            # Archives may match more generously than asked.
+            yield from (text(study, "StudyInstanceUID") for study in found if text(study, "PatientID") == patient)
 
-    def _between(self, first: date, last: date) -> Iterator[str]:
-        """Studies of a period; where the archive cuts the list, of both halves of the period."""
-        try:
-            found = self._find("STUDY", {"StudyDate": _range(first, last), "ModalitiesInStudy": "MG"})
-        except _TooMany:
-            if first == last:
-                raise SourceError(
-                    f"{self.name} cuts its lists even for one day", expected="all studies of a day",
-                    remedy="raise the PACS's limit for answers, or import by a list of patients",
-                ) from None  # fmt: skip
-            middle = first + (last - first) // 2
-            yield from self._between(first, middle)
-            yield from self._between(date.fromordinal(middle.toordinal() + 1), last)
-            return
-        yield from filter(None, (text(study, "StudyInstanceUID") for study in found))
+    def _ask(self, window: Window) -> tuple[list[str], bool]:
+        keys = {"StudyDate": window.dates, "ModalitiesInStudy": "MG"}
+        found, cut = self._find("STUDY", keys | ({"StudyTime": window.times} if window.times else {}))
+        return list(filter(None, (text(study, "StudyInstanceUID") for study in found))), cut
+
+    def _too_many(self, what: str) -> SourceError:
+        return SourceError(f"{self.name} cuts its lists even for one {what}", expected="all answers",
+                           remedy="have the PACS's limit of answers raised")  # fmt: skip
 
     def films(self, study_uid: str) -> list[Announced]:
         """Objects of the study's series of modality MG."""
         announced: list[Announced] = []
-        for series in self._find("SERIES", {"StudyInstanceUID": study_uid, "SeriesInstanceUID": "", "Modality": "MG"}):
+        keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": "", "Modality": "MG"}
+        for series in self._find_all("SERIES", keys):
             uid = text(series, "SeriesInstanceUID")
             if not uid or text(series, "Modality") not in ("MG", ""):
                 continue
             keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": uid, "SOPInstanceUID": "", "SOPClassUID": ""}
-            for found in self._find("IMAGE", keys):
+            for found in self._find_all("IMAGE", keys):
                 if film := text(found, "SOPInstanceUID"):
                     announced.append(Announced(uid, film, text(found, "SOPClassUID")))
         return announced
@@ -178,8 +177,8 @@ class _Pacs:
 
     # --- the protocol ---
 
-    def _find(self, level: str, keys: dict[str, str]) -> list[Dataset]:
-        """All answers to a C-FIND."""
+    def _find(self, level: str, keys: dict[str, str]) -> tuple[list[Dataset], bool]:
+        """(answers to a C-FIND, whether the PACS says that it cut them)."""
         query = _identifier(level, ({"StudyInstanceUID": "", "PatientID": ""} if level == "STUDY" else {}) | keys)
         found: list[Dataset] = []
         for answer, identifier in self._querying().send_c_find(query, FIND):
@@ -188,9 +187,15 @@ class _Pacs:
                 if identifier is not None and len(found) < _MAX_ANSWERS:
                     found.append(identifier)
             elif status in _TOO_MANY:
-                raise _TooMany(f"the PACS answered a query with status 0x{status:04X}")
+                return found, True
             elif status != 0:
                 raise LostError(f"the PACS answered a query with status 0x{status:04X}")
+        return found, False
+
+    def _find_all(self, level: str, keys: dict[str, str]) -> list[Dataset]:
+        found, cut = self._find(level, keys)
+        if cut:
+            raise self._too_many("study")
         return found
 
     def _bring(self, level: str, keys: dict[str, str]) -> bool:
@@ -203,13 +208,19 @@ class _Pacs:
         status = 0
         for answer, _ in answers:
             status = self._status(answer)
-        if status == 0xA801:
-            raise SourceError(
-                f"{self.name} does not know where to deliver", found=f"move destination {self._our_title()} unknown",
-                expected="our AE title, host and port in the PACS's list of destinations",
-                remedy=f"have {self._our_title()} registered there, with port {self._source.receive_port}",
-            )  # fmt: skip
+        self._judge(status)
         return status == 0
+
+    def _judge(self, status: int) -> None:
+        """Some PACS say that they do not know our title (0xA801), others refuse in words of their own, each time."""
+        self._refusals += status not in _BROUGHT
+        self._worked |= status in _BROUGHT
+        if status == 0xA801 or (self._refusals >= _ENOUGH and not self._worked):
+            moving = self._source.retrieve == "move"
+            remedy = (f"have {self._our_title()} registered there as a destination, with this host and port "
+                      f"{self._source.receive_port}") if moving else "have C-GET permitted there, or choose move"  # fmt: skip
+            raise SourceError(f"{self.name} delivers nothing", found=f"status 0x{status:04X}", remedy=remedy,
+                              expected="films, on request")  # fmt: skip
 
     def _status(self, answer: Dataset) -> int:
         try:
@@ -252,18 +263,9 @@ class _Pacs:
         self._open.close()
 
 
-class _TooMany(LostError):
-    """The archive cut its list of answers."""
-
-
 def _identifier(level: str, keys: dict[str, str]) -> Dataset:
     query = Dataset()
     query.QueryRetrieveLevel = level
     for keyword, value in keys.items():
         setattr(query, keyword, value.split("\\") if "\\" in value else value)
     return query
-
-
-def _range(first: date, last: date) -> str:
-    """Range matching (PS3.4 C.2.2.2.5)."""
-    return f"{first:%Y%m%d}-{last:%Y%m%d}"

@@ -37,7 +37,7 @@ class Intake:
 
     def __init__(self, store: Received, deidentify: Deidentifies) -> None:
         self._store, self._deidentify = store, deidentify
-        self._lock = threading.Lock()
+        self._lock, self._one_by_one = threading.Lock(), threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._asked: dict[str, str] = {}  # de-identified UIDs: film -> study
         self._refused: dict[str, str] = {}
@@ -134,7 +134,8 @@ class Intake:
 
     def _store_film(self, dataset: Dataset, syntax: str, *, study: str, film: str) -> str | None:
         try:
-            clean = self._deidentify.dataset(dataset)
+            with self._one_by_one:  # it silences pydicom's warnings while it works, and that is global
+                clean = self._deidentify.dataset(dataset)
             # Checked here, because the names in the store and the comparison with the archive hang on it.
             if (text(clean, "SOPInstanceUID"), text(clean, "StudyInstanceUID")) != (film, study):
                 return "not_deidentified"

@@ -87,16 +87,19 @@ def split_file(data: bytes) -> tuple[str, bytes]:
 
 
 def parse(encoded: bytes, syntax: str) -> Dataset:
-    """The data set of `encoded`, which must be in one of SYNTAXES.
+    """The data set of `encoded`, which must be in one of SYNTAXES, with that syntax in its file meta group.
 
     Raises:
         DamagedError: it cannot be parsed.
     """
     assert syntax in SYNTAXES, "the caller refuses other transfer syntaxes before their bytes are looked at"
     try:
-        return read_dataset(BytesIO(encoded), syntax == ImplicitVRLittleEndian, True)
+        dataset = read_dataset(BytesIO(encoded), syntax == ImplicitVRLittleEndian, True)
     except Exception:  # as above
         raise DamagedError from None
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    return dataset
 
 
 def text(dataset: Dataset, keyword: str) -> str:
