@@ -72,6 +72,12 @@ class CohortError(MammoFedError):
     exit_code = 23
 
 
+class SourceError(MammoFedError):
+    """A PACS or web archive cannot be reached, or refuses what is asked of it; what came so far is kept."""
+
+    exit_code = 24
+
+
 class ProtocolError(MammoFedError):
     """A study protocol is malformed, of another release, or not the one that was approved."""
 
