@@ -36,6 +36,7 @@ from client.ingest.tables.json_stream import JsonFaultError, resources_of
 from shared_model.contract import Contract
 from shared_model.errors import ConfigError, ContractError
 
+_GREATEST = 1e6  # no clinical value is above it, in any unit of the rules; JSON has 1e999 too
 SUFFIXES = (".json", ".ndjson")
 
 
@@ -204,7 +205,7 @@ def _measured(rule: FhirRule, part: dict[str, Any]) -> str | None:
     """
     quantity, integer = part.get("valueQuantity"), part.get("valueInteger")
     number, unit = (integer, "1") if quantity is None else quantity_of(quantity)
-    if isinstance(number, bool) or not isinstance(number, (int, float)):
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) < _GREATEST:
         raise LeftOutError("no_value")
     if unit not in rule.units:
         raise LeftOutError("unknown_unit")
@@ -332,7 +333,8 @@ def _content(
     clear = {p: identities.date(p, negatives.until.strftime("%Y%m%d")) for p in women} if negatives and whole else {}
     return Content(
         name, facts={p: _unrepeated(listed) for p, listed in facts.items()}, diagnoses=dict(diagnoses),
-        clear_until=clear, complete=reading.book.hows(reading.source.complete if whole else ()), fields=reading.book.fields,
+        clear_until=clear, fields=reading.book.fields,
+        complete=reading.book.hows(reading.source.complete if whole else ()),
         left_out=left_out, counts=reading.counts + Counter(files=files),
         warnings=() if whole else (f"{name}: {len(left_out)} files cannot be read, so that no missing record is taken "
                                    "for a no (settings complete and negatives)",),

@@ -54,7 +54,8 @@ def quantity_of(quantity: object) -> tuple[object, str]:
 def check_status(resource: dict[str, Any]) -> None:
     """Raises LeftOutError unless the record is done and holds."""
     element, done = STATUS[resource["resourceType"]]
-    if resource.get(element) not in done:
+    given = resource.get(element)
+    if not isinstance(given, str) or given not in done:
         raise LeftOutError("status")
 
 
