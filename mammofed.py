@@ -12,6 +12,7 @@ import typer
 # name -> (module, attribute, one line of help); the module is imported only when the command is called
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "simulate": ("simulations.cli", "simulate", "Launch a multi-site study on this machine (also: resume, bench)."),
+    "site": ("client.cli", "site", "What a hospital runs: import, data, quarantine, exclude."),
     "pretrain": ("simulations.pretrain", "app", "Pre-train the image branch on public procedural films."),
     "report": ("server.cli", "report", "Write the report of a finished run again."),
 }

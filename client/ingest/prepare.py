@@ -1,16 +1,14 @@
-"""Turns one site's source folder into a prepared cohort; called by the importer's command and by simulations/launch.
-
-    <source>/dicom/**     DICOM mammograms, any file names
-    <source>/clinical.csv one row a patient: patient_id, label, exam_date, fields of the contract
+"""Turns a site's films and clinical rows into a prepared cohort; called by the importer and by simulations/launch.
 
 Beside the cohort stand `<cohort>.report.json` (counts) and `<cohort>.quarantine.csv` (everything that is not in it, and
-why). What is in the source is in the cohort or in quarantine, always.
+why). What is in the sources is in the cohort or in quarantine, always.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -19,25 +17,31 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.ingest.exams import Chosen, choose_films, find_films
+from client.ingest.deidentify import Deidentifier
+from client.ingest.exams import Admitted, Chosen, admit_films, choose_films, find_films
 from client.ingest.pseudonyms import Pseudonyms
+from client.ingest.quality import Marks, age_conflict, shared_women
 from client.ingest.quarantine import Quarantine
+from client.ingest.reader import FilmReader, SourceFilm
 from client.ingest.report import PreparationReport, write_beside
 from client.ingest.table import SOURCE, Row, Table, read_table
 from shared_model.cohort import CohortWriter
 from shared_model.contract import Contract
 from shared_model.errors import CohortError, ImagingError
-from shared_model.imaging import FilmPool, PipelineConfig, View
+from shared_model.imaging import AdmissionPolicy, FilmPool, PipelineConfig, View
 
 Progress = Callable[[int, int], None]
+Tables = Callable[[Mapping[str, Collection[str]], Quarantine], Table]
+"""Reads the clinical sources: (days of exams by pseudonym, where to set things aside) -> one row for each woman."""
 
 
 @dataclass
 class _Counts:
-    """What has been added to the cohort so far."""
+    """What has been added to the cohort so far. rows: that were used for these women."""
 
     patients: int = 0
     films: int = 0
+    rows: int = 0
     positives: int = 0
     image_only: int = 0
     table_only: int = 0
@@ -45,20 +49,183 @@ class _Counts:
     enlarged: int = 0
 
 
-@dataclass
-class _Run:
-    """State of one preparation. seen: pseudonyms of all women that a film or a row belongs to."""
+class _NobodyError(Exception):
+    """There is nobody to write."""
 
-    started: float
+
+class _FoundError(Exception):
+    """Women who must not be in the cohort, found while it was written. women: pseudonym -> reason."""
+
+    def __init__(self, women: Mapping[str, str]) -> None:
+        self.women = women
+        super().__init__(f"{len(women)} women")
+
+
+@dataclass
+class _Attempt:
+    """What one pass over the chosen films gave. marks: what her films can be told by, for each woman."""
+
+    quarantine: Quarantine
+    counts: _Counts = field(default_factory=_Counts)
+    marks: dict[str, Marks] = field(default_factory=dict)
+    conflicts: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """One preparation of one site.
+
+    site, contract, pipeline: of the study. films: of all sources, in order. tables: reads the clinical sources.
+    reader: of the films. destination: the cohort's folder. excluded: pseudonyms of women who objected.
+    replace: an older cohort may stand there. check_ages: ages of table and film have to agree.
+    """
+
     site: str
     contract: Contract
     pipeline: PipelineConfig
-    pseudonyms: Pseudonyms
-    paths: list[Path] = field(default_factory=list)
-    table: Table = field(default_factory=Table)
-    seen: set[str] = field(default_factory=set)
-    quarantine: Quarantine = field(default_factory=Quarantine)
-    counts: _Counts = field(default_factory=_Counts)
+    films: Sequence[SourceFilm]
+    tables: Tables
+    reader: FilmReader
+    destination: Path
+    excluded: Collection[str] = frozenset()
+    replace: bool = False
+    check_ages: bool = False
+
+    def run(self, progress: Progress | None = None) -> PreparationReport:
+        """Check, choose, decode, write.
+
+        Raises:
+            CohortError: no patient can be prepared, or the destination exists.
+            ContractError, LeakageError: a table as a whole cannot be used.
+            StorageError: the disk refuses.
+        """
+        started = time.monotonic()
+        quarantine = Quarantine()
+        admitted = admit_films(self.films, reader=self.reader, quarantine=quarantine)
+        table = self.tables(admitted.exams, quarantine)
+        barred: dict[str, str] = dict.fromkeys(self.excluded, "excluded")
+        while True:
+            attempt = _Attempt(quarantine.copy())
+            try:
+                content = self._write(attempt, admitted, table, barred, progress or _silent)
+                break
+            except _FoundError as found:  # rare, and seen only once all films are decoded: once more without them
+                barred |= found.women
+        report = self._report(attempt, admitted, table, content, started)
+        write_beside(self.destination, report=report, quarantine_csv=attempt.quarantine.to_csv())
+        if content is None:
+            raise CohortError(
+                f"site {self.site}: no patient can be prepared", found=attempt.quarantine.reasons(),
+                expected="at least one",
+                remedy=f"read {self.destination.name}.quarantine.csv beside {self.destination}",
+            )  # fmt: skip
+        return report
+
+    def _write(
+        self, attempt: _Attempt, admitted: Admitted, table: Table, barred: Mapping[str, str], progress: Progress
+    ) -> str | None:
+        """Write the cohort; its content hash, or None where nobody can be prepared.
+
+        Raises:
+            _FoundError: nothing was written.
+        """
+        rows = {name: row for name, row in table.rows.items() if name not in barred}
+        exams = {name: row.exam for name, row in rows.items()}
+        chosen = choose_films(admitted, exams=exams, barred=barred, quarantine=attempt.quarantine)
+        for pseudonym in sorted(admitted.seen | table.rows.keys() | table.refused):
+            if pseudonym in barred:
+                self._set_aside(attempt, pseudonym, table, reason=barred[pseudonym], rows=barred[pseudonym])
+            elif pseudonym not in table.rows:
+                attempt.quarantine.add("patient", 0, pseudonym,
+                                       "not_prepared" if pseudonym in table.refused else "no_row")  # fmt: skip
+        writer = CohortWriter(
+            self.destination, site=self.site, contract_sha256=self.contract.sha256,
+            pipeline_sha256=self.pipeline.sha256, height=self.pipeline.height, width=self.pipeline.width,
+            n_features=self.contract.n_features, replace=self.replace,
+        )  # fmt: skip
+        try:
+            with writer:
+                self._add_all(attempt, writer, table, rows, self._bags(attempt, chosen, progress))
+                found = {**dict.fromkeys(attempt.conflicts, "age_conflict"), **shared_women(attempt.marks)}
+                if found:
+                    raise _FoundError(found)
+                if attempt.counts.patients == 0:
+                    raise _NobodyError
+        except _NobodyError:
+            return None
+        return writer.content_sha256
+
+    def _set_aside(self, attempt: _Attempt, pseudonym: str, table: Table, *, reason: str, rows: str) -> None:
+        """A woman and the rows that would have been hers."""
+        attempt.quarantine.add("patient", 0, pseudonym, reason)
+        row = table.rows.get(pseudonym)
+        for ordinal in row.ordinals if row is not None else ():
+            attempt.quarantine.add("row", ordinal, pseudonym, rows)
+
+    def _bags(
+        self, attempt: _Attempt, chosen: Sequence[Chosen], progress: Progress
+    ) -> Iterator[tuple[str, dict[str, View]]]:
+        """(pseudonym, her views) for each woman with chosen films, in the order of pseudonyms."""
+        set_aside = len(self.films) - len(chosen)
+        progress(set_aside, len(self.films))
+
+        def decoded() -> Iterator[tuple[Chosen, View | None]]:
+            for index, result in self.reader.run("prepare", [film.source for film in chosen]):
+                progress(set_aside + index + 1, len(self.films))
+                if isinstance(result, View):
+                    yield chosen[index], result
+                    continue
+                assert isinstance(result, ImagingError)
+                attempt.quarantine.add_film(chosen[index].ordinal, chosen[index].pseudonym, result)
+                yield chosen[index], None
+
+        for pseudonym, films in groupby(decoded(), key=lambda pair: pair[0].pseudonym):
+            good = [(film, view) for film, view in films if view is not None]
+            pictures = Counter(view.pixel_digest for _, view in good)
+            for film, view in good:
+                if pictures[view.pixel_digest] > 1:
+                    attempt.quarantine.add("film", film.ordinal, pseudonym, "same_picture")
+            yield pseudonym, {view.view: view for _, view in good if pictures[view.pixel_digest] == 1}
+
+    def _add_all(
+        self, attempt: _Attempt, writer: CohortWriter, table: Table, rows: Mapping[str, Row],
+        bags: Iterator[tuple[str, dict[str, View]]],
+    ) -> None:  # fmt: skip
+        """Add every woman with a label, in the order of pseudonyms: neighbours in the cohort then say nothing."""
+        bag = next(bags, None)
+        for pseudonym in sorted(rows):
+            views: dict[str, View] = {}
+            if bag is not None and bag[0] == pseudonym:
+                views, bag = bag[1], next(bags, None)
+            row = rows[pseudonym]
+            if not views and row.features is None:
+                self._set_aside(attempt, pseudonym, table, reason="nothing_usable", rows="not_prepared")
+                continue
+            attempt.marks[pseudonym] = Marks(frozenset(view.pixel_digest for view in views.values()))
+            attributes = _attributes(views, row, self.contract)
+            age = _known_number(row.features, self.contract, "age")
+            if self.check_ages and any(age_conflict(age, view.age_years) for view in views.values()):
+                attempt.conflicts.add(pseudonym)
+            pixels = {name: view.pixels for name, view in views.items()}
+            writer.add(pseudonym, pixels, row.features, row.label, attributes)
+            _count(attempt.counts, views, row)
+
+    def _report(
+        self, attempt: _Attempt, admitted: Admitted, table: Table, content: str | None, started: float
+    ) -> PreparationReport:
+        counts, quarantine = attempt.counts, attempt.quarantine
+        seen = admitted.seen | table.rows.keys() | table.refused
+        return PreparationReport(
+            site=self.site, films=len(self.films), films_prepared=counts.films,
+            films_quarantined=quarantine.count("film"), rows=table.found, rows_prepared=counts.rows,
+            rows_quarantined=quarantine.count("row"), patients=len(seen), patients_prepared=counts.patients,
+            patients_quarantined=quarantine.count("patient"), positives=counts.positives,
+            image_only=counts.image_only, table_only=counts.table_only, shrunk=counts.shrunk,
+            enlarged=counts.enlarged, reasons=quarantine.reasons(), fields=dict(table.fields),
+            warnings=tuple(_warnings(len(self.films), table, counts)), contract_sha256=self.contract.sha256,
+            pipeline_sha256=self.pipeline.sha256, content_sha256=content,
+            seconds=round(time.monotonic() - started, 3),
+        )  # fmt: skip
 
 
 def prepare_site(
@@ -72,9 +239,13 @@ def prepare_site(
     workers: int,
     progress: Progress | None = None,
     declared_spacing_mm: float | None = None,
+    policy: AdmissionPolicy | None = None,
     pool: FilmPool | None = None,
 ) -> PreparationReport:
-    """Check, pseudonymise and decode everything once.
+    """Prepare the simplest source, a folder that is read once:
+
+        <source>/dicom/**     DICOM mammograms, any file names
+        <source>/clinical.csv one row a patient: patient_id, label, exam_date, fields of the contract
 
     Args:
         source: folder as above. destination: the cohort's folder, which must not exist yet.
@@ -82,47 +253,30 @@ def prepare_site(
         workers: processes that decode films.
         progress: called with (films dealt with, films found).
         declared_spacing_mm: the scanner's pixel spacing, for digitised films whose header has none.
-        pool: running workers of the same pipeline and spacing that the caller keeps for several sites; None: `workers`
-            processes of its own (starting them takes longer than the films of a small site).
+        policy: the site's own rules for films; None: the careful ones.
+        pool: running workers of the same pipeline, spacing and policy that the caller keeps for several sites; None:
+            `workers` processes of its own (starting them takes longer than the films of a small site).
 
     Raises:
         CohortError: the source is empty, no patient can be prepared, or the destination exists.
         ContractError, LeakageError: the table as a whole cannot be used.
         StorageError: the disk refuses.
     """
-    run = _Run(time.monotonic(), site, contract, pipeline, Pseudonyms(key))
-    run.paths = _find(source)
-    run.table = read_table(source / SOURCE, contract=contract, pseudonyms=run.pseudonyms, quarantine=run.quarantine)
-    writer = CohortWriter(
-        destination, site=site, contract_sha256=contract.sha256, pipeline_sha256=pipeline.sha256,
-        height=pipeline.height, width=pipeline.width, n_features=contract.n_features,
-    )  # fmt: skip
+    deidentifier = Deidentifier(key)
+    films = [SourceFilm(path) for path in _find(source)]
+
+    def tables(_: Mapping[str, Collection[str]], quarantine: Quarantine) -> Table:
+        return read_table(source / SOURCE, contract=contract, pseudonyms=Pseudonyms(key), quarantine=quarantine)
+
     running: AbstractContextManager[FilmPool] = (
-        FilmPool(pipeline, workers=workers, declared_spacing_mm=declared_spacing_mm)
+        FilmPool(pipeline, workers=workers, declared_spacing_mm=declared_spacing_mm, policy=policy)
         if pool is None else nullcontext(pool)
     )  # fmt: skip
-    with writer, running as films:
-        _fill(run, writer, films, progress or _silent)
-        if run.counts.patients == 0:
-            write_beside(destination, report=_report(run, content=None), quarantine_csv=run.quarantine.to_csv())
-            raise CohortError(
-                f"site {site}: no patient can be prepared", found=run.quarantine.reasons(), expected="at least one",
-                remedy=f"read {destination.name}.quarantine.csv beside {destination}",
-            )  # fmt: skip
-    report = _report(run, content=writer.content_sha256)
-    write_beside(destination, report=report, quarantine_csv=run.quarantine.to_csv())
-    return report
-
-
-def _fill(run: _Run, writer: CohortWriter, pool: FilmPool, progress: Progress) -> None:
-    """Choose, decode and add; set aside what does not go in."""
-    chosen, owners = choose_films(
-        run.paths, pool=pool, pseudonyms=run.pseudonyms, labelled=run.table.rows.keys(), quarantine=run.quarantine
-    )
-    run.seen = owners | run.table.rows.keys() | run.table.refused
-    _add_all(run, writer, _bags(chosen, pool, run.quarantine, progress, found=len(run.paths)))
-    for pseudonym in sorted(run.seen - run.table.rows.keys()):
-        run.quarantine.add("patient", 0, pseudonym, "not_prepared" if pseudonym in run.table.refused else "no_row")
+    with running as decoders:
+        return Preparation(
+            site=site, contract=contract, pipeline=pipeline, films=films, tables=tables,
+            reader=FilmReader(decoders, deidentifier), destination=destination,
+        ).run(progress)  # fmt: skip
 
 
 def _silent(done: int, total: int) -> None:
@@ -139,46 +293,9 @@ def _find(source: Path) -> list[Path]:
     return paths
 
 
-def _bags(
-    chosen: Sequence[Chosen], pool: FilmPool, quarantine: Quarantine, progress: Progress, *, found: int
-) -> Iterator[tuple[str, dict[str, View]]]:
-    """(pseudonym, her views) for each woman with chosen films, in the order of pseudonyms."""
-    set_aside = found - len(chosen)
-    progress(set_aside, found)
-
-    def decoded() -> Iterator[tuple[Chosen, View | None]]:
-        for index, result in pool.run("prepare", [film.path for film in chosen]):
-            progress(set_aside + index + 1, found)
-            if isinstance(result, View):
-                yield chosen[index], result
-                continue
-            assert isinstance(result, ImagingError)
-            quarantine.add_film(chosen[index].ordinal, chosen[index].pseudonym, result)
-            yield chosen[index], None
-
-    for pseudonym, films in groupby(decoded(), key=lambda pair: pair[0].pseudonym):
-        yield pseudonym, {view.view: view for _, view in films if view is not None}
-
-
-def _add_all(run: _Run, writer: CohortWriter, bags: Iterator[tuple[str, dict[str, View]]]) -> None:
-    """Add every woman with a label, in the order of pseudonyms: neighbours in the cohort then say nothing."""
-    bag = next(bags, None)
-    for pseudonym in sorted(run.table.rows):
-        views: dict[str, View] = {}
-        if bag is not None and bag[0] == pseudonym:
-            views, bag = bag[1], next(bags, None)
-        row = run.table.rows[pseudonym]
-        if not views and row.features is None:
-            run.quarantine.add("patient", 0, pseudonym, "nothing_usable")
-            run.quarantine.add("row", row.ordinal, pseudonym, "not_prepared")
-            continue
-        pixels = {name: view.pixels for name, view in views.items()}
-        writer.add(pseudonym, pixels, row.features, row.label, _attributes(views, row, run.contract))
-        _count(run.counts, views, row)
-
-
 def _count(counts: _Counts, views: dict[str, View], row: Row) -> None:
     counts.patients += 1
+    counts.rows += len(row.ordinals)
     counts.films += len(views)
     counts.positives += row.label
     counts.image_only += row.features is None
@@ -213,28 +330,15 @@ def _known_level(features: NDArray[np.float32] | None, contract: Contract, name:
     return contract.field(name).levels[int(part.argmax())] if part.any() else None
 
 
-def _report(run: _Run, *, content: str | None) -> PreparationReport:
-    counts, quarantine = run.counts, run.quarantine
-    return PreparationReport(
-        site=run.site, films=len(run.paths), films_prepared=counts.films, films_quarantined=quarantine.count("film"),
-        rows=run.table.found, rows_prepared=counts.patients, rows_quarantined=quarantine.count("row"),
-        patients=len(run.seen), patients_prepared=counts.patients, patients_quarantined=quarantine.count("patient"),
-        positives=counts.positives, image_only=counts.image_only, table_only=counts.table_only, shrunk=counts.shrunk,
-        enlarged=counts.enlarged, reasons=quarantine.reasons(), fields=run.table.fields,
-        warnings=tuple(_warnings(len(run.paths), run.table, counts)), contract_sha256=run.contract.sha256,
-        pipeline_sha256=run.pipeline.sha256, content_sha256=content, seconds=round(time.monotonic() - run.started, 3),
-    )  # fmt: skip
-
-
 def _warnings(films: int, table: Table, counts: _Counts) -> Iterator[str]:
     if films == 0:
-        yield "no film in dicom/: all patients are prepared from the table alone"
+        yield "no film in the sources: all patients are prepared from the table alone"
     if counts.patients and counts.positives == 0:
         yield "no positive patient: the site can train, but its own metrics will be undefined; check the labels"
     if counts.patients and counts.positives == counts.patients:
         yield "no negative patient: the site can train, but its own metrics will be undefined; check the labels"
     if table.ignored:
-        yield f"{len(table.ignored)} columns of clinical.csv are unknown to the contract and were not used"
+        yield f"{len(table.ignored)} columns of the clinical sources are unknown to the contract and were not used"
     if counts.enlarged:
         yield f"{counts.enlarged} films are coarser than the canvas and were enlarged, which adds no detail"
     if counts.shrunk:

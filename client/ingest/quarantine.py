@@ -1,7 +1,8 @@
 """Everything of a source that is not in the cohort, with its reason; filled by the importer's steps, written once.
 
-A film or row is named by its ordinal (films: in the order of their paths; rows: data rows of the table) and its
-patient's pseudonym. No message, list or report holds a name, an id, a UID or a file name.
+A film, row or file is named by its ordinal (films: in the order of sources and paths; rows and files: through all
+clinical sources in their order) and its patient's pseudonym. No message, list or report holds a name, an id, a UID or a
+file name.
 """
 
 from __future__ import annotations
@@ -12,24 +13,25 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+from client.ingest.join_policy import REASONS as JOIN_REASONS
+from client.ingest.quality import RULES
 from shared_model.errors import ImagingError
 
-Kind = Literal["film", "row", "patient"]
+Kind = Literal["film", "row", "file", "patient"]
 COLUMNS = ("kind", "ordinal", "pseudonym", "reason", "words")
 
 REASONS: dict[str, str] = {
-    "older_exam": "an exam before the latest one of this woman; a cohort holds one exam of each; nothing to do",
+    **JOIN_REASONS,
+    **{name: RULES[name] for name in ("age_conflict", "two_ids", "shared_films")},
+    "older_exam": "an exam before the one of this woman that is used; a cohort holds one exam of each; nothing to do",
+    "later_exam": "an exam after the one that is used, and without a label of its own; nothing to do, or add its row",
     "repeat_view": "repeated in the same exam; the latest film of a view is used; nothing to do",
     "duplicate_uid": "the same film is there twice; the first is used; remove the copy",
     "conflicting_uid": "several different films carry one SOPInstanceUID, so none can be trusted; export them again",
-    "no_row": "films without a row in clinical.csv, so without a label; add the row",
-    "no_label": "the row has no label; set label to 0 or 1",
-    "bad_label": "the label is neither 0 nor 1; correct it",
-    "no_patient_id": "the row has no patient_id; set it",
-    "damaged_row": "the row has another number of cells than the header line; correct quotes and separators",
-    "older_row": "an exam before the latest one of this woman; nothing to do",
-    "repeated_row": "the row stands twice, or an earlier version of it; the last one is used; remove the other",
-    "conflicting_rows": "rows of one exam date have different labels; remove the wrong one",
+    "same_picture": "two views of this woman show the very same picture, so one has a wrong label; correct laterality "
+                    "or view and export again",
+    "no_row": "films without a clinical row, so without a label; add the row",
+    "excluded": "the woman objected; nothing of her is used (`mammofed site exclude --undo` takes it back)",
     "nothing_usable": "neither a usable film nor a known clinical field; see the reasons of her films",
     "not_prepared": "the patient was quarantined, and this with her; see her own reason",
 }
@@ -52,6 +54,12 @@ class Quarantine:
 
     def __init__(self) -> None:
         self._entries: dict[tuple[Kind, int, str], Entry] = {}
+
+    def copy(self) -> Quarantine:
+        """The same entries, to go on from."""
+        other = Quarantine()
+        other._entries = dict(self._entries)
+        return other
 
     def add(self, kind: Kind, ordinal: int, pseudonym: str, reason: str) -> None:
         """Set something aside for a reason of REASONS. A patient has the ordinal 0: her pseudonym says who she is."""
@@ -80,7 +88,7 @@ class Quarantine:
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
-        order = {"film": 0, "row": 1, "patient": 2}
+        order = {"film": 0, "row": 1, "file": 2, "patient": 3}
         for entry in sorted(self._entries.values(), key=lambda e: (order[e.kind], e.ordinal, e.pseudonym)):
             writer.writerow([entry.kind, entry.ordinal or "", entry.pseudonym, entry.reason, entry.words])
         return stream.getvalue()

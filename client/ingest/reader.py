@@ -7,7 +7,6 @@ are rounded to float16, which is what a cohort holds, so that a remembered view 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from client.ingest.deidentify import Deidentifier
+from client.ingest.deidentify import OLDEST, Deidentifier
 from client.ingest.vault import Answer, Vault
 from shared_model.errors import ImagingError
 from shared_model.imaging import Film, FilmPool, FilmRefusedError, View
@@ -46,7 +45,7 @@ class FilmReader:
 
     def __init__(self, pool: FilmPool, deidentifier: Deidentifier, vault: Vault | None = None) -> None:
         self._pool, self._deidentifier, self._vault = pool, deidentifier, vault
-        self._settings = hashlib.sha256(pool.settings).hexdigest()[:32]
+        self._settings = pool.settings_sha256[:32]
 
     def run(self, work: Work, films: Sequence[SourceFilm]) -> Iterator[tuple[int, Result]]:
         """(index, result) for each film in order; a refused film is a result, not an exception."""
@@ -57,8 +56,7 @@ class FilmReader:
             if known[index]:
                 yield index, self._recalled(work, film, stamps[index])
             else:
-                _, raw = next(fresh)
-                result = self._deidentified(raw, film)
+                result = self._deidentified(next(fresh)[1], film)
                 self._keep(work, film, stamps[index], result)
                 yield index, result
 
@@ -93,7 +91,7 @@ class FilmReader:
         if isinstance(result, ImagingError):
             return result
         self._remember(result.patient_id)
-        return known.film(result) if isinstance(result, Film) else known.view(result)
+        return known.film(result) if isinstance(result, Film) else _view(known, result)
 
     def _remember(self, patient_id: str) -> None:
         if self._vault is not None:
@@ -113,3 +111,13 @@ class FilmReader:
             pixels = result.pixels.astype(np.float16).tobytes() if isinstance(result, View) else None
         answer = Answer(json.dumps(values), pixels)
         self._vault.keep(self._vault.film_name(film.path), work, stamp, answer, patient=patient)
+
+
+def _view(known: Deidentifier, view: View) -> View:
+    """As :meth:`Deidentifier.film`."""
+    pseudonym = known.pseudonym(view.patient_id)
+    return replace(
+        view, patient_id=pseudonym, study_uid=known.uid(view.study_uid), sop_uid=known.uid(view.sop_uid),
+        study_date=known.date(pseudonym, view.study_date),
+        age_years=None if view.age_years is None else min(view.age_years, float(OLDEST)),
+    )  # fmt: skip

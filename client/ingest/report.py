@@ -9,7 +9,9 @@ import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from shared_model.errors import StorageError
+from shared_model.errors import CohortError, StorageError
+
+MAX_REPORT_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,24 @@ class PreparationReport:
         """Indented JSON, keys in the order of the fields."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
+    @classmethod
+    def read(cls, destination: Path) -> PreparationReport:
+        """The report that lies beside a cohort.
+
+        Raises:
+            CohortError: absent, damaged or of another version.
+        """
+        path = destination.with_name(destination.name + ".report.json")
+        try:
+            with path.open("rb") as stream:
+                values = json.loads(stream.read(MAX_REPORT_BYTES))
+            if values.pop("schema_version") != 1:
+                raise ValueError("another version")
+            return cls(**{**values, "warnings": tuple(map(str, values["warnings"]))})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+            raise CohortError(f"{path} cannot be read", found=type(error).__name__,
+                              expected="what an import wrote", remedy="import again") from None  # fmt: skip
+
 
 def write_beside(destination: Path, *, report: PreparationReport, quarantine_csv: str) -> None:
     """Write `<cohort>.report.json` and `<cohort>.quarantine.csv` beside the cohort's folder, each whole or not at all.
@@ -63,17 +83,25 @@ def write_beside(destination: Path, *, report: PreparationReport, quarantine_csv
         StorageError: the disk refuses.
     """
     for suffix, text in ((".report.json", report.to_json()), (".quarantine.csv", quarantine_csv)):
-        path = destination.with_name(destination.name + suffix)
-        partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.rename(path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise StorageError(f"{path} could not be written: {error.strerror}",
-                               remedy="make room or check the disk, then prepare again") from None  # fmt: skip
+        write_whole_text(destination.with_name(destination.name + suffix), text)
+
+
+def write_whole_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.rename(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise StorageError(f"{path} could not be written: {error.strerror}",
+                           remedy="make room or check the disk, then prepare again") from None  # fmt: skip

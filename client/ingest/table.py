@@ -29,12 +29,14 @@ SOURCE = "clinical.csv"
 @dataclass(frozen=True)
 class Row:
     """One patient's clinical row. features: float32 [F], None where no field is known. ordinal: data row from 1, 0
-    where no row but facts alone told of her. exam: day of the exam that it is of (YYYYMMDD), "" where there is none."""
+    where no row but facts alone told of her. exam: day of the exam that it is of (YYYYMMDD), "" where there is none.
+    ordinals: of all rows that were used for it."""
 
     ordinal: int
     label: int
     features: NDArray[np.float32] | None
     exam: str = ""
+    ordinals: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,15 +84,10 @@ def encode_women(result: JoinResult, contents: Sequence[Content], *, contract: C
     ignored = tuple(dict.fromkeys(name for content in contents for name in content.ignored))
     encoded = contract.encode(pd.DataFrame(cells, columns=names, dtype=object), source=source)
     report = replace(encoded.report, ignored_columns=ignored)
-    rows = {
-        pseudonym: Row(
-            offsets[woman.rows[0][0]] + woman.rows[0][1] if woman.rows else 0, woman.label,
-            values if known else None, woman.exam,
-        )
-        for (pseudonym, woman), values, known in zip(
-            result.women.items(), encoded.values, encoded.present, strict=True
-        )
-    }  # fmt: skip
+    rows = {}
+    for (pseudonym, woman), values, known in zip(result.women.items(), encoded.values, encoded.present, strict=True):
+        used = tuple(offsets[number] + ordinal for number, ordinal in woman.rows)
+        rows[pseudonym] = Row(used[0] if used else 0, woman.label, values if known else None, woman.exam, used)
     return Table(rows, frozenset(result.refused), offsets[-1], report.as_dict(), ignored)
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -164,7 +164,8 @@ class Vault:
 
     def holds(self, film: str, work: str, stamp: str) -> bool:
         """Whether :meth:`answer` knows it, without loading pixels."""
-        return self._one("SELECT 1 FROM answers WHERE film = ? AND work = ? AND stamp = ?", film, work, stamp) is not None
+        sql = "SELECT 1 FROM answers WHERE film = ? AND work = ? AND stamp = ?"
+        return self._one(sql, film, work, stamp) is not None
 
     def keep(self, film: str, work: str, stamp: str, answer: Answer, *, patient: str) -> None:
         """Keep what reading gave; at most some seconds of it are lost by a kill. patient: pseudonym or ""."""
@@ -222,9 +223,9 @@ class Vault:
 
     # --- the file ---
 
-    def _one(self, sql: str, *values: object) -> tuple[object, ...] | None:
+    def _one(self, sql: str, *values: object) -> tuple[Any, ...] | None:
         with self._mutex, self._told():
-            row: tuple[object, ...] | None = self._db.execute(sql, values).fetchone()
+            row: tuple[Any, ...] | None = self._db.execute(sql, values).fetchone()
             return row
 
     def _run(self, sql: str, *values: object, commit: bool = False) -> None:

@@ -67,6 +67,10 @@ class Ledger:
         rows = [[e["noise_multiplier"], e["sample_rate"], e["steps"]] for e in self._read() if e["group"] == group]
         return Account.from_lists(rows)
 
+    def records(self) -> list[Record]:
+        """All entries as they are in the file, oldest first."""
+        return self._read()
+
     def reserve(self, entry: LedgerEntry, *, budget: float, delta: float) -> int:
         """Charge `entry` and put it on the disk; the caller may draw noise only after this has returned.
 

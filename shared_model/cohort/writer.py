@@ -25,6 +25,7 @@ from shared_model.cohort.admission import (
     checked_pixels,
     naming,
 )
+from shared_model.cohort.cohort import Cohort
 from shared_model.cohort.layout import (
     HEADER_BYTES,
     MANIFEST,
@@ -65,7 +66,8 @@ class CohortWriter:
         site: name of the hospital as in the protocol.
         contract_sha256, pipeline_sha256: what the patients were prepared by.
         height, width: of a view in pixels. n_features: F.
-        replace: put a newer preparation in the place of an older one; trainers that hold the old one open keep it.
+        replace: put a newer preparation in the place of an older one; trainers that hold the old one open keep it. An
+            older one of the same content, whole on the disk, stays as it is (`unchanged` is then True).
 
     >>> with CohortWriter(path, site="a", contract_sha256=c, pipeline_sha256=p, height=112, width=84,
     ...                   n_features=42) as writer:                                            # doctest: +SKIP
@@ -86,6 +88,7 @@ class CohortWriter:
     ) -> None:
         self.destination = Path(destination)
         self.content_sha256: str | None = None
+        self.unchanged = False
         self._terms = Terms(contract_sha256, pipeline_sha256, height, width, n_features)
         self._site, self._replace = site, replace
         self._rows: dict[str, _Row] = {}
@@ -220,7 +223,9 @@ class CohortWriter:
             files[name] = FileEntry(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
         _write(self._partial / MANIFEST, manifest.model_copy(update={"files": files}).to_bytes())
         _sync(self._partial)
-        self._move()
+        self.unchanged = self._replace and _holds(self.destination, content)
+        if not self.unchanged:
+            self._move()
         self.content_sha256 = content
 
     def _tables(self, names: list[str], rows: list[_Row], manifest: Manifest) -> dict[str, bytes]:
@@ -275,6 +280,18 @@ class CohortWriter:
             f"cohort {self.destination} could not be written: {error.strerror or error}",
             remedy="make room or check the disk, then prepare the cohort again; the former one is untouched",
         )
+
+
+def _holds(path: Path, content_sha256: str) -> bool:
+    """Whether a whole, undamaged cohort of that content is there."""
+    try:
+        cohort = Cohort.open(path)
+        if cohort.content_sha256 != content_sha256:
+            return False
+        cohort.verify()
+    except CohortError:
+        return False
+    return True
 
 
 def _is_empty(path: Path) -> bool:

@@ -25,16 +25,12 @@ from shared_model.contract.schema import (
     column_key,
 )
 from shared_model.errors import ContractError, LeakageError
+from shared_model.plain_yaml import check_plain
 
 if TYPE_CHECKING:
     import pandas as pd
-    from yaml.nodes import Node
 
 MAX_CONTRACT_BYTES = 1 << 20  # the shipped contract has 12 KB
-MAX_DEPTH = 16  # the shipped contract has 5 levels
-_OPENING = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken,
-            yaml.BlockMappingStartToken)  # fmt: skip
-_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 _REPEATED = re.compile(r"(.+)\.\d+")  # how pandas renames a repeated column
 
 
@@ -184,7 +180,7 @@ def load_contract(path: Path | None = None) -> Contract:
         data = _read(path)
     try:
         text = data.decode()
-        _check_plain(text, source=source)
+        check_plain(text, source=source, error=ContractError)
         values = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise ContractError(f"{source} is not YAML: {' '.join(str(error).split())[:300]}") from None
@@ -212,31 +208,6 @@ def _read(path: Path) -> bytes:
     if len(data) > MAX_CONTRACT_BYTES:
         raise ContractError(f"contract {path} is too large", expected=f"at most {MAX_CONTRACT_BYTES} bytes")
     return data
-
-
-def _check_plain(text: str, *, source: str) -> None:
-    """Refuses aliases, deep nesting and repeated keys, all of which `safe_load` would take silently."""
-    depth = 0
-    for token in yaml.scan(text, Loader=yaml.SafeLoader):
-        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
-        if isinstance(token, yaml.AliasToken):
-            raise ContractError(f"{source} uses a YAML alias (*name)", expected="every value written out")
-        if depth > MAX_DEPTH:  # the reader's time grows with the square of the depth
-            raise ContractError(f"{source} is nested too deeply", expected=f"at most {MAX_DEPTH} levels")
-    pending: list[Node | None] = [yaml.compose(text, Loader=yaml.SafeLoader)]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value]
-            for key, value in node.value:
-                if keys.count(key.value) > 1:
-                    raise ContractError(
-                        f"{source}: key `{key.value}` stands twice", found=f"line {key.start_mark.line + 1}",
-                        remedy="remove one of them",
-                    )  # fmt: skip
-                pending.append(value)
-        elif isinstance(node, yaml.SequenceNode):
-            pending.extend(node.value)
 
 
 def _shown(column: object) -> str:

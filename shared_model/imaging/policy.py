@@ -10,6 +10,9 @@ from typing import Literal, get_args
 
 from shared_model.errors import ConfigError
 
+RULES_VERSION = 1
+"""Raised whenever the same film under the same policy would be judged otherwise: importers then read films again."""
+
 BurnedIn = Literal["quarantine", "look"]
 Choice = Literal["quarantine", "accept"]
 

@@ -8,6 +8,7 @@ one dies too, the film is refused. Everything else in flight is given out again.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import socket
@@ -24,8 +25,8 @@ from typing import Literal
 
 from shared_model.errors import ImagingError, MammoFedError
 from shared_model.imaging.admission import Film
-from shared_model.imaging.config import PipelineConfig
-from shared_model.imaging.policy import AdmissionPolicy
+from shared_model.imaging.config import PIPELINE_VERSION, PipelineConfig
+from shared_model.imaging.policy import RULES_VERSION, AdmissionPolicy
 from shared_model.imaging.reasons import refuse
 from shared_model.imaging.view import View
 from shared_model.imaging.wire import decode_reply
@@ -109,6 +110,17 @@ class FilmPool:
         self._workers: list[_Worker] = []
         self._count = workers
         self._suspects: set[int] = set()
+
+    @property
+    def config(self) -> PipelineConfig:
+        """The pipeline that films are read with."""
+        return self._config
+
+    @property
+    def settings_sha256(self) -> str:
+        """Hex SHA-256 of everything but the film that decides what reading it gives."""
+        versions = json.dumps([PIPELINE_VERSION, RULES_VERSION]).encode()
+        return hashlib.sha256(versions + self._settings).hexdigest()
 
     def __enter__(self) -> FilmPool:
         return self

@@ -1,5 +1,5 @@
 """De-identification of films: keyed pseudonyms and UIDs, shifted dates, and nothing beside an allow-list."""
 
-from client.ingest.deidentify.deidentifier import Deidentifier
+from client.ingest.deidentify.deidentifier import OLDEST, Deidentifier
 
-__all__ = ["Deidentifier"]
+__all__ = ["OLDEST", "Deidentifier"]

@@ -6,7 +6,7 @@ from client.ingest.sources.dimse import DimseSource
 from client.ingest.sources.intake import Deidentifies
 from client.ingest.sources.received import Received, StudyNote
 from client.ingest.sources.secrets import Secret
-from client.ingest.sources.settings import SitePath, Studies, Tls
+from client.ingest.sources.settings import Studies, Tls
 
 __all__ = [
     "FAILED",
@@ -18,7 +18,6 @@ __all__ = [
     "Progress",
     "Received",
     "Secret",
-    "SitePath",
     "Studies",
     "StudyNote",
     "Tls",

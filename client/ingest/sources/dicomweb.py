@@ -12,6 +12,7 @@ from urllib.parse import urlencode, urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from client.ingest.sources.associations import VERIFICATION
+from client.ingest.settings import SitePath
 from client.ingest.sources.collected import Collected, Progress
 from client.ingest.sources.gather import Announced, gather
 from client.ingest.sources.intake import Deidentifies, Intake
@@ -20,7 +21,7 @@ from client.ingest.sources.quiet import quiet_network
 from client.ingest.sources.received import Received
 from client.ingest.sources.retry import Backoff, LostError
 from client.ingest.sources.secrets import Secret
-from client.ingest.sources.settings import Patience, SitePath, Studies
+from client.ingest.sources.settings import Patience, Studies
 from client.ingest.sources.tls import https_context
 from client.ingest.sources.web import Answer, TooLargeError, Web, only_part
 from client.ingest.sources.windows import Window, all_studies

@@ -7,7 +7,7 @@ import stat
 
 from pydantic import Field, model_validator
 
-from client.ingest.sources.settings import Settings, SitePath
+from client.ingest.settings import Settings, SitePath
 from shared_model.errors import ConfigError
 
 MAX_SECRET_BYTES = 4096

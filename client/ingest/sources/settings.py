@@ -10,21 +10,13 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
+from client.ingest.settings import Settings, SitePath
 from shared_model.errors import ConfigError
 
 MAX_LIST_BYTES = 64 << 20
 _WILDCARDS = re.compile(r"[*?\\\x00-\x1f]")  # PS3.4 C.2.2.2.4: they would match other women's studies
-
-
-def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
-    """Relative paths are relative to the site's file: validate with `context={"folder": site_file.parent}`."""
-    folder = (info.context or {}).get("folder")
-    return path if folder is None or path.is_absolute() else Path(folder) / path
-
-
-SitePath = Annotated[Path, AfterValidator(_beside_the_file)]
 
 
 def _ae_title(title: str) -> str:
@@ -37,12 +29,6 @@ def _ae_title(title: str) -> str:
 
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-class Settings(BaseModel):
-    """Frozen, nothing unknown, nothing of a value in an error's repr."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class Studies(Settings):

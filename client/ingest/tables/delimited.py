@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
+from client.ingest.settings import SitePath
 from client.ingest.tables.columns import OWN_COLUMNS, Plan, TableOptions, gather
 from client.ingest.tables.facts import Content, Identities
 from shared_model.contract import Contract
@@ -21,7 +21,7 @@ class CsvSource(TableOptions):
     """A delimited text file with a header line. encoding: as the hospital exports it; a byte-order mark may lead it."""
 
     kind: Literal["csv"]
-    path: Path
+    path: SitePath
     delimiter: Literal[",", ";", "\t", "|"] = ","
     encoding: Literal["utf-8", "latin-1", "cp1252", "utf-16"] = "utf-8"
 

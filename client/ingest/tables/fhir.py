@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from client.ingest.settings import SitePath
 from client.ingest.tables.dates import Span, days_after, days_between, parse_fhir_date
 from client.ingest.tables.facts import Content, Fact, How, Identities, LeftOut
 from client.ingest.tables.fhir_elements import (
@@ -59,7 +60,7 @@ class FhirSource(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["fhir"]
-    path: Path
+    path: SitePath
     identifier_system: str | None = None
     labels: Literal["none", "diagnoses"] = "none"
     negatives: NegativeLabels | None = None

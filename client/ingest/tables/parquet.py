@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date, datetime
-from pathlib import Path
 from typing import Any, Literal
 
+from client.ingest.settings import SitePath
 from client.ingest.tables.columns import Plan, TableOptions, gather
 from client.ingest.tables.facts import Content, Identities
 from shared_model.contract import Contract
@@ -22,7 +22,7 @@ class ParquetSource(TableOptions):
     """An Apache Parquet file of flat columns. Typed dates need no format."""
 
     kind: Literal["parquet"]
-    path: Path
+    path: SitePath
 
 
 def read_parquet(source: ParquetSource, *, contract: Contract, identities: Identities, name: str) -> Content:

@@ -1,0 +1,106 @@
+"""What `mammofed site data` and `site quarantine` show: read from the cohort and what lies beside it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from client.ingest.imports import opened
+from client.ingest.quality import findings
+from client.ingest.report import PreparationReport
+from client.ingest.site_file import SiteFile
+from client.ingest.summary import Summary, summarise
+from shared_model.cohort import Cohort
+from shared_model.contract import load_contract
+from shared_model.errors import CohortError, ConfigError
+
+MAX_LIST_BYTES = 1 << 30
+Entry = dict[str, str]
+
+
+def state_of(site: SiteFile) -> Summary:
+    """The cohort's state now, with what is wrong with it as a whole among the warnings.
+
+    Raises:
+        CohortError: there is no cohort yet, or it is damaged or of another contract.
+    """
+    contract = load_contract()
+    cohort, report = Cohort.open(site.cohort), PreparationReport.read(site.cohort)
+    summary = summarise(cohort, report, contract=contract, threshold=site.threshold)
+    found = [str(finding) for finding in findings(cohort, summary, contract=contract)]
+    return summarise(cohort, report, contract=contract, threshold=site.threshold, warnings=found)
+
+
+def entries(site: SiteFile) -> list[Entry]:
+    """The quarantine list of the last import.
+
+    Raises:
+        CohortError: there is none, or it is damaged.
+    """
+    path = site.cohort.with_name(site.cohort.name + ".quarantine.csv")
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_LIST_BYTES)
+        return list(csv.DictReader(io.StringIO(data.decode(), newline=""), strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CohortError(f"{path} cannot be read", found=type(error).__name__, expected="what an import wrote",
+                          remedy="import first") from None  # fmt: skip
+
+
+def quarantine_table(site: SiteFile, reason: str | None) -> Table:
+    """By reason with counts and words; one reason: a line for each thing.
+
+    Raises:
+        ConfigError: nothing has that reason.
+    """
+    listed = entries(site)
+    if reason is None:
+        table = Table(title=f"Quarantine of {site.site}: {len(listed):,} things", title_justify="left")
+        for column in ("kind", "reason", "count", "in words, and what to do"):
+            table.add_column(column, justify="right" if column == "count" else "left")
+        words = {(entry["kind"], entry["reason"]): entry["words"] for entry in reversed(listed)}
+        counts = Counter((entry["kind"], entry["reason"]) for entry in listed)
+        for (kind, name), count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
+            table.add_row(kind, name, f"{count:,}", words[kind, name])
+        return table
+    chosen = [entry for entry in listed if entry["reason"] == reason]
+    if not chosen:
+        raise ConfigError("nothing was set aside for that reason", found=reason,
+                          expected=f"one of {sorted({entry['reason'] for entry in listed})}")  # fmt: skip
+    table = Table(title=f"{reason}: {chosen[0]['words']}", title_justify="left")
+    for column in ("kind", "number", "pseudonym"):
+        table.add_column(column)
+    for entry in chosen:
+        table.add_row(entry["kind"], entry["ordinal"], entry["pseudonym"])
+    return table
+
+
+def entry_lines(site: SiteFile, kind: str, which: str, *, identify: bool) -> Iterator[str]:
+    """One thing of the list in lines for a terminal.
+
+    identify: also who and where; both are kept encrypted under the importer's key.
+
+    Raises:
+        ConfigError: it is not in the list, or the key is not the importer's.
+    """
+    column = "pseudonym" if kind == "patient" else "ordinal"
+    found = [entry for entry in entries(site) if entry["kind"] == kind and entry[column] == which]
+    if not found:
+        raise ConfigError(f"no {kind} {which} is in quarantine",
+                          remedy="`mammofed site quarantine list` says what there is")  # fmt: skip
+    entry = found[0]
+    yield f"{kind} {which}: {entry['reason']}"
+    yield f"  {entry['words']}"
+    if entry["pseudonym"]:
+        yield f"  pseudonym {entry['pseudonym']}"
+    if not identify:
+        return
+    with opened(site) as (vault, _):
+        if kind in ("film", "row"):
+            yield f"  place     {vault.place_of(kind, int(which)) or 'not known to this importer'}"
+        if entry["pseudonym"]:
+            yield f"  patient   {vault.patient_of(entry['pseudonym']) or 'not known to this importer'}"
