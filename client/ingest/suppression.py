@@ -8,6 +8,7 @@ Control, 2001, ch. 4). Zeros are shown.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -108,11 +109,13 @@ def _linked(name: str, group: Sequence[Sum], hidden: set[str]) -> list[Sum]:
 
 
 def _next_to_hide(exposed: str, counts: Mapping[str, int], group: Sequence[Sum], hidden: set[str]) -> str | None:
-    """The smallest count that still shows, of the tables that tell of the exposed one; parts before totals."""
+    """Of the tables that tell of the exposed count, one that still shows: such as stands in the fewest tables (the
+    number of prepared women stands in all, and without it the page says nothing), parts before totals, the smallest."""
     tables = _linked(exposed, group, hidden)
-    parts = {n for table in tables for n in table.parts if n not in hidden and counts[n] > 0}
-    totals = {table.total for table in tables if table.total not in hidden and counts[table.total] > 0}
-    for choices in (parts, totals):
-        if choices:
-            return min(choices, key=lambda n: (counts[n], n))
-    return None
+    places: dict[str, int] = defaultdict(int)
+    for table in group:
+        for name in {table.total, *table.parts}:
+            places[name] += 1
+    totals = {table.total for table in tables}
+    choices = {n for table in tables for n in (table.total, *table.parts) if n not in hidden and counts[n] > 0}
+    return min(choices, key=lambda n: (places[n], n in totals, counts[n], n), default=None)
