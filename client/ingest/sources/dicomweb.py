@@ -11,8 +11,8 @@ from urllib.parse import urlencode, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from client.ingest.sources.associations import VERIFICATION
 from client.ingest.settings import SitePath
+from client.ingest.sources.associations import VERIFICATION
 from client.ingest.sources.collected import Collected, Progress
 from client.ingest.sources.gather import Announced, gather
 from client.ingest.sources.intake import Deidentifies, Intake
