@@ -216,11 +216,12 @@ class _Pacs:
         self._refusals += status not in _BROUGHT
         self._worked |= status in _BROUGHT
         if status == 0xA801 or (self._refusals >= _ENOUGH and not self._worked):
-            moving = self._source.retrieve == "move"
-            remedy = (f"have {self._our_title()} registered there as a destination, with this host and port "
-                      f"{self._source.receive_port}") if moving else "have C-GET permitted there, or choose move"  # fmt: skip
-            raise SourceError(f"{self.name} delivers nothing", found=f"status 0x{status:04X}", remedy=remedy,
-                              expected="films, on request")  # fmt: skip
+            remedy = "have C-GET permitted there, or choose retrieve: move"
+            if self._source.retrieve == "move":
+                where = f"with this host and port {self._source.receive_port}"
+                remedy = f"have {self._our_title()} registered there as a destination, {where}"
+            raise SourceError(f"{self.name} delivers nothing", found=f"status 0x{status:04X}",
+                              expected="films, on request", remedy=remedy)  # fmt: skip
 
     def _status(self, answer: Dataset) -> int:
         try:
