@@ -24,7 +24,7 @@ from client.ingest.sources.associations import (
 from client.ingest.sources.collected import Collected, Progress
 from client.ingest.sources.gather import Announced, gather
 from client.ingest.sources.intake import Deidentifies, Intake
-from client.ingest.sources.objects import text
+from client.ingest.sources.objects import is_uid, text
 from client.ingest.sources.quiet import quiet_network
 from client.ingest.sources.received import Received
 from client.ingest.sources.retry import Backoff, LostError
@@ -150,7 +150,7 @@ class _Pacs:
         keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": "", "Modality": "MG"}
         for series in self._find_all("SERIES", keys):
             uid = text(series, "SeriesInstanceUID")
-            if not uid or text(series, "Modality") not in ("MG", ""):
+            if not is_uid(uid) or text(series, "Modality") not in ("MG", ""):
                 continue
             keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": uid, "SOPInstanceUID": "", "SOPClassUID": ""}
             for found in self._find_all("IMAGE", keys):

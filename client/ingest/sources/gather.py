@@ -152,7 +152,8 @@ class _Gathering:
         failed = known | self._fetch(study, announced, missing)
         lasting = {name_of(uid): reason for uid, reason in failed.items() if reason in PERMANENT}
         whole = len(lasting) == len(failed)
-        self._count(study, announced, wanted, failed, whole=whole)
+        odd = len({film.film_uid for film in listed if not is_uid(film.film_uid)})  # they cannot be asked for
+        self._count(study, announced, wanted, failed, whole=whole, odd=odd)
         digest = hashlib.sha256("\n".join(sorted(announced)).encode()).hexdigest()
         if digest != study.digest:
             study.digest, study.since = digest, self.clock()
@@ -195,15 +196,16 @@ class _Gathering:
 
     def _count(
         self, study: _Study, announced: dict[str, Announced], wanted: dict[str, Announced], failed: dict[str, str],
-        *, whole: bool,
+        *, whole: bool, odd: int,
     ) -> None:  # fmt: skip
         assert study.before is not None
         left_out = Counter(filter(None, (why_left_out(film.sop_class) for film in announced.values())))
-        here = wanted.keys() - failed.keys()
+        here, reasons = wanted.keys() - failed.keys(), Counter(failed.values())
+        if odd:
+            reasons["damaged"] += odd
         study.counts = Collected(
-            studies=int(bool(announced)), films=len(announced), new=len(here - study.before),
-            present=len(here & study.before), left_out=dict(left_out), failed=dict(Counter(failed.values())),
-            incomplete=int(not whole),
+            studies=int(bool(announced) or odd > 0), films=len(announced) + odd, new=len(here - study.before),
+            present=len(here & study.before), left_out=dict(left_out), failed=dict(reasons), incomplete=int(not whole),
         )  # fmt: skip
 
 
