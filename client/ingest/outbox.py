@@ -29,7 +29,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom.presentation import build_context
 
-from client.ingest.sources.associations import association, status_of
+from client.ingest.sources.associations import association, lost_when_closed, status_of
 from client.ingest.sources.disk import FolderLock, make_folder, read_bounded, sync_folder, write_whole
 from client.ingest.sources.objects import SYNTAXES, DamagedError, is_uid, parse, read_meta, split_file, text, to_file
 from client.ingest.sources.quiet import quiet_network
@@ -227,7 +227,8 @@ class Outbox:
         if not accepted & {(sop_class, possible) for possible in (NATIVE if syntax in NATIVE else {syntax})}:
             self._give_up(name, "not_supported", done)
             return
-        status = status_of(opened.send_c_store(dataset))
+        with lost_when_closed():
+            status = status_of(opened.send_c_store(dataset))
         if status in _TAKEN:
             self._remove(self._waiting / name)
             done["sent"] += 1

@@ -13,9 +13,17 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID
 from pynetdicom import AE, evt
+from pynetdicom.presentation import build_context
 
 from client.ingest.sources import DimseSource, Received
-from client.ingest.sources.associations import MAX_PDU, VERIFICATION, accept_films, association, storage_contexts
+from client.ingest.sources.associations import (
+    MAX_PDU,
+    VERIFICATION,
+    accept_films,
+    association,
+    lost_when_closed,
+    storage_contexts,
+)
 from client.ingest.sources.intake import Intake
 from client.ingest.sources.objects import FOR_PRESENTATION, SYNTAXES, WANTED
 from client.ingest.sources.quiet import quiet_network
@@ -185,6 +193,17 @@ def test_a_loss_is_lost_and_a_rejection_is_final() -> None:
     try:
         with pytest.raises(LostError), association(peer(port), storage_contexts()):  # it is busy: that passes
             pass
+    finally:
+        running.shutdown()
+
+
+def test_an_association_that_the_peer_closed_a_moment_ago_is_lost() -> None:
+    running, port = serve([VERIFICATION])
+    try:
+        with association(peer(port), [build_context(VERIFICATION)]) as opened:
+            opened.abort()
+            with pytest.raises(LostError, match="closed"), lost_when_closed():
+                opened.send_c_echo()
     finally:
         running.shutdown()
 

@@ -108,6 +108,21 @@ def test_everything_comes_once_and_is_waited_for_once(bench: Bench) -> None:
     assert bench.clock.now == pytest.approx(5.0) and len(bench.archive.asked) == 2
 
 
+def test_studies_are_confirmed_while_others_are_still_fetched(bench: Bench) -> None:
+    """So that a large archive does not keep all its studies waiting for its end, and a kill finds most complete."""
+    last = bench.archive.studies()[-1]
+    seen: list[int] = []
+
+    def take_time(archive: Memory, study: str) -> None:
+        bench.clock.now += 6.0
+        if study == last:
+            seen.append(complete(bench.store))
+
+    bench.archive.before_films = take_time
+    assert bench.gather().incomplete == 0
+    assert seen == [0, 1] and bench.clock.slept == []
+
+
 def test_a_study_that_still_grows_is_waited_for(bench: Bench) -> None:
     late = {name: bench.archive.files.pop(name) for name in list(bench.archive.files)[1:3]}
     study = bench.archive.studies()[0]
