@@ -32,6 +32,7 @@ import pytest
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 RELAY = Path(__file__).with_name("relay.py")
+ORTHANC = shutil.which("Orthanc", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 START_SECONDS = 40.0
 INSTALL = "apt-get install -y --no-install-recommends orthanc orthanc-dicomweb dcmtk"
 _UNSHARE = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
@@ -39,7 +40,7 @@ _UNSHARE = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", 
 
 def why_not() -> str:
     """What this machine lacks to run one, "" where nothing is missing."""
-    if shutil.which("Orthanc") is None or not PLUGIN.exists():
+    if ORTHANC is None or not PLUGIN.exists():
         return f"no Orthanc with DICOMweb; install it: {INSTALL}"
     if shutil.which("unshare") is None or shutil.which("nsenter") is None:
         return "no unshare or nsenter; install util-linux"
@@ -181,10 +182,9 @@ class Orthanc:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
+        command = self.namespace.command([str(ORTHANC), str(self._file)])
         with (self.folder / "orthanc.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self.namespace.command(["Orthanc", str(self._file)]), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         until = time.monotonic() + START_SECONDS
         while time.monotonic() < until:
             assert self._process.poll() is None, (self.folder / "orthanc.log").read_text()[-2000:]

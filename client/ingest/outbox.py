@@ -1,8 +1,10 @@
 """Results on their way to the PACS: a spool that survives a restart, and its C-STORE sender; called by the importer.
 
-    <folder>/waiting/<number>-<name>.dcm   to be sent, in the order of their numbers
-    <folder>/failed/<number>-<name>.dcm    refused by the PACS for good, with `<same>.json` saying why
-    <folder>/arriving/, <folder>/lock      partial files; one process at a time
+    <folder>/waiting/<number>-<name>.spool  to be sent, in the order of their numbers
+    <folder>/failed/<number>-<name>.spool   refused by the PACS for good, with `<same>.json` saying why
+    <folder>/arriving/, <folder>/lock       partial files; one process at a time
+
+A spooled file is a DICOM file and behind it its SHA-256: a damaged result must not reach a patient's record.
 
 What is put in is sent at least once: a crash between sending and removing sends it again, and a PACS takes an object
 that it has as what it has (same SOPInstanceUID). Results carry real identities, for they go to a patient's record: the
@@ -27,7 +29,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom.presentation import build_context
 
-from client.ingest.sources.associations import association, status_of
+from client.ingest.sources.associations import association, lost_when_closed, status_of
 from client.ingest.sources.disk import FolderLock, make_folder, read_bounded, sync_folder, write_whole
 from client.ingest.sources.objects import SYNTAXES, DamagedError, is_uid, parse, read_meta, split_file, text, to_file
 from client.ingest.sources.quiet import quiet_network
@@ -38,8 +40,9 @@ from shared_model.imaging.header import NATIVE
 
 MAX_OBJECT_BYTES = 256 << 20
 MAX_WAITING = 100_000
-_NAME = re.compile(r"(\d{9})-[0-9a-f]{32}\.dcm")
+_NAME = re.compile(r"\d{9}-[0-9a-f]{32}\.spool")
 _MAX_CONTEXTS = 128  # of an association (PS3.8 9.3.2.2: odd numbers up to 255)
+_DIGEST_BYTES = 32
 _META_BYTES = 4096  # a file's meta group is shorter than 1 KB
 _TAKEN = frozenset({0x0000, 0xB000, 0xB006, 0xB007})  # success; warnings: stored all the same (PS3.4 B.2.3)
 _REFUSALS = {0x0122: "not_supported", 0x0124: "not_permitted"}  # PS3.7 C.5; the other failures mean `refused`
@@ -134,8 +137,8 @@ class Outbox:
                 raise StorageError(f"{self.folder} is full", found=f"{len(names)} objects waiting",
                                    remedy="see why the PACS takes nothing")  # fmt: skip
             self._number += 1
-            name = f"{self._number:09d}-{token}.dcm"
-        write_whole(self._waiting / name, data, spool=self._spool)
+            name = f"{self._number:09d}-{token}.spool"
+        write_whole(self._waiting / name, data + hashlib.sha256(data).digest(), spool=self._spool)
         return name
 
     def waiting(self) -> list[str]:
@@ -224,7 +227,8 @@ class Outbox:
         if not accepted & {(sop_class, possible) for possible in (NATIVE if syntax in NATIVE else {syntax})}:
             self._give_up(name, "not_supported", done)
             return
-        status = status_of(opened.send_c_store(dataset))
+        with lost_when_closed():
+            status = status_of(opened.send_c_store(dataset))
         if status in _TAKEN:
             self._remove(self._waiting / name)
             done["sent"] += 1
@@ -234,9 +238,12 @@ class Outbox:
             self._give_up(name, _REFUSALS.get(status, "refused"), done, status=status)
 
     def _dataset(self, path: Path) -> Dataset | None:
-        data = read_bounded(path, MAX_OBJECT_BYTES)
+        spooled = read_bounded(path, MAX_OBJECT_BYTES + _DIGEST_BYTES) or b""
+        data, digest = spooled[:-_DIGEST_BYTES], spooled[-_DIGEST_BYTES:]
+        if hashlib.sha256(data).digest() != digest:
+            return None
         try:
-            syntax, encoded = split_file(data or b"")
+            syntax, encoded = split_file(data)
             dataset = parse(encoded, syntax) if syntax in SYNTAXES else None
         except DamagedError:
             return None

@@ -160,6 +160,15 @@ def status_of(answer: Dataset) -> int:
     return int(status)
 
 
+@contextmanager
+def lost_when_closed() -> Iterator[None]:
+    """Around calls of pynetdicom: what the peer closed a moment ago is to it a mistake of ours (RuntimeError)."""
+    try:
+        yield
+    except RuntimeError:
+        raise LostError("the association was closed by the other side") from None
+
+
 def accept_films(
     *, title: str, address: str, port: int, callers: Iterable[str], intake: Intake, max_bytes: int, tls: Any,
     timeout_seconds: float,

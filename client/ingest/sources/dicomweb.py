@@ -33,6 +33,7 @@ _PAGE = 200  # answers to ask for at a time
 _SHORTEST_PAGE = 50  # a shorter one is the last: no server's own limit is below this
 _MAX_ANSWERS = 1_000_000  # to one query
 _MAX_JSON_BYTES = 64 << 20
+_GONE = 2  # films in a row at which the connection broke: it is not the film, the server is away
 _ENVELOPE = 64 << 10  # of a multipart answer around its part
 _DICOM = 'multipart/related; type="application/dicom"; transfer-syntax=*'  # as it is stored (PS3.18 8.7.3.5.2)
 
@@ -145,13 +146,18 @@ class _WebArchive:
         return announced
 
     def fetch(self, study_uid: str, wanted: Sequence[Announced], *, whole_series: bool) -> None:
-        """Each film on its own: an answer is then bounded, and what came before a loss is kept."""
+        """Each film on its own: an answer is then bounded, what came before a loss is kept, and one bad film is one."""
         lost: LostError | None = None
+        in_a_row = 0
         for film in wanted:
             try:
                 self._fetch(study_uid, film)
-            except _OneFilmError as error:  # the server answers, so the other films may come
+                in_a_row = 0
+            except LostError as error:
                 lost = error
+                in_a_row += not isinstance(error, _OneFilmError)
+                if in_a_row == _GONE:
+                    break
         if lost is not None:
             raise lost
 

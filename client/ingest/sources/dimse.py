@@ -18,13 +18,14 @@ from client.ingest.sources.associations import (
     VERIFICATION,
     accept_films,
     association,
+    lost_when_closed,
     status_of,
     storage_contexts,
 )
 from client.ingest.sources.collected import Collected, Progress
 from client.ingest.sources.gather import Announced, gather
 from client.ingest.sources.intake import Deidentifies, Intake
-from client.ingest.sources.objects import text
+from client.ingest.sources.objects import is_uid, text
 from client.ingest.sources.quiet import quiet_network
 from client.ingest.sources.received import Received
 from client.ingest.sources.retry import Backoff, LostError
@@ -150,7 +151,7 @@ class _Pacs:
         keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": "", "Modality": "MG"}
         for series in self._find_all("SERIES", keys):
             uid = text(series, "SeriesInstanceUID")
-            if not uid or text(series, "Modality") not in ("MG", ""):
+            if not is_uid(uid) or text(series, "Modality") not in ("MG", ""):
                 continue
             keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": uid, "SOPInstanceUID": "", "SOPClassUID": ""}
             for found in self._find_all("IMAGE", keys):
@@ -180,16 +181,18 @@ class _Pacs:
     def _find(self, level: str, keys: dict[str, str]) -> tuple[list[Dataset], bool]:
         """(answers to a C-FIND, whether the PACS says that it cut them)."""
         query = _identifier(level, ({"StudyInstanceUID": "", "PatientID": ""} if level == "STUDY" else {}) | keys)
+        opened = self._querying()
         found: list[Dataset] = []
-        for answer, identifier in self._querying().send_c_find(query, FIND):
-            status = self._status(answer)
-            if status in _PENDING:
-                if identifier is not None and len(found) < _MAX_ANSWERS:
-                    found.append(identifier)
-            elif status in _TOO_MANY:
-                return found, True
-            elif status != 0:
-                raise LostError(f"the PACS answered a query with status 0x{status:04X}")
+        with lost_when_closed():
+            for answer, identifier in opened.send_c_find(query, FIND):
+                status = self._status(answer)
+                if status in _PENDING:
+                    if identifier is not None and len(found) < _MAX_ANSWERS:
+                        found.append(identifier)
+                elif status in _TOO_MANY:
+                    return found, True
+                elif status != 0:
+                    raise LostError(f"the PACS answered a query with status 0x{status:04X}")
         return found, False
 
     def _find_all(self, level: str, keys: dict[str, str]) -> list[Dataset]:
@@ -200,14 +203,14 @@ class _Pacs:
 
     def _bring(self, level: str, keys: dict[str, str]) -> bool:
         """One C-MOVE or C-GET; whether the PACS says that all went well. What counts is what the intake has."""
-        query, association = _identifier(level, keys), self._retrieving()
-        if self._source.retrieve == "move":
-            answers = association.send_c_move(query, self._our_title(), MOVE)
-        else:
-            answers = association.send_c_get(query, GET)
-        status = 0
-        for answer, _ in answers:
-            status = self._status(answer)
+        query, opened, status = _identifier(level, keys), self._retrieving(), 0
+        with lost_when_closed():
+            if self._source.retrieve == "move":
+                answers = opened.send_c_move(query, self._our_title(), MOVE)
+            else:
+                answers = opened.send_c_get(query, GET)
+            for answer, _ in answers:
+                status = self._status(answer)
         self._judge(status)
         return status == 0
 
@@ -216,11 +219,12 @@ class _Pacs:
         self._refusals += status not in _BROUGHT
         self._worked |= status in _BROUGHT
         if status == 0xA801 or (self._refusals >= _ENOUGH and not self._worked):
-            moving = self._source.retrieve == "move"
-            remedy = (f"have {self._our_title()} registered there as a destination, with this host and port "
-                      f"{self._source.receive_port}") if moving else "have C-GET permitted there, or choose move"  # fmt: skip
-            raise SourceError(f"{self.name} delivers nothing", found=f"status 0x{status:04X}", remedy=remedy,
-                              expected="films, on request")  # fmt: skip
+            remedy = "have C-GET permitted there, or choose retrieve: move"
+            if self._source.retrieve == "move":
+                where = f"with this host and port {self._source.receive_port}"
+                remedy = f"have {self._our_title()} registered there as a destination, {where}"
+            raise SourceError(f"{self.name} delivers nothing", found=f"status 0x{status:04X}",
+                              expected="films, on request", remedy=remedy)  # fmt: skip
 
     def _status(self, answer: Dataset) -> int:
         try:
@@ -256,7 +260,8 @@ class _Pacs:
             raise SourceError(f"{self.name} does not permit {what}", expected=f"study root {what} for our AE title",
                               remedy="ask the PACS administrator, or choose the other kind of retrieve")  # fmt: skip
         if VERIFICATION in accepted:
-            self._status(opened.send_c_echo())
+            with lost_when_closed():
+                self._status(opened.send_c_echo())
 
     def _hang_up(self) -> None:
         self._query = self._retrieve = None

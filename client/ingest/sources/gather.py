@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -101,41 +101,52 @@ class _Gathering:
     quiet_seconds: float
     backoff: Backoff
     clock: Callable[[], float]
+    total: Collected = field(default_factory=Collected)
 
     def all(self, progress: Progress) -> Collected:
         uids = list(dict.fromkeys(self.backoff.run(lambda: list(self.archive.studies()))))
         progress(0, len(uids))
-        total = Collected()
-        waiting: list[_Study] = []
+        resting: deque[_Study] = deque()  # whole, and not yet quiet for long enough
+        later: list[_Study] = []
         for number, uid in enumerate(uids, start=1):
-            if not is_uid(uid):
-                total += Collected(studies=1, incomplete=1)  # it cannot be asked for
-                continue
-            study = _Study(uid, self.deidentify.uid(uid))
-            self._pass_over(study)
-            if study.settled:
-                total += study.counts
+            if is_uid(uid):
+                self._first_pass(_Study(uid, self.deidentify.uid(uid)), resting, later)
             else:
-                waiting.append(study)
+                self.total += Collected(studies=1, incomplete=1)  # it cannot be asked for
             progress(number, len(uids))
-        self._again(waiting)
-        for study in waiting:
-            total += study.counts if study.settled else replace(study.counts, incomplete=1)  # it may still be growing
-        return total
+        self._again([*resting, *later])
+        return self.total
+
+    def _first_pass(self, study: _Study, resting: deque[_Study], later: list[_Study]) -> None:
+        """Pass over a study, and once more over those whose quiet time has gone by: so few are ever waiting."""
+        if not self._settled(study):
+            (later if study.counts.incomplete else resting).append(study)
+        while resting and self.clock() - resting[0].since >= self.quiet_seconds:
+            oldest = resting.popleft()
+            if not self._settled(oldest):
+                later.append(oldest)
+
+    def _settled(self, study: _Study) -> bool:
+        self._pass_over(study)
+        if study.settled:
+            self.total += study.counts
+        return study.settled
 
     def _again(self, waiting: list[_Study]) -> None:
         """Pass over again what is not settled. A connection that is lost has its own repetitions, in each pass."""
         for attempt in range(1, self.backoff.retries + 2):
-            if not waiting:
-                break
             if any(study.counts.incomplete for study in waiting):
                 self.backoff.pause(attempt)
+            unsettled = []
             for study in waiting:
                 rest = study.since + self.quiet_seconds - self.clock()
                 if rest > 0 and not study.counts.incomplete:
                     self.backoff.sleep(rest)
-                self._pass_over(study)
-            waiting = [study for study in waiting if not study.settled]
+                if not self._settled(study):
+                    unsettled.append(study)
+            waiting = unsettled
+        for study in waiting:
+            self.total += replace(study.counts, incomplete=1)  # what came may be all, and it may still be growing
 
     def _pass_over(self, study: _Study) -> None:
         """Ask what there is of a study, fetch what is missing, and note where it stands."""
@@ -152,7 +163,8 @@ class _Gathering:
         failed = known | self._fetch(study, announced, missing)
         lasting = {name_of(uid): reason for uid, reason in failed.items() if reason in PERMANENT}
         whole = len(lasting) == len(failed)
-        self._count(study, announced, wanted, failed, whole=whole)
+        odd = len({film.film_uid for film in listed if not is_uid(film.film_uid)})  # they cannot be asked for
+        self._count(study, announced, wanted, failed, whole=whole, odd=odd)
         digest = hashlib.sha256("\n".join(sorted(announced)).encode()).hexdigest()
         if digest != study.digest:
             study.digest, study.since = digest, self.clock()
@@ -195,15 +207,16 @@ class _Gathering:
 
     def _count(
         self, study: _Study, announced: dict[str, Announced], wanted: dict[str, Announced], failed: dict[str, str],
-        *, whole: bool,
+        *, whole: bool, odd: int,
     ) -> None:  # fmt: skip
         assert study.before is not None
         left_out = Counter(filter(None, (why_left_out(film.sop_class) for film in announced.values())))
-        here = wanted.keys() - failed.keys()
+        here, reasons = wanted.keys() - failed.keys(), Counter(failed.values())
+        if odd:
+            reasons["damaged"] += odd
         study.counts = Collected(
-            studies=int(bool(announced)), films=len(announced), new=len(here - study.before),
-            present=len(here & study.before), left_out=dict(left_out), failed=dict(Counter(failed.values())),
-            incomplete=int(not whole),
+            studies=int(bool(announced) or odd > 0), films=len(announced) + odd, new=len(here - study.before),
+            present=len(here & study.before), left_out=dict(left_out), failed=dict(reasons), incomplete=int(not whole),
         )  # fmt: skip
 
 
