@@ -27,7 +27,7 @@ from client.ingest.table import SOURCE, Row, Table, read_table
 from shared_model.cohort import CohortWriter
 from shared_model.contract import Contract
 from shared_model.errors import CohortError, ImagingError
-from shared_model.imaging import FilmPool, PipelineConfig, View
+from shared_model.imaging import AdmissionPolicy, FilmPool, PipelineConfig, View
 
 Progress = Callable[[int, int], None]
 
@@ -72,6 +72,7 @@ def prepare_site(
     workers: int,
     progress: Progress | None = None,
     declared_spacing_mm: float | None = None,
+    policy: AdmissionPolicy | None = None,
     pool: FilmPool | None = None,
 ) -> PreparationReport:
     """Check, pseudonymise and decode everything once.
@@ -82,8 +83,9 @@ def prepare_site(
         workers: processes that decode films.
         progress: called with (films dealt with, films found).
         declared_spacing_mm: the scanner's pixel spacing, for digitised films whose header has none.
-        pool: running workers of the same pipeline and spacing that the caller keeps for several sites; None: `workers`
-            processes of its own (starting them takes longer than the films of a small site).
+        policy: the site's own rules for films; None: the careful ones.
+        pool: running workers of the same pipeline, spacing and policy that the caller keeps for several sites; None:
+            `workers` processes of its own (starting them takes longer than the films of a small site).
 
     Raises:
         CohortError: the source is empty, no patient can be prepared, or the destination exists.
@@ -98,7 +100,7 @@ def prepare_site(
         height=pipeline.height, width=pipeline.width, n_features=contract.n_features,
     )  # fmt: skip
     running: AbstractContextManager[FilmPool] = (
-        FilmPool(pipeline, workers=workers, declared_spacing_mm=declared_spacing_mm)
+        FilmPool(pipeline, workers=workers, declared_spacing_mm=declared_spacing_mm, policy=policy)
         if pool is None else nullcontext(pool)
     )  # fmt: skip
     with writer, running as films:
