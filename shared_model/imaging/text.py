@@ -103,13 +103,15 @@ class _Search:
 
 def _one_grey(values: NDArray[np.uint16], step: int) -> tuple[int, int]:
     """The commonest grey and how many values have it; none where the greys beside it have as many."""
-    counts = np.bincount(values // np.uint16(step))
-    if counts.size == 0:
+    all_counts = np.bincount(values // np.uint16(step))
+    greys = np.flatnonzero(all_counts)  # those that occur: a film of 8 bits in 16 has gaps between them
+    if greys.size == 0:
         return 0, 0
-    grey = int(counts.argmax())
-    around = counts[max(0, grey - _NEIGHBOURS) : grey + _NEIGHBOURS + 1]
-    beside = (around.sum() - counts[grey]) / (2 * _NEIGHBOURS)
-    return grey, int(counts[grey]) if counts[grey] >= _PROMINENCE * beside else 0
+    counts = all_counts[greys]
+    place = int(counts.argmax())
+    around = counts[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS + 1]
+    beside = (around.sum() - counts[place]) / max(1, around.size - 1)
+    return int(greys[place]), int(counts[place]) if counts[place] >= _PROMINENCE * beside else 0
 
 
 def _shrunk(mask: NDArray[np.bool_], *, rim: float) -> NDArray[np.bool_]:
