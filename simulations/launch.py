@@ -29,7 +29,7 @@ from server.rounds.summary import write_summary
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import Contract, load_contract
 from shared_model.errors import ConfigError, QuorumError, StorageError
-from shared_model.imaging import FilmPool, PipelineConfig
+from shared_model.imaging import DIGITISED_FILMS, FilmPool, PipelineConfig
 from shared_model.protocol import Protocol
 from shared_model.weights import public_weights
 from simulations.baselines.study import run_comparison, wanted
@@ -194,6 +194,8 @@ def _cohorts_of(config: Config, view: LiveView) -> dict[str, Path]:
 def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view: LiveView) -> dict[str, Path]:
     """Make the hospitals and prepare each one's cohort, both from the cache where they are there already."""
     declared = config["cohort"].get("declared_spacing_mm")
+    # Public collections are scanned films, whose headers say little; synthetic ones say what a detector's do.
+    policy = None if config["cohort"]["kind"] == "synthetic" else DIGITISED_FILMS
     cache = Path(config["cache"] or Path.home() / ".cache" / "mammofed").expanduser()
     workers = config["workers"] or os.cpu_count() or 1
     with view.stage(STAGES[config["cohort"]["kind"]], None) as advance:
@@ -205,7 +207,7 @@ def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view:
     if missing:
         stage = view.stage("Prepare cohorts (check, pseudonymise, decode once)", None)
         with stage as advance, FilmPool(
-            pipeline, workers=workers, declared_spacing_mm=declared
+            pipeline, workers=workers, declared_spacing_mm=declared, policy=policy
         ) as films:  # one pool: it takes a second to start
             done = 0
             for name, source in missing.items():

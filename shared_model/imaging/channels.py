@@ -66,6 +66,7 @@ def film_to_channels(
         raise TypeError(f"film_to_channels: pixels are {pixels_HW.dtype} {pixels_HW.shape}, expected uint16 [h, w]")
     if mask_HW is None:
         breast = find_breast(pixels_HW, spacing_mm=max(spacing_mm), padding=padding, chest_left=chest_left)
+        _check_greys(pixels_HW, breast.mask_HW)
         refuse_text(pixels_HW, breast.mask_HW, spacing_mm=max(spacing_mm))
     else:
         breast = Breast(mask_HW, True if chest_left is None else chest_left)
@@ -77,6 +78,13 @@ def film_to_channels(
     tables = _tables(greys, mask, brightness, config.percentiles)
     pixels_CHW = _average(greys, mask, tables, rows, columns)
     return Channels(pixels_CHW, spacing, (spacing / spacing_mm[0], spacing / spacing_mm[1]))
+
+
+def _check_greys(pixels_HW: NDArray[np.uint16], mask_HW: NDArray[np.bool_]) -> None:
+    """Greys of the breast, every third row: as many as there are, but for a few rare ones."""
+    greys = np.count_nonzero(np.bincount(pixels_HW[::3][mask_HW[::3]], minlength=1))
+    if 1 < greys < _LEAST_GREYS:
+        raise refuse("few_greys", found=f"{greys} greys in the breast", expected=f"at least {_LEAST_GREYS}")
 
 
 def _average(
@@ -137,8 +145,6 @@ def _tables(
     present = np.flatnonzero(counts)
     if present.size < 2:
         raise refuse("constant_pixels", found="one grey in the breast")
-    if present.size < _LEAST_GREYS:
-        raise refuse("few_greys", found=f"{present.size} greys", expected=f"at least {_LEAST_GREYS}")
     shown = np.arange(counts.size, dtype=np.float64) if brightness is None else brightness[: counts.size]
     order = present[np.argsort(shown[present], kind="stable")]
     below = np.cumsum(counts[order])

@@ -8,6 +8,8 @@ of CBIS-DDSM and two others it is at most 16 mm; on the same films with four let
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -15,7 +17,8 @@ from scipy import ndimage
 from shared_model.imaging.reasons import refuse
 
 _STEEP = 0.4  # of the breast's own contrast, between pixels two apart
-_LEAST_MM = 20.0  # of edge: three letters; a lead pellet on the skin has 6
+_LEAST_MM = 20.0  # of edge: two or three letters
+_LETTER_MM = 2.5  # calcifications are below 1 mm, a lead pellet on the skin has 2 mm
 _NEIGHBOURS, _PROMINENCE = 16, 5.0  # the grey of letters stands out among the greys beside it
 _GREYS = 128  # steps of the breast's contrast that count as one grey, for lossy compression blurs letters
 _RIM_MM = 4.0  # along the skin everything falls to the same air, so dark letters are looked for further inside
@@ -46,30 +49,69 @@ def text_length_mm(
     box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
     greys, mask = pixels_HW[box], mask_HW[box]
     low, high = np.percentile(greys[::3, ::3][mask[::3, ::3]], (5.0, 95.0)) if mask[::3, ::3].any() else (0.0, 0.0)
-    least = max(4, int(_STEEP * (high - low)))
-    inner = _shrunk(mask, rim=_RIM_MM / spacing_mm)
-    bright: list[NDArray[np.uint16]] = []
-    dark: list[NDArray[np.uint16]] = []
-    for here, there in (((slice(None, -2),), (slice(2, None),)),
-                        ((slice(None), slice(None, -2)), (slice(None), slice(2, None)))):  # fmt: skip
-        upper, lower = np.maximum(greys[here], greys[there]), np.minimum(greys[here], greys[there])
-        steep = (upper - lower >= least) & mask[here] & mask[there]
-        bright.append(upper[steep])
-        dark.append(lower[steep & inner[here] & inner[there]])
-    step = max(1, int((high - low) / _GREYS))
-    # A step of one pixel is seen by two pairs, hence the half.
-    return _one_grey(bright, step) * spacing_mm / 2, _one_grey(dark, step) * spacing_mm / 2
+    search = _Search(
+        greys, mask, least=max(4, int(_STEEP * (high - low))), step=max(1, int((high - low) / _GREYS)),
+        spacing_mm=spacing_mm,
+    )  # fmt: skip
+    return search.length_mm(mask, bright=True), search.length_mm(_shrunk(mask, rim=_RIM_MM / spacing_mm), bright=False)
 
 
-def _one_grey(values: list[NDArray[np.uint16]], step: int) -> int:
-    """How many values the commonest grey has, 0 where the greys beside it have as many."""
-    counts = np.bincount(np.concatenate(values) // np.uint16(step))
-    if counts.size == 0:
-        return 0
-    grey = int(counts.argmax())
-    around = counts[max(0, grey - _NEIGHBOURS) : grey + _NEIGHBOURS + 1]
-    beside = (around.sum() - counts[grey]) / (2 * _NEIGHBOURS)
-    return int(counts[grey]) if counts[grey] >= _PROMINENCE * beside else 0
+@dataclass(frozen=True)
+class _Search:
+    """One film cut to its breast. least: grey difference of a steep edge; step: greys that count as one."""
+
+    greys: NDArray[np.uint16]
+    mask: NDArray[np.bool_]
+    least: int
+    step: int
+    spacing_mm: float
+
+    def length_mm(self, where: NDArray[np.bool_], *, bright: bool) -> float:
+        """Edge within `where` that the commonest grey explains, as far as it draws something of a letter's size."""
+        sides = self._sides(where, bright=bright)
+        grey, count = _one_grey(sides, self.step)
+        if count * self.spacing_mm / 2 >= _LEAST_MM:
+            # Calcifications that are clipped have one grey too, but each of them is small. This is rarely looked at.
+            letters = self._large((self.greys // np.uint16(self.step) == grey) & self.mask)
+            count = _one_grey(self._sides(where, bright=bright, touching=letters), self.step)[1]
+        return count * self.spacing_mm / 2  # a step of one pixel is seen by two pairs
+
+    def _sides(
+        self, where: NDArray[np.bool_], *, bright: bool, touching: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.uint16]:
+        """Greys of the bright or dark side of all steep pairs of pixels two apart."""
+        found: list[NDArray[np.uint16]] = []
+        for here, there in (((slice(None, -2),), (slice(2, None),)),
+                            ((slice(None), slice(None, -2)), (slice(None), slice(2, None)))):  # fmt: skip
+            upper = np.maximum(self.greys[here], self.greys[there])
+            lower = np.minimum(self.greys[here], self.greys[there])
+            steep = (upper - lower >= self.least) & where[here] & where[there]
+            if touching is not None:
+                steep &= touching[here] | touching[there]
+            found.append((upper if bright else lower)[steep])
+        return np.concatenate(found)
+
+    def _large(self, drawn: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Connected parts that are at least _LETTER_MM long."""
+        labels, count = ndimage.label(drawn, np.ones((3, 3), bool))
+        least = _LETTER_MM / self.spacing_mm
+        keep = np.zeros(count + 1, bool)
+        for number, box in enumerate(ndimage.find_objects(labels), start=1):
+            keep[number] = max(part.stop - part.start for part in box) >= least
+        return keep[labels]
+
+
+def _one_grey(values: NDArray[np.uint16], step: int) -> tuple[int, int]:
+    """The commonest grey and how many values have it; none where the greys beside it have as many."""
+    all_counts = np.bincount(values // np.uint16(step))
+    greys = np.flatnonzero(all_counts)  # those that occur: a film of 8 bits in 16 has gaps between them
+    if greys.size == 0:
+        return 0, 0
+    counts = all_counts[greys]
+    place = int(counts.argmax())
+    around = counts[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS + 1]
+    beside = (around.sum() - counts[place]) / max(1, around.size - 1)
+    return int(greys[place]), int(counts[place]) if counts[place] >= _PROMINENCE * beside else 0
 
 
 def _shrunk(mask: NDArray[np.bool_], *, rim: float) -> NDArray[np.bool_]:

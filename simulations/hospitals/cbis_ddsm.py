@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared_model.errors import CohortError, ConfigError, ImagingError
+from shared_model.imaging import DIGITISED_FILMS, FilmPool, PipelineConfig
 from shared_model.imaging import Film as Header
-from shared_model.imaging import FilmPool, PipelineConfig
 from simulations.hospitals.collection import Collection, Film, Settings, Woman
 from simulations.hospitals.text_tables import Line, read_csv
 
@@ -68,7 +68,8 @@ def collect(settings: Settings, *, pipeline: PipelineConfig, workers: int) -> Co
     paths = [path for path in _files(folder) if _is_dicom(path)]
     films: dict[str, list[Film]] = {}
     left_out: list[tuple[str, str]] = []
-    with FilmPool(pipeline, workers=workers, declared_spacing_mm=float(settings["declared_spacing_mm"])) as pool:
+    declared = float(settings["declared_spacing_mm"])
+    with FilmPool(pipeline, workers=workers, declared_spacing_mm=declared, policy=DIGITISED_FILMS) as pool:
         for index, result in pool.run("header", paths):
             name = paths[index].relative_to(folder).as_posix()
             if not isinstance(result, Header):

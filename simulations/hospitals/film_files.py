@@ -21,7 +21,8 @@ from simulations.population.dicom_mg import IMPLEMENTATION_UID
 
 # What the importer reads of a header, less whatever identifies: that is set here.
 _KEPT = frozenset(TAGS) - {
-    "SOPInstanceUID", "StudyInstanceUID", "StudyDate", "AcquisitionTime", "PatientID", "PatientBirthDate",
+    "SOPInstanceUID", "StudyInstanceUID", "StudyDate", "AcquisitionTime", "PatientID", "PatientName",
+    "PatientBirthDate",
 }  # fmt: skip
 _SPACINGS = ("ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing")
 _PIXEL_DATA = 0x7FE00010

@@ -18,6 +18,7 @@ from client.ingest import prepare_site
 from shared_model.cohort import Cohort
 from shared_model.contract import load_contract
 from shared_model.errors import CohortError, ConfigError, LeakageError, MammoFedError
+from shared_model.imaging import DIGITISED_FILMS
 from simulations.hospitals import cbis_ddsm, check_cohort, check_held_out, manifest, mini_mias, sources
 from simulations.hospitals.collection import Woman
 from simulations.hospitals.partition import check_sizes, partition
@@ -148,7 +149,7 @@ def test_its_films_enter_a_site_as_a_hospitals_do(mias: Path, cache: Path, tmp_p
     source = make(settings("mini_mias", mias), cache)["site_01"]
     report = prepare_site(
         source=source, destination=tmp_path / "cohort", contract=load_contract(), pipeline=PIPELINE, site="site_01",
-        key=bytes(16), workers=1,
+        key=bytes(16), workers=1, policy=DIGITISED_FILMS,
     )  # fmt: skip
     assert report.films_prepared == report.films == 2 * report.patients_prepared > 0
     assert report.image_only == report.patients_prepared and report.reasons == {}
@@ -318,7 +319,7 @@ def test_case_names_stay_behind(cbis: Path, cache: Path, tmp_path: Path) -> None
     assert set(table[0]) == {"patient_id", "label", "exam_date", "breast_density"}
     report = prepare_site(
         source=folders["site_01"], destination=tmp_path / "cohort", contract=load_contract(), pipeline=PIPELINE,
-        site="site_01", key=bytes(16), workers=1, declared_spacing_mm=3.0,
+        site="site_01", key=bytes(16), workers=1, policy=DIGITISED_FILMS, declared_spacing_mm=3.0,
     )  # fmt: skip
     assert report.reasons == {} and report.films_prepared == 2 * len(table) and report.rows_prepared == len(table)
 
@@ -352,7 +353,7 @@ def test_png_pgm_and_dicom_become_films_of_the_manifests_patients(tmp_path: Path
     assert "2016" not in str(films[2]) and "Mass" not in str(films[2])
     report = prepare_site(
         source=tmp_path / "source", destination=tmp_path / "cohort", contract=load_contract(), pipeline=PIPELINE,
-        site="north", key=bytes(16), workers=1,
+        site="north", key=bytes(16), workers=1, policy=DIGITISED_FILMS,
     )  # fmt: skip
     assert report.reasons == {} and (report.films_prepared, report.patients_prepared, report.positives) == (6, 3, 1)
     assert report.image_only == 0

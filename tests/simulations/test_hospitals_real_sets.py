@@ -12,7 +12,7 @@ from client.ingest import prepare_site
 from shared_model.cohort import Cohort
 from shared_model.contract import load_contract
 from shared_model.errors import CohortError
-from shared_model.imaging import PipelineConfig
+from shared_model.imaging import DIGITISED_FILMS, PipelineConfig
 from simulations.hospitals import cbis_ddsm, mini_mias, sources
 from simulations.hospitals.collection import Woman
 from simulations.hospitals.public import write_source
@@ -38,7 +38,7 @@ def prepared(women: list[Woman], folder: Path, *, spacing_mm: float | None = Non
     assert len(list(write_source(folder / "source", women, pipeline=PIPELINE))) == len(women)
     report = prepare_site(
         source=folder / "source", destination=folder / "cohort", contract=load_contract(), pipeline=PIPELINE,
-        site="real", key=bytes(16), workers=1, declared_spacing_mm=spacing_mm,
+        site="real", key=bytes(16), workers=1, policy=DIGITISED_FILMS, declared_spacing_mm=spacing_mm,
     )  # fmt: skip
     assert report.reasons == {} and report.films_prepared == sum(len(woman.films) for woman in women)
     return Cohort.open(folder / "cohort")

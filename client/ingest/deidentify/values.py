@@ -21,10 +21,10 @@ class Damaged(Exception):
 
 def texts(ds: Dataset, tag: int) -> list[str]:
     """All values of a text element, stripped of padding; [] when absent."""
-    element = ds.get_item(tag)
+    element: Any = ds.get_item(tag)  # of a type that pydicom's annotations do not tell: None, raw or converted
     if element is None:
         return []
-    value = element.value
+    value: Any = element.value
     if isinstance(value, bytes):
         parts = value[:_LIMIT].decode("latin-1").split("\\")
     elif isinstance(value, str) or not isinstance(value, Sequence):
@@ -36,7 +36,7 @@ def texts(ds: Dataset, tag: int) -> list[str]:
 
 def integer(ds: Dataset, tag: int) -> int | None:
     """First value of a US or SS element as an unsigned 16-bit number; None when absent or of another kind."""
-    element = ds.get_item(tag)
+    element: Any = ds.get_item(tag)  # of a type that pydicom's annotations do not tell: None, raw or converted
     if element is None:
         return None
     value: Any = element.value

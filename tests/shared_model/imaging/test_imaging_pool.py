@@ -153,8 +153,10 @@ def test_workers_have_a_memory_limit_and_one_thread(config: PipelineConfig, path
         list(films.run("header", paths[:1]))
         process = films._workers[0].process.pid
         limits = Path(f"/proc/{process}/limits").read_text()
-        line = next(line for line in limits.splitlines() if line.startswith("Max data size"))
-        assert int(line.split()[3]) == (1 << 30) + 64 * config.max_pixels + 3 * config.max_bytes
+        soft = {line[:26].strip(): line[26:].split()[0] for line in limits.splitlines()}
+        memory = (1 << 30) + 64 * config.max_pixels + 3 * config.max_bytes
+        assert int(soft["Max data size"]) == memory and int(soft["Max address space"]) == memory + (4 << 30)
+        assert soft["Max core file size"] == soft["Max file size"] == "0"  # a crash leaves nothing of a woman behind
         assert b"OMP_NUM_THREADS=1\0" in Path(f"/proc/{process}/environ").read_bytes()
 
 

