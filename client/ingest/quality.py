@@ -42,7 +42,7 @@ AGE_TOLERANCE = 2  # years; ages are completed years at days that may be weeks a
 PREVALENCE = (0.002, 0.6)  # screening finds 5 to 6 cancers in 1,000 women; enriched case-control sets reach a half
 MISSING = 0.5
 MISSING_DIFFERENCE = 0.25
-# A risk factor reaches 0.6 to 0.7, a palpable lump 0.65, the reader's own BI-RADS 0.92 (research notes, model_clinical).
+# A risk factor reaches 0.6 to 0.7, a palpable lump 0.65; the reader's own BI-RADS of the same exam has 0.92 (BCSC).
 TELLING_AUC = 0.85
 PSI_LIMIT = 0.1  # the usual first mark of the population stability index (Siddiqi, Credit Risk Scorecards, 2006)
 
@@ -108,7 +108,7 @@ def view_digests(cohort: Cohort) -> Iterable[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Finding:
-    """A rule that the cohort breaks. subject: the field, or "" for the cohort. words: with numbers that may be shown."""
+    """A rule that the cohort breaks. subject: the field, "" for the cohort. words: with numbers that may be shown."""
 
     rule: str
     subject: str
