@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from client.ingest.as_of import OLDEST_AGE
@@ -142,7 +143,9 @@ def _missingness(summary: Summary) -> Iterable[Finding]:
             yield Finding("missingness", table.name.removeprefix("field."), f"not known of {share:.0%} of the women")
 
 
-def _telling(name: str, levels_N: np.ndarray, cohort: Cohort, contract: Contract, threshold: int) -> Iterable[Finding]:
+def _telling(
+    name: str, levels_N: NDArray[np.int64], cohort: Cohort, contract: Contract, threshold: int
+) -> Iterable[Finding]:
     """Does the field, or whether it is known, tell the label? Only groups of at least the threshold are looked at."""
     label_N = cohort.labels.astype(bool)
     known_N = levels_N >= 0
@@ -161,8 +164,8 @@ def _telling(name: str, levels_N: np.ndarray, cohort: Cohort, contract: Contract
 
 
 def _scores(
-    name: str, levels_N: np.ndarray, cohort: Cohort, contract: Contract, known_N: np.ndarray
-) -> Iterable[np.ndarray]:
+    name: str, levels_N: NDArray[np.int64], cohort: Cohort, contract: Contract, known_N: NDArray[np.bool_]
+) -> Iterable[NDArray[np.floating]]:
     """Numbers as they are, both ways; levels by their share of cancers (of at most seven levels, so hardly fitted)."""
     field = contract.field(name)
     if field.kind == "number":
