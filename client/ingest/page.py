@@ -79,8 +79,9 @@ def show(summary: Summary, console: Console) -> None:
         if not table.name.startswith("field."):
             console.print(_terminal_table(table))
     fields = Table(title="Clinical fields", title_justify="left", expand=False)
-    for name, justify in (("field", "left"), ("not known", "right"), ("values", "left")):
-        fields.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    fields.add_column("field", overflow="fold")
+    fields.add_column("not known", justify="right")
+    fields.add_column("values", overflow="fold")
     for table in (t for t in summary.tables if t.name.startswith("field.")):
         values = ", ".join(
             f"{label} {_number(count)}" for label, count in table.rows if label != "missing" and count != 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from client.ingest.as_of import OLDEST_AGE
@@ -42,7 +43,7 @@ AGE_TOLERANCE = 2  # years; ages are completed years at days that may be weeks a
 PREVALENCE = (0.002, 0.6)  # screening finds 5 to 6 cancers in 1,000 women; enriched case-control sets reach a half
 MISSING = 0.5
 MISSING_DIFFERENCE = 0.25
-# A risk factor reaches 0.6 to 0.7, a palpable lump 0.65, the reader's own BI-RADS 0.92 (research, model_clinical).
+# A risk factor reaches 0.6 to 0.7, a palpable lump 0.65; the reader's own BI-RADS of the same exam has 0.92 (BCSC).
 TELLING_AUC = 0.85
 PSI_LIMIT = 0.1  # the usual first mark of the population stability index (Siddiqi, Credit Risk Scorecards, 2006)
 
@@ -142,7 +143,9 @@ def _missingness(summary: Summary) -> Iterable[Finding]:
             yield Finding("missingness", table.name.removeprefix("field."), f"not known of {share:.0%} of the women")
 
 
-def _telling(name: str, levels_N: np.ndarray, cohort: Cohort, contract: Contract, threshold: int) -> Iterable[Finding]:
+def _telling(
+    name: str, levels_N: NDArray[np.int64], cohort: Cohort, contract: Contract, threshold: int
+) -> Iterable[Finding]:
     """Does the field, or whether it is known, tell the label? Only groups of at least the threshold are looked at."""
     label_N = cohort.labels.astype(bool)
     known_N = levels_N >= 0
@@ -161,8 +164,8 @@ def _telling(name: str, levels_N: np.ndarray, cohort: Cohort, contract: Contract
 
 
 def _scores(
-    name: str, levels_N: np.ndarray, cohort: Cohort, contract: Contract, known_N: np.ndarray
-) -> Iterable[np.ndarray]:
+    name: str, levels_N: NDArray[np.int64], cohort: Cohort, contract: Contract, known_N: NDArray[np.bool_]
+) -> Iterable[NDArray[np.floating]]:
     """Numbers as they are, both ways; levels by their share of cancers (of at most seven levels, so hardly fitted)."""
     field = contract.field(name)
     if field.kind == "number":

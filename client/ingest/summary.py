@@ -194,8 +194,8 @@ def _vendors(cohort: Cohort, counts: dict[str, int], threshold: int) -> _Table:
 
 
 def _ages(cohort: Cohort, counts: dict[str, int]) -> _Table:
-    ages = np.array([np.nan if v is None else float(v) for v in _column(cohort, "age_years")])
-    known = ages[~np.isnan(ages)]
+    ages = _column(cohort, "age_years")
+    known = [float(age) for age in ages if isinstance(age, (int, float))]
     labels = _band_labels(AGE_BANDS)
     found = np.bincount(np.digitize(known, AGE_BANDS), minlength=len(labels))
     counts |= {f"age.{label}": int(count) for label, count in zip(labels, found, strict=True)}

@@ -90,7 +90,10 @@ def _range(name: str, counts: Mapping[str, int], group: Sequence[Sum], hidden: s
     aim[place[name]] = 1.0
     low = linprog(aim, A_eq=matrix, b_eq=right, bounds=(1, None))
     high = linprog(-aim, A_eq=matrix, b_eq=right, bounds=(1, None))
-    return float(low.fun), float(-high.fun) if high.status == 0 else np.inf  # status 3: without bound
+    # Status 3: without bound. What cannot be solved counts as worked out, so that more is hidden.
+    least = float(low.fun) if low.status == 0 and low.fun is not None else float(counts[name])
+    most = -float(high.fun) if high.status == 0 and high.fun is not None else float(counts[name])
+    return least, np.inf if high.status == 3 else most
 
 
 def _linked(name: str, group: Sequence[Sum], hidden: set[str]) -> list[Sum]:

@@ -79,6 +79,7 @@ def encode_women(result: JoinResult, contents: Sequence[Content], *, contract: C
     """The joined rows as features; ordinals count through all sources, in their order."""
     offsets = np.cumsum([0, *(content.found for content in contents)]).tolist()
     fields = {name for content in contents for name in content.fields}
+    fields |= {name for woman in result.women.values() for name in woman.cells}
     names = [field.name for field in contract.fields if field.name in fields]
     cells = [[woman.cells.get(name, "") for name in names] for woman in result.women.values()]
     ignored = tuple(dict.fromkeys(name for content in contents for name in content.ignored))

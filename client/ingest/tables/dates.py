@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
+ISO = "%Y-%m-%d"
 YEAR_DAYS = 365.2425  # mean Gregorian year
 _YEARS = range(1880, 2200)  # what lies outside is a typing error or a code for "not known"
 _DIRECTIVES = frozenset("YmdBbjHMSfzTp%IAa")
@@ -65,7 +66,8 @@ def parse_date(text: str, formats: Sequence[str]) -> Span | None:
     cleaned = text.strip()
     for form in formats:
         try:
-            found = datetime.strptime(cleaned, form)
+            # ISO 8601 in all its spellings of a day (20210203, 2021-W05-3), and strictly: `2021-2-3` is none
+            found = datetime.strptime(cleaned, form) if form != ISO else date.fromisoformat(cleaned)
         except ValueError:
             continue
         month = any(code in form for code in ("%m", "%b", "%B", "%j"))
