@@ -40,7 +40,8 @@ class HashingDeidentifier:
 def film(woman: int, view: str, *, study: int = 0, number: int = 1, **changes: Any) -> Dataset:
     """One film of a woman; `number` tells apart the films of a view. changes: elements by keyword."""
     side = 96 if view[0] == "L" else 80
-    ds = film_dataset(breast_film(rows=side, columns=72, seed=28 * woman + 4 * number + VIEWS.index(view), view=view), view=view, spacing_mm=2.0)
+    picture = breast_film(rows=side, columns=72, seed=28 * woman + 4 * number + VIEWS.index(view), view=view)
+    ds = film_dataset(picture, view=view, spacing_mm=2.0)
     ds.PatientID, ds.PatientName = f"PID-77{woman:03d}", f"WINTERHALTER^BERTA{woman}"
     ds.StudyDate = f"2024{2 + woman % 3:02d}{20 + woman % 9 if woman % 3 == 0 else 1 + woman % 9:02d}"
     ds.StudyInstanceUID = f"9.8.7.6.{woman}.{study}"

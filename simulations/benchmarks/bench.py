@@ -25,6 +25,7 @@ from simulations.words import seconds_in_words
 SECTIONS: dict[str, tuple[str, str]] = {
     "dp": ("Patient-level DP-SGD: speed and memory", "simulations.benchmarks.dp_engines"),
     "films": ("DICOM films prepared, by transfer syntax", "simulations.benchmarks.films"),
+    "import": ("A hospital imported, and imported again", "simulations.benchmarks.imports"),
     "cohort": ("Opening a prepared cohort", "simulations.benchmarks.cohorts"),
     "round": ("A round with next to nothing to train", "simulations.benchmarks.rounds"),
     "scaling": ("Ten hospitals against a hundred", "simulations.benchmarks.scaling"),

@@ -41,7 +41,8 @@ class Site:
 
     def film(self, woman: int, view: str = "L_CC", *, edit: Callable[[Any], None] | None = None, **kind: Any) -> Path:
         self.count += 1
-        ds = self.films.film_dataset(self.films.breast_film(rows=80, columns=64, seed=8 * woman + VIEWS.index(view), view=view), view=view)
+        seed = 8 * woman + VIEWS.index(view)
+        ds = self.films.film_dataset(self.films.breast_film(rows=80, columns=64, seed=seed, view=view), view=view)
         ds.ImagerPixelSpacing = [2.5, 2.5]
         ds.PatientID, ds.PatientName = f"PID-77{woman:03d}", f"WINTERHALTER^BERTA{woman}"
         ds.SOPInstanceUID, ds.StudyInstanceUID = f"9.8.7.6.{self.count}", f"9.8.7.6.1000{woman}"
