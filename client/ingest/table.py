@@ -24,6 +24,12 @@ from shared_model.contract import CLINICAL_COLUMNS, Contract
 from shared_model.errors import ContractError
 
 SOURCE = "clinical.csv"
+NOTES = {
+    "too_late": "cells or facts were known only after the exam and were not used",
+    "stale": "cells or facts were too old to tell of the exam and were not used",
+    "disagreement": "cells of two sources differ; the source that stands first in the site's file was believed",
+}
+"""What the join noted, in words that follow a count."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Table:
     """What the clinical sources gave. rows: by pseudonym, usable ones. refused: pseudonyms without a usable row.
 
     found: data rows in the files. fields: the contract's counts. ignored: columns that the contract does not know.
+    warnings: of the sources, in words.
     """
 
     rows: Mapping[str, Row] = field(default_factory=dict)
@@ -51,6 +58,7 @@ class Table:
     found: int = 0
     fields: dict[str, object] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def read_table(path: Path, *, contract: Contract, pseudonyms: Pseudonyms, quarantine: Quarantine) -> Table:
@@ -89,7 +97,9 @@ def encode_women(result: JoinResult, contents: Sequence[Content], *, contract: C
     for (pseudonym, woman), values, known in zip(result.women.items(), encoded.values, encoded.present, strict=True):
         used = tuple(offsets[number] + ordinal for number, ordinal in woman.rows)
         rows[pseudonym] = Row(used[0] if used else 0, woman.label, values if known else None, woman.exam, used)
-    return Table(rows, frozenset(result.refused), offsets[-1], report.as_dict(), ignored)
+    warnings = tuple(text for content in contents for text in content.warnings)
+    warnings += tuple(f"{count} {NOTES[name]}" for name, count in sorted(result.notes.items()) if count)
+    return Table(rows, frozenset(result.refused), offsets[-1], report.as_dict(), ignored, warnings)
 
 
 def _check_header(header: list[str]) -> None:
