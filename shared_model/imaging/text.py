@@ -18,6 +18,7 @@ from shared_model.imaging.reasons import refuse
 
 _STEEP = 0.4  # of the breast's own contrast, between pixels two apart
 _LEAST_MM = 20.0  # of edge: two or three letters
+_LEAST_PAIRS = 100  # and not below so many pixels: on a coarse film a skin line is as steep as a letter
 _LETTER_MM = 2.5  # calcifications are below 1 mm, a lead pellet on the skin has 2 mm
 _NEIGHBOURS, _PROMINENCE = 16, 5.0  # the grey of letters stands out among the greys beside it
 _GREYS = 128  # steps of the breast's contrast that count as one grey, for lossy compression blurs letters
@@ -33,10 +34,14 @@ def refuse_text(pixels_HW: NDArray[np.uint16], mask_HW: NDArray[np.bool_], *, sp
     Raises:
         ImagingError: text_in_breast.
     """
-    length = max(text_length_mm(pixels_HW, mask_HW, spacing_mm=spacing_mm))
-    if length >= _LEAST_MM:
+    length, least = max(text_length_mm(pixels_HW, mask_HW, spacing_mm=spacing_mm)), _least_mm(spacing_mm)
+    if length >= least:
         raise refuse("text_in_breast", found=f"{length:.0f} mm of sharp edges of one grey",
-                     expected=f"below {_LEAST_MM:.0f} mm")  # fmt: skip
+                     expected=f"below {least:.0f} mm")  # fmt: skip
+
+
+def _least_mm(spacing_mm: float) -> float:
+    return max(_LEAST_MM, _LEAST_PAIRS * spacing_mm / 2)
 
 
 def text_length_mm(
@@ -70,7 +75,7 @@ class _Search:
         """Edge within `where` that the commonest grey explains, as far as it draws something of a letter's size."""
         sides = self._sides(where, bright=bright)
         grey, count = _one_grey(sides, self.step)
-        if count * self.spacing_mm / 2 >= _LEAST_MM:
+        if count * self.spacing_mm / 2 >= _least_mm(self.spacing_mm):
             # Calcifications that are clipped have one grey too, but each of them is small. This is rarely looked at.
             letters = self._large((self.greys // np.uint16(self.step) == grey) & self.mask)
             count = _one_grey(self._sides(where, bright=bright, touching=letters), self.step)[1]

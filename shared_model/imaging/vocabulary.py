@@ -64,6 +64,12 @@ _SIDE_AND_VIEW = re.compile(
     re.IGNORECASE,
 )
 _MAKER = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,&()/_+-]{0,63}")
+# Words of makers and of made-up women, which say nothing of a person whose name they happen to be.
+_NOBODYS = frozenset({
+    "agfa", "carestream", "corporation", "fischer", "fuji", "fujifilm", "giotto", "healthcare", "hologic", "ims",
+    "kodak", "konica", "lorad", "medical", "metaltronica", "minolta", "philips", "planmed", "sectra", "siemens",
+    "synth", "systems",
+})  # fmt: skip
 _WORD = re.compile(r"[A-Za-z0-9]{3,}")
 
 
@@ -107,7 +113,7 @@ def maker(text: str, *, names: Iterable[str]) -> str:
     The element is free text: where a clerk or a converter has put the patient into it, it must not travel.
     """
     text = text.strip(" \0")[:64].rstrip()
-    private = {word.casefold() for name in names for word in _WORD.findall(name)}
+    private = {word.casefold() for name in names for word in _WORD.findall(name)} - _NOBODYS
     spoken = {word.casefold() for word in _WORD.findall(text)}
     return text if _MAKER.fullmatch(text) and not private & spoken else ""
 

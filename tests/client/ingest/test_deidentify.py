@@ -268,6 +268,7 @@ def test_a_maker_that_repeats_her_name_goes_and_another_stays(films: ModuleType,
         return str(deidentifier.dataset(clean(films, Manufacturer=manufacturer, **values)).Manufacturer)
 
     assert vendor("HOLOGIC, Inc.", PatientName="DOE^JANE") == "HOLOGIC, Inc."
+    assert vendor("SIEMENS", PatientName="SIEMENS^JANE") == "SIEMENS"
     assert vendor("JANE DOE", PatientName="DOE^JANE") == ""
     assert vendor("unit 4711", PatientID="4711") == ""
     assert vendor("Müller-Röntgen") == ""
