@@ -15,9 +15,9 @@ T = 4  # a small threshold, so that everything can be tried
 
 
 def feasible(name: str, counts: dict[str, int], sums: Sequence[Sum], hidden: frozenset[str]) -> set[int]:
-    """Values of a hidden count in all tables of positive hidden counts up to 12 that fit to what is shown."""
+    """Values of a hidden count in all tables of positive hidden counts up to 24 that fit to what is shown."""
     unknown = sorted(hidden)
-    grid = np.stack([g.ravel() for g in np.meshgrid(*[np.arange(1, 13)] * len(unknown), indexing="ij")])
+    grid = np.stack([g.ravel() for g in np.meshgrid(*[np.arange(1, 25)] * len(unknown), indexing="ij")])
     tried = {n: np.full(grid.shape[1], count) for n, count in counts.items()} | dict(zip(unknown, grid, strict=True))
     fits = np.ones(grid.shape[1], dtype=bool)
     for table in sums:
@@ -74,3 +74,11 @@ def test_which_counts_go(parts: dict[str, int], hidden: set[str]) -> None:
 
 def test_a_count_in_no_table_is_hidden_by_itself() -> None:
     assert hidden_counts({"x": 3, "y": 10}, [], threshold=10) == {"x"}
+
+
+def test_few_who_were_set_aside_do_not_hide_how_many_were_prepared() -> None:
+    """The number of prepared women stands in every table; how many came stands in one."""
+    counts = {"found": 600, "prepared": 596, "aside": 4, "positive": 160, "negative": 436, "old": 300, "young": 296}
+    sums = [Sum("found", ("prepared", "aside")), Sum("prepared", ("positive", "negative")),
+            Sum("prepared", ("old", "young"))]  # fmt: skip
+    assert hidden_counts(counts, sums, threshold=10) == {"aside", "found"}

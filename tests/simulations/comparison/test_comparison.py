@@ -23,7 +23,7 @@ from simulations.composition import compose_config
 from tests.handmade_run import SITES, model_report, summary_values, write_run_dir
 
 WOMEN = 200
-MAKERS = np.array([f"Synthetic {letter}" for letter in "ABCDE"])[np.arange(WOMEN) % 5]
+MAKERS = np.array([f"SYNTH {letter}" for letter in "ABCDE"])[np.arange(WOMEN) % 5]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_a_vendor_that_no_site_has_is_told_apart(tmp_path: Path, launched: dict[
     assert (first["left_out"], [g["vendors"] for g in first["unseen"]]) == (None, [["E"]])
     assert (second["left_out"], [g["vendors"] for g in second["unseen"]]) == ("B", [["B"], ["E"]])
     assert second["seen"]["vendors"] == ["A", "C", "D"] and second["seen"]["n"] == 3 * WOMEN // 5
-    group, of_b = second["unseen"][0], MAKERS == "Synthetic B"
+    group, of_b = second["unseen"][0], MAKERS == "SYNTH B"
     one, two = fake_scores(0), fake_scores(1)
     assert (group["n"], group["positives"]) == (of_b.sum(), two.labels[of_b].sum())
     assert group["auc"] == roc_auc(two.labels[of_b], two.fused[of_b])
@@ -137,7 +137,7 @@ def test_without_a_left_out_vendor_the_table_is_silent_about_vendors(tmp_path: P
 
 def test_a_handful_of_women_of_a_vendor_is_not_told(tmp_path: Path, launched: dict[str, Any]) -> None:
     job = make_run(tmp_path / "0", launched=launched, scores=None, leave_out="C")
-    makers = ["Synthetic C"] * 9 + ["Synthetic A"] * (WOMEN - 9)
+    makers = ["SYNTH C"] * 9 + ["SYNTH A"] * (WOMEN - 9)
     path = kept_path(job.run_dir / "sites" / "evaluator" / "state", Protocol.read(job.run_dir / "protocol.json"))
     keep_scores(path, fake_scores(0), pseudonyms=[str(i) for i in range(WOMEN)], vendors=makers)
     document = compare([job])

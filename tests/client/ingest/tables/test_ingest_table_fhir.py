@@ -298,7 +298,7 @@ def test_a_bundle_is_read_in_pieces_and_an_endless_resource_is_refused(
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.sampled_from(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from(
         ["", "final", "2021-01-01", "Patient/p1", "kg/m2", SCT, LOINC, "39156-5", "C50.9"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
         st.sampled_from(["coding", "system", "code", "value", "reference", "start", "end", "valueQuantity"]),
