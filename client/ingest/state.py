@@ -17,6 +17,7 @@ from client.ingest.summary import Summary, summarise
 from shared_model.cohort import Cohort
 from shared_model.contract import load_contract
 from shared_model.errors import CohortError, ConfigError
+from shared_model.imaging import SECTIONS
 
 MAX_LIST_BYTES = 1 << 30
 Entry = dict[str, str]
@@ -95,6 +96,8 @@ def entry_lines(site: SiteFile, kind: str, which: str, *, identify: bool) -> Ite
     entry = found[0]
     yield f"{kind} {which}: {entry['reason']}"
     yield f"  {entry['words']}"
+    if section := SECTIONS.get(entry["reason"]):
+        yield f"  standard  {section}"
     if entry["pseudonym"]:
         yield f"  pseudonym {entry['pseudonym']}"
     if not identify:

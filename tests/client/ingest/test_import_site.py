@@ -25,7 +25,7 @@ from client.ingest.vault import Answer, Vault
 from client.privacy.ledger import Ledger, LedgerEntry
 from shared_model.cohort import Cohort
 from shared_model.errors import ConfigError, MammoFedError, SourceError, StorageError
-from shared_model.imaging import FilmPool
+from shared_model.imaging import SECTIONS, FilmPool
 from tests.films import write_film
 from tests.orthanc import Orthanc, skip_without_orthanc
 from tests.pacs_films import PERIOD, SYNTAXES, VIEWS, film
@@ -293,6 +293,7 @@ def test_quarantine_tells_and_identifies_only_when_asked(hospital: Hospital) -> 
     assert call("import", path).exit_code == 0
     entry = next(e for e in hospital.quarantine() if e["kind"] == "film")
     plain = call("quarantine", "show", path, "film", entry["ordinal"]).output
+    assert SECTIONS[entry["reason"]] in plain
     assert entry["reason"] in plain and "PID" not in plain and name not in plain
     told = call("quarantine", "show", path, "film", entry["ordinal"], "--identify").output
     assert "PID-77002" in told and name in told
