@@ -14,7 +14,7 @@ from pathlib import Path
 
 from client.ingest.quarantine import Quarantine
 from client.ingest.reader import FilmReader, SourceFilm
-from shared_model.errors import ImagingError
+from shared_model.errors import ImagingError, StorageError
 from shared_model.imaging import Film, FilmRefusedError, View
 
 
@@ -42,10 +42,23 @@ class Admitted:
 
 
 def find_films(folder: Path) -> list[Path]:
-    """Every file below `folder`, in the order of their paths; links are not followed out of the folder."""
+    """Every file below `folder`, in the order of their paths. A link to a folder is not followed; it is listed itself,
+    so that it is set aside and not overlooked.
+
+    Raises:
+        StorageError: a folder cannot be listed, so that films would be lost without a word.
+    """
+
+    def fail(error: OSError) -> None:
+        raise StorageError(
+            f"a folder below {folder} cannot be read: {error.strerror}", expected="folders that the importer may list",
+            remedy=f"`find {folder} -type d ! -readable` finds those without permission",
+        ) from None  # fmt: skip
+
     found: list[Path] = []
-    for directory, _, names in os.walk(folder, followlinks=False):
-        found += [Path(directory, name) for name in names]
+    for directory, folders, names in os.walk(folder, onerror=fail, followlinks=False):
+        links = [name for name in folders if os.path.islink(os.path.join(directory, name))]
+        found += [Path(directory, name) for name in (*names, *links)]
     return sorted(found, key=os.fsencode)
 
 

@@ -10,7 +10,8 @@ from client.ingest.imports import RECEIVED, Stage, import_site, opened
 from client.ingest.site_file import SiteFile
 from client.ingest.sources import Received
 from client.privacy.ledger import Ledger
-from shared_model.errors import ConfigError
+from shared_model.cohort import Cohort
+from shared_model.errors import CohortError, ConfigError, MammoFedError
 
 
 def exclude_patient(
@@ -35,18 +36,37 @@ def exclude_patient(
             yield "Next        `mammofed site import` brings her back"
             return
         cohorts = vault.cohorts_of(pseudonym)
+        held = _is_in_cohort(site, pseudonym)  # the memory may be younger than the cohort, or the import was killed
         vault.exclude(pseudonym, since=datetime.now(UTC).date().isoformat())
     # After the objection is on the disk: a crash from here on leaves her excluded, and the next import finishes it.
     removed = _remove_received(site, pseudonym)
     yield f"Excluded    {pseudonym}" + ("" if known else " (she was not known here; she will not come in)")
     if removed:
         yield f"Removed     {removed} films of hers from the importer's store"
-    if not cohorts:
+    if not cohorts and not held:
         yield "Models      she was in no cohort of this site; no model covers her"
         return
-    done = import_site(site, stage=stage)
+    try:
+        done = import_site(site, stage=stage)
+    except MammoFedError:
+        if _is_in_cohort(site, pseudonym):
+            yield (f"Cohort      STILL HOLDS HER: it could not be made anew. Let nobody train on it until "
+                   f"`mammofed site import` has succeeded; where nobody is left, remove {site.cohort}")
+        raise
     yield f"Cohort      {done.report.patients_prepared} women, without her"
-    yield from _models(cohorts, ledgers)
+    if cohorts:
+        yield from _models(cohorts, ledgers)
+    else:
+        yield "Models      not known: this importer's memory does not say since when she was in the cohort"
+
+
+def _is_in_cohort(site: SiteFile, pseudonym: str) -> bool:
+    if not site.cohort.exists():
+        return False
+    try:
+        return pseudonym in Cohort.open(site.cohort).pseudonyms
+    except CohortError:
+        return True  # damaged: nobody can say, and an objection does not wait
 
 
 def _remove_received(site: SiteFile, pseudonym: str) -> int:

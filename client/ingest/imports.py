@@ -6,6 +6,7 @@ are in the store, films that were decoded are remembered, and the cohort is the 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -30,13 +31,14 @@ from client.ingest.summary import Summary, summarise
 from client.ingest.table import Table, encode_women
 from client.ingest.tables import read_sources
 from client.ingest.vault import Vault
-from shared_model.cohort import Cohort
+from shared_model.cohort import Cohort, sweep
 from shared_model.contract import Contract, load_contract
 from shared_model.errors import CohortError, ConfigError
 from shared_model.imaging import FilmPool
 from shared_model.imaging.header import TAGS, quiet_pydicom
 
 VAULT, RECEIVED, SUMMARY = "memory.sqlite", "received", "summary.json"
+PLACES_OF = "places_of"  # note in the vault: digest of the quarantine list whose numbers its places have
 _MAX_SUMMARY_BYTES = 1 << 20
 Stage = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Shows a stage of that name; gives what is called with (done, total)."""
@@ -125,7 +127,9 @@ def import_site(site: SiteFile, *, stage: Stage | None = None, contract: Contrac
     pipeline = site.imaging.pipeline()
     with opened(site) as (vault, deidentifier), ExitStack() as stack:
         former = former_summary(site)
+        sweep(site.cohort)
         films, collected = _films(site, vault, deidentifier, show, stack)
+        vault.set_note(PLACES_OF, "")
         vault.set_places("film", (os.fspath(film.path) for film in films))
         pool = stack.enter_context(FilmPool(
             pipeline, workers=site.workers or os.cpu_count() or 1, policy=site.film_policy.admission(),
@@ -135,6 +139,7 @@ def import_site(site: SiteFile, *, stage: Stage | None = None, contract: Contrac
             site=site.site, contract=contract, pipeline=pipeline, films=films, destination=site.cohort, replace=True,
             tables=lambda exams, quarantine: _tables(site, contract, vault, deidentifier, exams, quarantine),
             reader=FilmReader(pool, deidentifier, vault), excluded=vault.excluded().keys(), check_ages=True,
+            listed=lambda: vault.set_note(PLACES_OF, digest_of_list(site)),
         )  # fmt: skip
         with show("Check, choose and decode films") as progress:
             report = preparation.run(progress)
@@ -150,6 +155,15 @@ def import_site(site: SiteFile, *, stage: Stage | None = None, contract: Contrac
             write_whole_text(site.work / SUMMARY, summary.to_json())
     return Imported(report=report, collected=collected, unchanged=unchanged, findings=broken, drifted=drifted,
                     summary=summary)  # fmt: skip
+
+
+def digest_of_list(site: SiteFile) -> str:
+    """SHA-256 of the quarantine list that lies beside the cohort, "" where there is none."""
+    try:
+        with site.cohort.with_name(site.cohort.name + ".quarantine.csv").open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def forget_refusals(site: SiteFile, reasons: Collection[str] | None) -> int:
@@ -200,6 +214,8 @@ def _films(
                                              max_bytes=site.imaging.max_bytes))  # fmt: skip
         with show(f"Fetch from {name}") as progress:
             collected[name] = source.collect(store, remembering, progress)
+        for pseudonym in vault.excluded():  # an archive goes on announcing her films
+            store.remove_patient(pseudonym)
         films += [SourceFilm(path, received=True) for path in store.paths(complete_only=True)]
     return films, collected
 

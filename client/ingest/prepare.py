@@ -77,7 +77,8 @@ class Preparation:
 
     site, contract, pipeline: of the study. films: of all sources, in order. tables: reads the clinical sources.
     reader: of the films. destination: the cohort's folder. excluded: pseudonyms of women who objected.
-    replace: an older cohort may stand there. check_ages: ages of table and film have to agree.
+    replace: an older cohort may stand there. check_ages: ages of table and film have to agree. listed: called when the
+    quarantine list has been written, also where nobody can be prepared.
     """
 
     site: str
@@ -90,6 +91,7 @@ class Preparation:
     excluded: Collection[str] = frozenset()
     replace: bool = False
     check_ages: bool = False
+    listed: Callable[[], None] = lambda: None
 
     def run(self, progress: Progress | None = None) -> PreparationReport:
         """Check, choose, decode, write.
@@ -113,6 +115,7 @@ class Preparation:
                 barred |= found.women
         report = self._report(attempt, admitted, table, content, started)
         write_beside(self.destination, report=report, quarantine_csv=attempt.quarantine.to_csv())
+        self.listed()
         if content is None:
             raise CohortError(
                 f"site {self.site}: no patient can be prepared", found=attempt.quarantine.reasons(),

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from client.ingest.imports import opened
+from client.ingest.imports import PLACES_OF, digest_of_list, opened
 from client.ingest.quality import findings
+from client.ingest.quarantine import COLUMNS
 from client.ingest.report import PreparationReport
 from client.ingest.site_file import SiteFile
 from client.ingest.summary import Summary, summarise
+from client.ingest.vault import Vault
 from shared_model.cohort import Cohort
 from shared_model.contract import load_contract
 from shared_model.errors import CohortError, ConfigError
@@ -46,8 +48,12 @@ def entries(site: SiteFile) -> list[Entry]:
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_LIST_BYTES)
-        return list(csv.DictReader(io.StringIO(data.decode(), newline=""), strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(data.decode(), newline=""), strict=True)
+        listed = list(reader)
+        if tuple(reader.fieldnames or ()) != COLUMNS or any(None in (*e, *e.values()) for e in listed):
+            raise ValueError("not what an import wrote")
+        return listed
+    except (OSError, ValueError, csv.Error) as error:
         raise CohortError(f"{path} cannot be read", found=type(error).__name__, expected="what an import wrote",
                           remedy="import first") from None  # fmt: skip
 
@@ -104,6 +110,18 @@ def entry_lines(site: SiteFile, kind: str, which: str, *, identify: bool) -> Ite
         return
     with opened(site) as (vault, _):
         if kind in ("film", "row"):
-            yield f"  place     {vault.place_of(kind, int(which)) or 'not known to this importer'}"
+            yield f"  place     {_place(site, vault, kind, int(which))}"
         if entry["pseudonym"]:
-            yield f"  patient   {vault.patient_of(entry['pseudonym']) or 'not known to this importer'}"
+            yield f"  patient   {_plain(vault.patient_of(entry['pseudonym']) or 'not known to this importer')}"
+
+
+def _place(site: SiteFile, vault: Vault, kind: str, ordinal: int) -> str:
+    """Where it is; places of another import than the list's would name another woman's film."""
+    if vault.note(PLACES_OF) != digest_of_list(site):
+        return "not known: an import has been broken off since this list was written; import again"
+    return _plain(vault.place_of(kind, ordinal) or "not known to this importer")
+
+
+def _plain(text: str) -> str:
+    """A name may hold what a terminal takes for commands; bytes of file names that are no text stay as they are."""
+    return "".join(sign if sign.isprintable() or "\udc80" <= sign <= "\udcff" else "\ufffd" for sign in text)

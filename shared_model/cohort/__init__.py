@@ -7,7 +7,7 @@ from shared_model.cohort.cohort import Cohort
 from shared_model.cohort.layout import SCHEMA_VERSION
 from shared_model.cohort.splits import assign_fold, assign_split, folds, split_indices, stratified_folds
 from shared_model.cohort.views import VIEWS
-from shared_model.cohort.writer import CohortWriter
+from shared_model.cohort.writer import CohortWriter, sweep
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -19,4 +19,5 @@ __all__ = [
     "folds",
     "split_indices",
     "stratified_folds",
+    "sweep",
 ]

@@ -42,6 +42,8 @@ from shared_model.cohort.layout import (
 from shared_model.cohort.views import VIEWS
 from shared_model.errors import CohortError, StorageError
 
+_FILES = frozenset({PIXELS, PATIENTS, MANIFEST, "view_index.npy", "clinical.npy", "clinical_mask.npy", "labels.npy"})
+
 
 @dataclass(frozen=True)
 class _Row:
@@ -102,6 +104,11 @@ class CohortWriter:
             raise CohortError(
                 f"{self.destination} exists already", expected="a new folder",
                 remedy="choose another folder, or ask for the old cohort to be replaced",
+            )  # fmt: skip
+        if self._replace and not _is_replaceable(self.destination):
+            raise CohortError(
+                f"{self.destination} holds other things than a cohort, which would be lost",
+                expected="a cohort's folder", remedy="choose another folder for the cohort",
             )  # fmt: skip
         try:
             self._partial.parent.mkdir(parents=True, exist_ok=True)
@@ -292,6 +299,34 @@ def _holds(path: Path, content_sha256: str) -> bool:
     except CohortError:
         return False
     return True
+
+
+def sweep(destination: Path) -> None:
+    """Tidy up after writers that were killed: their half-written folders go, and a former cohort that was set aside
+    comes back where none is. Only for who knows that nobody writes there now.
+
+    Raises:
+        StorageError: the disk refuses; what is left may hold women who objected since.
+    """
+    try:
+        beside = list(destination.parent.iterdir()) if destination.parent.is_dir() else []
+        begins = tuple(f".{destination.name}.{kind}-" for kind in ("old", "partial"))
+        left = [p for p in beside if p.name.startswith(begins) and p.is_dir() and not p.is_symlink()]
+        for path in sorted(left):
+            if ".old-" in path.name and not destination.exists():
+                path.rename(destination)
+            else:
+                shutil.rmtree(path)
+    except OSError as error:
+        raise StorageError(f"what a killed import left beside {destination} cannot be removed: {error.strerror}",
+                           remedy="check the folder's permissions, then import again") from None  # fmt: skip
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Nothing is there, or nothing but files of a cohort: a wrong path must not cost a hospital its films."""
+    if path.is_symlink() or not path.is_dir():
+        return not path.exists() and not path.is_symlink()
+    return {entry.name for entry in path.iterdir()} <= _FILES
 
 
 def _is_empty(path: Path) -> bool:

@@ -44,13 +44,19 @@ REASONS: dict[str, tuple[str, str]] = {
     "burned_in": ("text is burned into the pixels", "send the film without burned-in annotation"),
     "burned_in_unknown": (
         "the header does not say that the pixels are free of text",
-        "set BurnedInAnnotation to NO, or, after looking at some films, policy.burned_in to look",
+        "set BurnedInAnnotation to NO, or, after looking at some films, film_policy.burned_in to look",
     ),
     "text_in_breast": ("text or a marker lies over the breast", "send the film without burned-in annotation"),
-    "secondary_capture": ("a secondary capture", "set policy.secondary_capture to accept where films were scanned"),
+    "secondary_capture": (
+        "a secondary capture",
+        "set film_policy.secondary_capture to accept where films were scanned",
+    ),
     "screen_save": ("a screen save", "send the mammogram itself"),
     "derived_image": ("an image made from other images", "send the primary image"),
-    "synthetic_2d": ("computed from a tomosynthesis", "send the exposed view, or set policy.synthetic_2d to accept"),
+    "synthetic_2d": (
+        "computed from a tomosynthesis",
+        "send the exposed view, or set film_policy.synthetic_2d to accept",
+    ),
     "damaged_lut": ("a lookup table or window in the header is damaged", "export the film again"),
     "codestream_mismatch": ("the compressed image is not of the size that the header says", "export the film again"),
     "undecodable": ("the compressed pixels cannot be decoded", "export the film again, uncompressed if need be"),
