@@ -80,7 +80,14 @@ def data(site_yaml: Path, page: Path | None, against: Path | None) -> None:
     write_page(summary, path)
     click.echo(f"Page        {path}")
     if against is not None:
-        both = shared_patients(Cohort.open(settings.cohort), Cohort.open(against))
+        ours, theirs = Cohort.open(settings.cohort), Cohort.open(against)
+        if ours.pipeline_sha256 != theirs.pipeline_sha256:
+            raise CohortError(
+                "the cohorts were prepared by different pipelines, so that equal films look different",
+                found=theirs.pipeline_sha256[:16], expected=ours.pipeline_sha256[:16],
+                remedy="prepare both with the same `imaging` settings",
+            )  # fmt: skip
+        both = shared_patients(ours, theirs)
         if both:
             raise CohortError(
                 "women or films are in both cohorts", found=f"{len(both)}, among them {both[0]}", expected="none",

@@ -50,6 +50,8 @@ def find_films(folder: Path) -> list[Path]:
     """
 
     def fail(error: OSError) -> None:
+        if error.filename == os.fspath(folder) and isinstance(error, FileNotFoundError):
+            return  # there are no films
         raise StorageError(
             f"a folder below {folder} cannot be read: {error.strerror}", expected="folders that the importer may list",
             remedy=f"`find {folder} -type d ! -readable` finds those without permission",
@@ -57,7 +59,7 @@ def find_films(folder: Path) -> list[Path]:
 
     found: list[Path] = []
     for directory, folders, names in os.walk(folder, onerror=fail, followlinks=False):
-        links = [name for name in folders if os.path.islink(os.path.join(directory, name))]
+        links = [name for name in folders if Path(directory, name).is_symlink()]
         found += [Path(directory, name) for name in (*names, *links)]
     return sorted(found, key=os.fsencode)
 

@@ -206,7 +206,11 @@ def _films(
         if isinstance(source, FolderSource):
             if not source.path.is_dir():
                 raise ConfigError(f"films {number}: {source.path} is no folder", remedy="correct the path")
-            films += [SourceFilm(path) for path in find_films(source.path)]
+            found = find_films(source.path)
+            if not found:  # a share that is not mounted looks so; the cohort would lose all its films
+                raise ConfigError(f"films {number}: {source.path} holds no file", expected="at least one film",
+                                  remedy="is the share mounted? Or remove this source from site.yaml")  # fmt: skip
+            films += [SourceFilm(path) for path in found]
             continue
         name = f"films {number} ({source.kind})"
         # The store is the source's own: its number in the file names it, and it stays locked until the films are read.
@@ -237,4 +241,6 @@ def _tables(
         quarantine.add(entry.kind, places[entry.kind][entry.source] + entry.ordinal, entry.pseudonym, entry.reason)
     vault.set_places("row", (f"{content.source}, row {ordinal}" for content in contents
                              for ordinal in range(1, content.found + 1)))  # fmt: skip
+    files = {places["file"][e.source] + e.ordinal: e.path for e in result.left_out if e.kind == "file"}
+    vault.set_places("file", (files.get(number, "") for number in range(1, max(files, default=0) + 1)))
     return encode_women(result, contents, contract=contract, source="the clinical sources")

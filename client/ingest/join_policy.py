@@ -32,6 +32,7 @@ REASONS: dict[str, str] = {
                        "nothing to do, or wait",
     "damaged_row": "the row has another number of cells than the header line; correct quotes and separators",
     "no_patient_id": "the row has no patient_id; set it",
+    "no_plain_file": "the file is a link or a device, which is not followed; put the file itself there",
     "not_fhir": "the file is no FHIR R4 JSON, is damaged, or holds a resource above 8 MB; export it again",
 }  # fmt: skip
 """Reasons for rows, files and women of the clinical sources (those of client/ingest/quarantine.py included)."""

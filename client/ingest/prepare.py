@@ -134,13 +134,15 @@ class Preparation:
         """
         rows = {name: row for name, row in table.rows.items() if name not in barred}
         exams = {name: row.exam for name, row in rows.items()}
-        chosen = choose_films(admitted, exams=exams, barred=barred, quarantine=attempt.quarantine)
-        for pseudonym in sorted(admitted.seen | table.rows.keys() | table.refused):
+        chosen = choose_films(
+            admitted, exams=exams, barred={**dict.fromkeys(table.refused, "not_prepared"), **barred},
+            quarantine=attempt.quarantine,
+        )  # fmt: skip
+        for pseudonym in sorted(admitted.seen | table.rows.keys() | table.refused.keys()):
             if pseudonym in barred:
                 self._set_aside(attempt, pseudonym, table, reason=barred[pseudonym], rows=barred[pseudonym])
             elif pseudonym not in table.rows:
-                attempt.quarantine.add("patient", 0, pseudonym,
-                                       "not_prepared" if pseudonym in table.refused else "no_row")  # fmt: skip
+                attempt.quarantine.add("patient", 0, pseudonym, table.refused.get(pseudonym, "no_row"))
         writer = CohortWriter(
             self.destination, site=self.site, contract_sha256=self.contract.sha256,
             pipeline_sha256=self.pipeline.sha256, height=self.pipeline.height, width=self.pipeline.width,
@@ -217,7 +219,7 @@ class Preparation:
         self, attempt: _Attempt, admitted: Admitted, table: Table, content: str | None, started: float
     ) -> PreparationReport:
         counts, quarantine = attempt.counts, attempt.quarantine
-        seen = admitted.seen | table.rows.keys() | table.refused
+        seen = admitted.seen | table.rows.keys() | table.refused.keys()
         return PreparationReport(
             site=self.site, films=len(self.films), films_prepared=counts.films,
             films_quarantined=quarantine.count("film"), rows=table.found, rows_prepared=counts.rows,

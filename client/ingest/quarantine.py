@@ -33,7 +33,7 @@ REASONS: dict[str, str] = {
     "no_row": "films without a clinical row, so without a label; add the row",
     "excluded": "the woman objected; nothing of her is used (`mammofed site exclude --undo` takes it back)",
     "nothing_usable": "neither a usable film nor a known clinical field; see the reasons of her films",
-    "not_prepared": "the patient was quarantined, and this with her; see her own reason",
+    "not_prepared": "the woman is in quarantine, and this with her; see her own reason",
 }
 """Reasons of the importer; those of films are in shared_model/imaging."""
 

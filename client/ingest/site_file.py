@@ -10,10 +10,10 @@ import os
 import stat
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from client.ingest.join_policy import JoinPolicy
 from client.ingest.settings import Settings, SitePath
@@ -100,6 +100,19 @@ class SiteFile(Settings):
         if len(set(ports)) != len(ports):
             raise ValueError("two PACS deliver to one receive_port; give each its own")
         return films
+
+    @model_validator(mode="after")
+    def _films_apart(self) -> Self:
+        own = {name: Path(os.path.realpath(getattr(self, name))) for name in ("cohort", "work", "key")}
+        for number, film in enumerate(self.films, start=1):
+            folder = Path(os.path.realpath(film.path)) if isinstance(film, FolderSource) else None
+            for name, path in own.items():
+                if folder is not None and path.is_relative_to(folder):
+                    raise ValueError(f"{name} lies in the folder of films {number}; the next import would take it for "
+                                     "films; give the films a folder of their own")  # fmt: skip
+        if own["work"].is_relative_to(own["cohort"]) or own["cohort"].is_relative_to(own["work"]):
+            raise ValueError("cohort and work lie in one another; the trainer reads the one and must not see the other")
+        return self
 
     def read_key(self) -> bytes:
         """The secret key.

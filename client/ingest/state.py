@@ -109,7 +109,7 @@ def entry_lines(site: SiteFile, kind: str, which: str, *, identify: bool) -> Ite
     if not identify:
         return
     with opened(site) as (vault, _):
-        if kind in ("film", "row"):
+        if kind != "patient":
             yield f"  place     {_place(site, vault, kind, int(which))}"
         if entry["pseudonym"]:
             yield f"  patient   {_plain(vault.patient_of(entry['pseudonym']) or 'not known to this importer')}"

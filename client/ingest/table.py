@@ -47,14 +47,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """What the clinical sources gave. rows: by pseudonym, usable ones. refused: pseudonyms without a usable row.
+    """What the clinical sources gave. rows: by pseudonym, usable ones. refused: pseudonym -> why none of her rows
+    can be used.
 
     found: data rows in the files. fields: the contract's counts. ignored: columns that the contract does not know.
     warnings: of the sources, in words.
     """
 
     rows: Mapping[str, Row] = field(default_factory=dict)
-    refused: frozenset[str] = frozenset()
+    refused: Mapping[str, str] = field(default_factory=dict)
     found: int = 0
     fields: dict[str, object] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
@@ -99,7 +100,7 @@ def encode_women(result: JoinResult, contents: Sequence[Content], *, contract: C
         rows[pseudonym] = Row(used[0] if used else 0, woman.label, values if known else None, woman.exam, used)
     warnings = tuple(text for content in contents for text in content.warnings)
     warnings += tuple(f"{count} {NOTES[name]}" for name, count in sorted(result.notes.items()) if count)
-    return Table(rows, frozenset(result.refused), offsets[-1], report.as_dict(), ignored, warnings)
+    return Table(rows, dict(result.refused), offsets[-1], report.as_dict(), ignored, warnings)
 
 
 def _check_header(header: list[str]) -> None:

@@ -97,7 +97,9 @@ class Vault:
             self.set_note("made_by", made_by)
         elif known.partition(":")[0] != str(SCHEMA_VERSION):
             raise StorageError(f"{self.path} is of another version", found=known.partition(":")[0],
-                               expected=SCHEMA_VERSION, remedy="remove it; the next import makes it anew")  # fmt: skip
+                               expected=SCHEMA_VERSION,
+                               remedy="remove it; the next import makes it anew (objections have to be entered again)",
+                               )  # fmt: skip
         elif not hmac.compare_digest(known, made_by):
             raise ConfigError(
                 f"{self.path} was made with another key", expected="the key that the first import used",
@@ -240,11 +242,12 @@ class Vault:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            reason = getattr(error, "strerror", None) or type(error).__name__
+            reason = getattr(error, "strerror", None) or str(error)  # SQLite's words name no values
+            damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
             raise StorageError(
                 f"the importer's memory {self.path} cannot be used: {reason}",
-                remedy="check disk and permissions; where it is damaged remove it, the next import makes it anew "
-                       "(objections have to be entered again)",
+                remedy="it is damaged: remove it, the next import makes it anew (objections have to be entered again)"
+                       if damaged else "make room or check disk and permissions, then start again",
             ) from None  # fmt: skip
 
 

@@ -156,7 +156,7 @@ def _check_origin(header: Header, policy: AdmissionPolicy) -> None:
     if kinds & _SCREEN_TYPES or "SCREENSAVE" in words:
         raise refuse("screen_save", found="ImageType or SeriesDescription says so")
     if capture and policy.secondary_capture != "accept":
-        raise refuse("secondary_capture", expected="a mammography object, or policy.secondary_capture: accept")
+        raise refuse("secondary_capture", expected="a mammography object, or film_policy.secondary_capture: accept")
     if (kinds & _SYNTHETIC_TYPES or "SYNTH2D" in words) and policy.synthetic_2d != "accept":
         raise refuse("synthetic_2d", found="ImageType or SeriesDescription says so")
     # A secondary capture is SECONDARY by its class (PS3.3 C.8.6.1), so nothing more is learnt from its image type.
@@ -188,7 +188,7 @@ def _check_burned_in(header: Header, policy: AdmissionPolicy) -> None:
     if policy.burned_in == "quarantine" and value != "NO":
         known = known_term(value, ("YES",))
         raise refuse("burned_in" if value == "YES" else "burned_in_unknown", found=f"BurnedInAnnotation {known}",
-                     expected="BurnedInAnnotation NO, or policy.burned_in: look")  # fmt: skip
+                     expected="BurnedInAnnotation NO, or film_policy.burned_in: look")  # fmt: skip
 
 
 def laterality(header: Header) -> str:

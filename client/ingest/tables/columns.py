@@ -107,7 +107,8 @@ class Plan:
         if absent:
             raise ConfigError(f"{self.source}: the site's file names columns that the table lacks",
                               found=", ".join(sorted(absent)[:10]), expected="names as in the header line",
-                              remedy="correct columns or drop of this source in site.yaml")  # fmt: skip
+                              remedy="correct columns or drop of this source in site.yaml" + _one_column(header),
+                              )  # fmt: skip
         targets = {target.removeprefix("recorded.") if target.startswith("recorded.") else target
                    for target in options.columns.values()}  # fmt: skip
         asked = (targets - set(OWN_COLUMNS)) | (set(options.codes) - {"label"}) | set(options.units)
@@ -151,7 +152,8 @@ class Plan:
         if "patient_id" not in place:
             raise ContractError(f"{self.source}: no column is the patient id", found=f"{len(header)} columns",
                                 expected="a column patient_id, or `columns: {NAME: patient_id}` in site.yaml",
-                                remedy="name the column that holds the id that is in the films' PatientID",
+                                remedy="name the column that holds the id that is in the films' PatientID"
+                                       + _one_column(header),
                                 )  # fmt: skip
         exempt = {at for target, at in place.items() if target in OWN_COLUMNS or target.startswith("recorded.")}
         dropped = {at for at, name in enumerate(header) if name in self._options.drop}
@@ -200,6 +202,10 @@ class Plan:
         if name in self._factors and (number := number_of(token_of(text))) is not None:
             return repr(round(number * self._factors[name], 6))
         return text
+
+
+def _one_column(header: Sequence[str]) -> str:
+    return "; the header line is one column: does delimiter fit?" if len(header) == 1 else ""
 
 
 def _birth(span: Span) -> Fact:

@@ -95,13 +95,15 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A row or file of a source that is not in the cohort, and why. ordinal: in its source, from 1."""
+    """A row or file of a source that is not in the cohort, and why. ordinal: in its source, from 1. path: of a file;
+    it may name somebody."""
 
     source: str
     kind: Literal["row", "file"]
     ordinal: int
     pseudonym: str
     reason: str
+    path: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,18 @@ from shared_model.errors import ConfigError, ContractError
 
 _GREATEST = 1e6  # no clinical value is above it, in any unit of the rules; JSON has 1e999 too
 SUFFIXES = (".json", ".ndjson")
+UNUSED = {
+    "unknown_patient": "facts are of a patient whom no Patient resource names; export Patient with them",
+    "two_patients": "references stand for two patients and were not used; correct the export",
+    "no_identifier": "Patient resources have no identifier that was asked for; see identifier_system in site.yaml",
+    "no_subject": "resources do not say whose they are and were not used",
+    "no_date": "resources have no date, so that they cannot be put before an exam; they were not used",
+    "no_value": "resources hold no value that can be read and were not used",
+    "unknown_unit": "resources have a unit that is not known and were not used",
+    "status": "resources are refuted, entered in error or not final and were not used",
+    "about_another": "resources are about somebody else and were not used",
+}
+"""Why resources tell nothing, in words that follow a count."""
 
 
 class NegativeLabels(BaseModel):
@@ -113,22 +125,32 @@ def read_fhir(source: FhirSource, *, contract: Contract, identities: Identities,
     left_out: list[LeftOut] = []
     files = _files(source.path, name)
     for ordinal, path in enumerate(files, start=1):
+        if path.is_symlink() or not path.is_file():
+            left_out.append(LeftOut(name, "file", ordinal, "", "no_plain_file", os.fspath(path)))
+            continue
         try:
             for url, resource in resources_of(path):
                 reading.counts["resources"] += 1
                 _take(reading, url, resource)
         except (JsonFaultError, OSError):
-            left_out.append(LeftOut(name, "file", ordinal, "", "not_fhir"))
+            left_out.append(LeftOut(name, "file", ordinal, "", "not_fhir", os.fspath(path)))
     return _content(reading, identities, name, tuple(left_out), files=len(files))
 
 
 def _files(path: Path, name: str) -> list[Path]:
-    """Links are not followed; a single file may have any name."""
+    """Links are listed, so that they are set aside, and not followed; a single file may have any name."""
     if path.is_file():
-        return [path]
-    found = [Path(folder, file) for folder, _, files in os.walk(path) for file in files
-             if file.casefold().endswith(SUFFIXES) and not Path(folder, file).is_symlink()]  # fmt: skip
-    if not found:
+        return [path.resolve()]
+
+    def fail(error: OSError) -> None:  # what cannot be seen could hold a diagnosis
+        raise ContractError(f"{name}: a folder below its path cannot be read: {error.strerror}",
+                            remedy="give the importer the right to list it") from None  # fmt: skip
+
+    found: list[Path] = []
+    for folder, folders, files in os.walk(path, onerror=fail if path.exists() else None):
+        found += [Path(folder, file) for file in files if file.casefold().endswith(SUFFIXES)]
+        found += [Path(folder, linked) for linked in folders if Path(folder, linked).is_symlink()]
+    if all(at.is_symlink() for at in found):
         raise ContractError(f"{name}: no FHIR file", expected="a file, or a folder with .json or .ndjson files",
                             remedy="correct the path in site.yaml, or export FHIR R4 Bundles there")  # fmt: skip
     return sorted(found, key=os.fsencode)
@@ -337,9 +359,17 @@ def _content(
         clear_until=clear, fields=reading.book.fields,
         complete=reading.book.hows(reading.source.complete if whole else ()),
         left_out=left_out, counts=reading.counts + Counter(files=files),
-        warnings=() if whole else (f"{name}: {len(left_out)} files cannot be read, so that no missing record is taken "
-                                   "for a no (settings complete and negatives)",),
+        warnings=tuple(_warnings(reading, name, left_out)),
     )  # fmt: skip
+
+
+def _warnings(reading: _Reading, name: str, left_out: tuple[LeftOut, ...]) -> Iterator[str]:
+    if left_out:
+        yield (f"{name}: {len(left_out)} files cannot be read, so that no missing record is taken "
+               "for a no (settings complete and negatives)")  # fmt: skip
+    for reason, count in sorted(reading.counts.items()):
+        if reason in UNUSED:
+            yield f"{name}: {count} {UNUSED[reason]}"
 
 
 def _unrepeated(facts: list[Fact]) -> list[Fact]:

@@ -282,6 +282,22 @@ def test_nor_does_what_came_from_a_pacs(pacs: tuple[Orthanc, Hospital, Hospital]
     assert len(kept) > 12 and not [s for s in SECRETS if s in said or any(s.encode() in data for data in kept)]
 
 
+@pytest.mark.slow
+def test_films_of_an_excluded_woman_do_not_stay_however_often_the_pacs_sends_them(
+    pacs: tuple[Orthanc, Hospital, Hospital]
+) -> None:
+    running, north, _ = pacs
+    (north.folder / "ids.csv").write_text("\n".join(["patient_id", *(row["MRN"] for row in north.rows)]))
+    path = north.write(work="work-out", cohort="cohort-out", films=[ways(running, "ids.csv")["get"]])
+    assert import_site(read_site(path)).report.films == 12
+    assert "Removed     4 films" in call("exclude", path, "PID-77001").output
+    assert len(list((north.folder / "work-out").rglob("*.dcm"))) == 8
+    assert import_site(read_site(path)).unchanged
+    assert len(list((north.folder / "work-out").rglob("*.dcm"))) == 8
+    assert call("exclude", path, "PID-77001", "--undo").exit_code == 0
+    assert import_site(read_site(path)).report.films_prepared == 12
+
+
 # --- quarantine, objection ------------------------------------------------------------------------------------------
 
 

@@ -1,8 +1,10 @@
-"""What a hospital's machine does to an import: wrong paths, killed writers, lost memories, folders that cannot be read."""
+"""What a hospital's machine does to an import: wrong paths, killed writers, lost memories, locked folders."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,9 @@ from client.ingest.deidentify import Deidentifier
 from client.ingest.exams import find_films
 from client.ingest.imports import PLACES_OF, VAULT, import_site, opened
 from client.ingest.site_file import read_site
-from shared_model.errors import CohortError, StorageError
-from tests.client.ingest.test_import_site import KEY, Hospital, call
+from client.ingest.vault import Answer, Vault
+from shared_model.errors import CohortError, ConfigError, StorageError
+from tests.client.ingest.test_import_site import IMAGING, KEY, Hospital, call
 
 
 @pytest.fixture
@@ -24,12 +27,15 @@ def hospital(tmp_path: Path) -> Hospital:
 
 
 def test_a_wrong_cohort_path_costs_no_film(hospital: Hospital) -> None:
-    films = sorted(hospital.export.rglob("*"))
+    shutil.copytree(hospital.export, hospital.folder / "other films")
+    films = sorted(hospital.folder.rglob("*.dcm"))
     with pytest.raises(CohortError, match="other things than a cohort"):
+        hospital.run(cohort="other films")
+    with pytest.raises(ConfigError, match="cohort lies in"):
         hospital.run(cohort="export")
     with pytest.raises(CohortError, match="other things than a cohort"):
         hospital.run(cohort="emr.csv")
-    assert sorted(hospital.export.rglob("*")) == films and (hospital.folder / "emr.csv").is_file()
+    assert sorted(hospital.folder.rglob("*.dcm")) == films and (hospital.folder / "emr.csv").is_file()
 
 
 def test_what_a_killed_writer_left_goes_with_the_next_import(hospital: Hospital) -> None:
@@ -61,6 +67,23 @@ def test_a_linked_folder_is_set_aside_and_not_overlooked(hospital: Hospital, tmp
     (hospital.export / "linked").symlink_to(tmp_path / "elsewhere")
     report = hospital.run().report
     assert report.films == 3 and report.reasons == {"film.unreadable": 1}
+
+
+def test_a_share_that_is_not_mounted_costs_no_cohort(hospital: Hospital) -> None:
+    content = hospital.run().report.content_sha256
+    hospital.export.rename(hospital.folder / "gone")
+    hospital.export.mkdir()
+    with pytest.raises(ConfigError, match="holds no file"):
+        hospital.run()
+    assert hospital.cohort.content_sha256 == content
+
+
+def test_a_full_disk_is_called_one(tmp_path: Path) -> None:
+    with Vault(tmp_path / "memory", KEY) as vault:
+        vault._db.execute("PRAGMA max_page_count = 1")
+        with pytest.raises(StorageError, match="full") as caught:
+            vault.keep("f", "prepare", "s", Answer("{}", bytes(1 << 20)), patient="aa")
+        assert "remove" not in str(caught.value)
 
 
 def test_a_broken_off_import_names_no_wrong_film(hospital: Hospital) -> None:
@@ -123,3 +146,53 @@ def test_an_objection_that_cannot_be_finished_says_so(hospital: Hospital) -> Non
     assert isinstance(last.exception, CohortError) and "STILL HOLDS HER" in last.output
 
 
+# --- settings and messages ------------------------------------------------------------------------------------------
+
+
+def test_the_importers_own_files_are_not_among_the_films(hospital: Hospital) -> None:
+    for change, words in (
+        ({"films": [{"kind": "folder", "path": "."}]}, "cohort lies in the folder of films 1"),
+        ({"work": "export/importer"}, "work lies in"), ({"work": "cohort/w"}, "in one another"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=words):
+            hospital.run(**change)
+
+
+def test_a_wrong_delimiter_is_guessed_at(hospital: Hospital) -> None:
+    with pytest.raises(ConfigError, match="columns that the table lacks") as caught:
+        hospital.run(clinical=[{"kind": "csv", "path": "emr.csv", "delimiter": ";", "columns": {"MRN": "patient_id"}}])
+    assert "delimiter" in (caught.value.remedy or "")
+
+
+def test_cohorts_of_two_pipelines_cannot_be_compared(hospital: Hospital) -> None:
+    hospital.run(cohort="other", work="work-other", imaging={**IMAGING, "percentiles": [2.0, 99.0]})
+    path = hospital.write()
+    import_site(read_site(path))
+    answer = call("data", path, "--against", hospital.folder / "other")
+    assert isinstance(answer.exception, CohortError) and "pipelines" in str(answer.exception)
+
+
+def test_a_woman_without_a_label_is_told_so(hospital: Hospital) -> None:
+    hospital.rows[0]["OUTCOME"] = ""
+    hospital.run()
+    told = {entry["kind"]: entry["reason"] for entry in hospital.quarantine()}
+    assert told == {"film": "not_prepared", "row": "no_label", "patient": "no_label"}
+
+
+def test_a_fhir_file_is_identified_and_what_tells_nothing_is_counted(hospital: Hospital) -> None:
+    bundles = hospital.folder / "bundles"
+    bundles.mkdir()
+    observation = {"resourceType": "Observation", "status": "final", "valueQuantity": {"value": 25, "code": "kg/m2"},
+                   "code": {"coding": [{"system": "http://loinc.org", "code": "39156-5"}]},
+                   "subject": {"reference": "Patient/none"}, "effectiveDateTime": "2024-01-01"}  # fmt: skip
+    (bundles / "a.json").write_text(json.dumps(observation))
+    (bundles / "WINTERHALTER.json").write_text("{")
+    (bundles / "z.json").symlink_to(bundles / "a.json")
+    columns = {"MRN": "patient_id", "OUTCOME": "label", "SEEN": "exam_date"}
+    table = {"kind": "csv", "path": "emr.csv", "columns": columns}
+    path = hospital.write(clinical=[{"kind": "fhir", "path": "bundles"}, table])
+    done = import_site(read_site(path))
+    assert done.report.reasons == {"file.no_plain_file": 1, "file.not_fhir": 1}
+    assert any("1 facts are of a patient whom no Patient resource names" in text for text in done.report.warnings)
+    assert "WINTERHALTER.json" in call("quarantine", "show", path, "file", "1", "--identify").output
+    assert "WINTERHALTER" not in call("quarantine", "show", path, "file", "1").output

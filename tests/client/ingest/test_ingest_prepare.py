@@ -172,7 +172,7 @@ def test_each_fault_costs_only_itself_and_everything_is_accounted_for(site: Site
     assert report.patients == 9 == report.patients_prepared + report.patients_quarantined
     assert reasons(entries, "film") == {
         "truncated": 1, "not_dicom": 2, "duplicate_uid": 1, "conflicting_uid": 2, "older_exam": 1, "repeat_view": 1,
-        "for_processing": 1, "no_row": 2, "not_mammography": 1,
+        "for_processing": 1, "no_row": 1, "not_prepared": 1, "not_mammography": 1,
     }  # fmt: skip
     assert reasons(entries, "row") == {
         "no_label": 1, "bad_label": 1, "not_prepared": 1, "older_row": 1, "repeated_row": 1, "conflicting_rows": 2,
@@ -180,8 +180,8 @@ def test_each_fault_costs_only_itself_and_everything_is_accounted_for(site: Site
     }  # fmt: skip
     by_patient = {e["pseudonym"]: e["reason"] for e in entries if e["kind"] == "patient"}
     assert by_patient == {
-        pseudonym(4): "no_row", pseudonym(5): "not_prepared", pseudonym(6): "not_prepared",
-        pseudonym(7): "nothing_usable", pseudonym(9): "not_prepared",
+        pseudonym(4): "no_row", pseudonym(5): "no_label", pseudonym(6): "bad_label",
+        pseudonym(7): "nothing_usable", pseudonym(9): "conflicting_rows",
     }  # fmt: skip
     assert set(cohort.pseudonyms) == {pseudonym(w) for w in (1, 2, 3, 8)}
     assert cohort.labels[list(cohort.pseudonyms).index(pseudonym(8))] == 1
@@ -305,7 +305,7 @@ def test_a_site_whose_patients_all_fail_leaves_its_reasons(site: Site) -> None:
     with pytest.raises(CohortError) as caught:
         site.prepare()
     assert "film.no_row" in str(caught.value)
-    assert reasons(site.quarantine(), "patient") == {"no_row": 1, "not_prepared": 1}
+    assert reasons(site.quarantine(), "patient") == {"no_row": 1, "no_label": 1}
     assert not (site.source.parent / "cohort").exists()
 
 
