@@ -25,6 +25,8 @@ def exclude_patient(
     Raises:
         ConfigError: nobody of that pseudonym is known. As :func:`client.ingest.imports.import_site`.
     """
+    if not patient.strip():
+        raise ConfigError("PATIENT is empty", expected="the hospital's id of the woman who objects")
     with opened(site) as (vault, deidentifier):
         pseudonym = patient if is_pseudonym else deidentifier.pseudonym(patient.strip())
         known = vault.patient_of(pseudonym) is not None

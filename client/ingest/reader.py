@@ -76,8 +76,11 @@ class FilmReader:
         assert self._vault is not None
         kept = self._vault.answer(self._vault.film_name(film.path), work, stamp)
         assert kept is not None, "nobody else writes into the vault during an import"
-        pixels = b"" if kept.pixels is None else np.frombuffer(kept.pixels, np.float16).astype(np.float32).tobytes()
-        return decode_reply(json.loads(kept.answer), lambda: pixels, self._pool.config)
+        try:
+            pixels = b"" if kept.pixels is None else np.frombuffer(kept.pixels, np.float16).astype(np.float32).tobytes()
+            return decode_reply(json.loads(kept.answer), lambda: pixels, self._pool.config)
+        except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
+            raise self._vault.damaged() from None
 
     def _deidentified(self, result: Result, film: SourceFilm) -> Result:
         known = self._deidentifier

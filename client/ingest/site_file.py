@@ -167,7 +167,9 @@ def read_key(path: Path) -> bytes:
             data = stream.read(KEY_BYTES[1] + 1)
     except OSError as error:
         raise ConfigError(f"the importer's key {path} cannot be read: {error.strerror}", remedy=how) from None
-    if not stat.S_ISREG(mode) or mode & 0o077:
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"the importer's key {path} is no file", remedy=how)
+    if mode & 0o077:
         raise ConfigError(
             f"the importer's key {path} can be read by others", found=f"mode {stat.S_IMODE(mode):o}", expected="600",
             remedy=f"chmod 600 {path}; if others have read it, begin anew with another key",

@@ -33,6 +33,13 @@ def state_of(site: SiteFile) -> Summary:
     """
     contract = load_contract()
     cohort, report = Cohort.open(site.cohort), PreparationReport.read(site.cohort)
+    if report.content_sha256 != cohort.content_sha256:
+        raise CohortError(
+            f"the report beside {site.cohort} is not of this cohort",
+            found="an import that prepared nobody" if report.content_sha256 is None else "another cohort's",
+            expected="the report of the import that made it",
+            remedy="an import was broken off or failed: import again; until then the cohort is the former one",
+        )  # fmt: skip
     summary = summarise(cohort, report, contract=contract, threshold=site.threshold)
     found = [str(finding) for finding in findings(cohort, summary, contract=contract)]
     return summarise(cohort, report, contract=contract, threshold=site.threshold, warnings=found)

@@ -149,7 +149,12 @@ class Vault:
         try:
             return self._cipher.decrypt(token).decode("utf-8", "surrogateescape")
         except InvalidToken:
-            raise StorageError(f"{self.path} is damaged", remedy="remove it and import again") from None
+            raise self.damaged() from None
+
+    def damaged(self) -> StorageError:
+        """What to raise where something in here cannot be what an import wrote."""
+        return StorageError(f"the importer's memory {self.path} is damaged", remedy="remove it, the next import makes "
+                            "it anew (objections have to be entered again)")  # fmt: skip
 
     # --- what reading gave ---
 

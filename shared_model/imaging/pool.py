@@ -48,11 +48,19 @@ class _Worker:
             "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")])),
         }  # fmt: skip
         with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "shared_model.imaging.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+            try:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "shared_model.imaging.worker", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+            except OSError as error:
+                ours.close()
+                raise MammoFedError(
+                    f"an imaging worker process does not start: {error.strerror}",
+                    remedy="use fewer workers, or check the limits on processes and memory and that the user may run "
+                           "this Python",
+                ) from None  # fmt: skip
         self.connection = Connection(ours.detach())
         self.connection.send_bytes(settings)
         self.pending: deque[int] = deque()

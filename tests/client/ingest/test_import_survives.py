@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from client.ingest.exams import find_films
 from client.ingest.imports import PLACES_OF, VAULT, import_site, opened
 from client.ingest.site_file import read_site
 from client.ingest.vault import Answer, Vault
-from shared_model.errors import CohortError, ConfigError, StorageError
+from shared_model.errors import CohortError, ConfigError, MammoFedError, StorageError
 from tests.client.ingest.test_import_site import IMAGING, KEY, Hospital, call
 
 
@@ -196,3 +197,33 @@ def test_a_fhir_file_is_identified_and_what_tells_nothing_is_counted(hospital: H
     assert any("1 facts are of a patient whom no Patient resource names" in text for text in done.report.warnings)
     assert "WINTERHALTER.json" in call("quarantine", "show", path, "file", "1", "--identify").output
     assert "WINTERHALTER" not in call("quarantine", "show", path, "file", "1").output
+
+
+def test_a_state_is_shown_only_of_the_cohort_that_is_there(hospital: Hospital) -> None:
+    path = hospital.write()
+    import_site(read_site(path))
+    for row in hospital.rows:
+        row["OUTCOME"] = ""
+    hospital.write()
+    assert call("import", path).exit_code != 0
+    answer = call("data", path)
+    assert isinstance(answer.exception, CohortError) and "prepared nobody" in str(answer.exception)
+
+
+@pytest.mark.parametrize("change", ["answer = '{\"view\": {}}'", "answer = 'x'", "pixels = x'0102'"])
+def test_a_damaged_memory_is_called_so(hospital: Hospital, change: str) -> None:
+    hospital.run()
+    with sqlite3.connect(hospital.folder / "importer" / VAULT) as memory:
+        memory.execute(f"UPDATE answers SET {change} WHERE work = 'prepare'")
+    with pytest.raises(StorageError, match="damaged"):
+        hospital.run()
+
+
+def test_an_objection_has_somebody(hospital: Hospital) -> None:
+    assert isinstance(call("exclude", hospital.write(), " ").exception, ConfigError)
+
+
+def test_a_worker_that_cannot_start_is_no_crash(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    with pytest.raises(MammoFedError, match="does not start"):
+        hospital.run()
