@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -111,7 +112,9 @@ def write_cases(folder: Path, **tables: Sequence[Mapping[str, object]]) -> None:
 def write_case_film(folder: Path, case: str, *, description: str = "full mammogram images") -> None:
     """A DICOM file as CBIS-DDSM has them: case name for PatientID, view in PatientOrientation, a study of its own."""
     side, position = case.split("_")[3:5]
-    image = GreyImage(breast(side[0]).astype(np.uint16) * 256, 16)
+    picture = breast(side[0]).astype(np.uint16) * 256
+    grain = np.random.default_rng(zlib.crc32(case.encode())).integers(0, 256, picture.shape, dtype=np.uint16)
+    image = GreyImage(np.where(picture > 0, picture + grain, picture), 16)  # no two exposures are the same picture
     ds = digitised_film(image, view=f"{side[0]}_{position}", spacing_mm=1.0, orientation=None)
     del ds.NominalScannedPixelSpacing, ds.ImageLaterality, ds.ViewPosition
     ds.Laterality, ds.PatientOrientation, ds.SeriesDescription = side[0], position, description

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedTrimmedAvg
+from flwr.serverapp.strategy import FedTrimmedAvg, MultiKrum
 from numpy.typing import NDArray
 
 from server.aggregation.flower import ARRAYS, MESSAGE, array_record, request_config
@@ -22,7 +22,10 @@ from shared_model.protocol import Protocol
 
 
 class Aggregator:
-    """One study's strategy. Its whole state between rounds is `state()`, plain arrays for the checkpoint."""
+    """One study's strategy. Its whole state between rounds is `state()`, plain arrays for the checkpoint.
+
+    taken: sites whose updates went into the last aggregate, in name order; Krum leaves some out.
+    """
 
     def __init__(self, protocol: Protocol) -> None:
         self._terms = protocol.federation
@@ -33,6 +36,10 @@ class Aggregator:
         self._base: Arrays = {}
         self._sent: dict[str, Correction] = {}
         self._round = 0
+        self._chosen: list[RecordDict] = []
+        self.taken: tuple[str, ...] = ()
+        if isinstance(self._strategy, MultiKrum):  # it hands what it chose to this function, and tells nobody else
+            self._strategy.train_metrics_aggr_fn = self._note_chosen
 
     def compose(self, weights: Arrays, request: TrainRequest, nodes: Mapping[str, int]) -> list[Message]:
         """The messages that ask each site of `nodes` (by name) for one round of training from `weights`.
@@ -86,7 +93,12 @@ class Aggregator:
         # weights drown: it is given the updates' steps, which lie as far apart as the weights that they lead to.
         origin = self._base if self._terms.strategy == "krum" else None
         replies = [self._reply(self._request, site, _less(updates[site], origin)) for site in sorted(updates)]
+        self._chosen = []
         record, _ = self._strategy.aggregate_train(round_number, replies)
+        self.taken = tuple(
+            site for site, reply in zip(sorted(updates), replies, strict=True)
+            if not self._chosen or any(reply.content is chosen for chosen in self._chosen)
+        )  # fmt: skip
         if record is None:
             raise RoundError("the strategy returned no weights", found=type(self._strategy).__name__)
         # FedAdam's step size is a numpy float64, which makes its result float64 (NEP 50).
@@ -99,6 +111,10 @@ class Aggregator:
             self._variates.learn(round_number, self._base, updates, self._sent)
         resting = {name for name in result if _rests(name, self._base, updates)}
         return {name: self._base[name] if name in resting else array for name, array in result.items()}
+
+    def _note_chosen(self, records: list[RecordDict], _: str) -> MetricRecord:
+        self._chosen = records
+        return MetricRecord()
 
     def _reply(self, request: Message, site: str, update: Arrays) -> Message:
         metrics = MetricRecord({WEIGHT: float(self._weights[site])})

@@ -84,9 +84,12 @@ def _miss(study: Study, attempt: Attempt, *, contributed: int) -> None:
 def _close(study: Study, attempt: Attempt) -> Weights:
     """Aggregate, evaluate, save, close: one journal entry each."""
     number, journal = attempt.round, study.journal
-    weights = study.aggregator.aggregate(number, attempt.updates())
+    updates = attempt.updates()
+    weights = study.aggregator.aggregate(number, updates)
     with journal.round_step(number, attempt.attempt, RoundStep.AGGREGATE):
-        pass
+        for site in sorted(updates.keys() - set(study.aggregator.taken)):
+            study.note("left_out", f"{study.protocol.federation.strategy} did not take this site's update",
+                       code="not_taken", site=site, round_number=number, attempt=attempt.attempt)  # fmt: skip
     _evaluate(study, number, attempt.attempt, weights)
     state = study.aggregator.state()
     path = write_checkpoint(

@@ -6,6 +6,8 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -16,7 +18,7 @@ from simulations.baselines.answers import Answers, markdown, tables
 from simulations.baselines.comparison import compare
 from simulations.baselines.jobs import POOLED_SITE, Config
 from simulations.baselines.pooled import pool_cohorts
-from simulations.baselines.suite import Population, jobs_of, run_jobs
+from simulations.baselines.suite import Population, check_arms, jobs_of, run_jobs
 from simulations.live import LiveView, stop_on_interrupt
 from simulations.parties import HELD_OUT, write_small
 
@@ -40,7 +42,12 @@ def run_comparison(config: Config, run_dir: Path, *, overrides: Sequence[str], c
 
     Returns:
         the exit code: 0, or 130 when it was stopped.
+
+    Raises:
+        ConfigError: an arm cannot be.
     """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+        child.submit(check_arms, dict(config), list(overrides)).result()
     stop = threading.Event()
     populations = []
     with LiveView(run_dir) as view, stop_on_interrupt(stop, view):

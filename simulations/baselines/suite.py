@@ -17,11 +17,16 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
 from client.trainer.server import THREAD_VARIABLES
-from shared_model.errors import RoundError
-from simulations.baselines.jobs import Arm, Config, Job, expand
+from shared_model.errors import ConfigError, RoundError
+from simulations.baselines.jobs import FEDERATED, Arm, Config, Job, expand
 from simulations.baselines.scores import FILE
+from simulations.composition import compose_config
 from simulations.live import LiveView
+from simulations.plan import phases
 
 POLL_S = 0.5
 _told: Queue[tuple[str, int, int]] | None = None  # of a worker process: how it reports rounds,
@@ -40,9 +45,34 @@ class Population:
 def jobs_of(config: Config, population: Population, overrides: Sequence[str]) -> list[Job]:
     """All jobs of one population, as the configuration asks for them."""
     sites = sorted(name for name in population.cohorts if name not in ("held_out", "pooled"))
+    return expand(seed=population.seed, sites=sites, arms=_arms(config), overrides=overrides)
+
+
+def check_arms(config: Config, overrides: Sequence[str]) -> None:
+    """Compose every arm as its jobs will, before films are made for them. Called in a process of its own, because
+    composing takes Hydra's global state.
+
+    Raises:
+        ConfigError: an arm's overrides name what there is not, or its phases cannot be.
+    """
+    for job in expand(seed=config["seed"], sites=["site"], arms=_arms(config), overrides=overrides):
+        if job.baseline != FEDERATED:
+            continue
+        try:
+            phases(compose_config([*job.overrides, f"name={config['name']}"]))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(
+                f"arms.{job.arm}: its overrides cannot be composed", found=str(error).splitlines()[0],
+                expected="overrides as on the command line", remedy="correct the arm in the study's file",
+            ) from None  # fmt: skip
+        except ConfigError as error:
+            raise ConfigError(f"arms.{job.arm}: {error.problem}", found=error.found, expected=error.expected,
+                              remedy=error.remedy) from None  # fmt: skip
+
+
+def _arms(config: Config) -> dict[str, Arm]:
     chosen = {name: value for name, value in (config["arms"] or {"study": {}}).items() if value is not None}
-    arms = {name: Arm.of(value, config["baselines"]) for name, value in chosen.items()}
-    return expand(seed=population.seed, sites=sites, arms=arms, overrides=overrides)
+    return {name: Arm.of(value, config["baselines"]) for name, value in chosen.items()}
 
 
 def run_jobs(

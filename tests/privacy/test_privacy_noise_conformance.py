@@ -39,20 +39,24 @@ def noise_of(tiny_model: Make, memory_patients: Make, small_protocol: Make) -> C
         )  # fmt: skip
         cohort = memory_patients(4)
         loss = functools.partial(patient_loss_B, terms=protocol.loss, objective="fusion")
-        exact = local.make_engine(protocol, workers=1).clipped_sum(
-            tiny_model().to(memory_format=torch.channels_last).train(), cohort.all, clip=CLIP, loss=loss
-        )
+        twin: FusionModel = tiny_model().to(memory_format=torch.channels_last).train()
+        trained = set(twin.trainable_parameters("fusion"))
+        for name, parameter in twin.named_parameters():
+            parameter.requires_grad_(name in trained)
+        exact = local.make_engine(protocol, workers=1).clipped_sum(twin, cohort.all, clip=CLIP, loss=loss)
         rows: dict[str, list[NDArray[Any]]] = {}
         for step in range(STEPS):
             if step % 5 == 0:
                 torch.manual_seed(7)  # whoever seeds the library must not get the same noise again
                 np.random.seed(7)
             model: FusionModel = tiny_model()
-            start = [p.detach().clone().double() for p in model.parameters()]
+            before = {name: p.detach().clone() for name, p in model.named_parameters()}
             train_round(model=model, cohort=cohort, indices=range(4), protocol=protocol, site="a", round_number=1,
                         device=torch.device("cpu"), randomness=SecureRandomness())  # fmt: skip
-            for (name, p), w, total in zip(model.named_parameters(), start, exact.sums, strict=True):
-                noisy = (w - p.detach().double()) * EXPECTED / RATE
+            moved = {name: p for name, p in model.named_parameters() if name in trained}
+            assert all(torch.equal(p, before[name]) for name, p in model.named_parameters() if name not in trained)
+            for (name, p), total in zip(moved.items(), exact.sums, strict=True):
+                noisy = (before[name].double() - p.detach().double()) * EXPECTED / RATE
                 rows.setdefault(name, []).append(((noisy - total.double()) / (SIGMA * CLIP)).flatten().numpy())
         return {name: np.stack(values) for name, values in rows.items()}
 

@@ -64,6 +64,17 @@ def test_study_completes_and_its_model_learned(tmp_path: Path) -> None:
     assert [kind for kind, in rows(tmp_path, "SELECT kind FROM events ORDER BY id")] == kinds
 
 
+def test_updates_that_krum_did_not_take_are_named(tmp_path: Path) -> None:
+    """Their sites contributed, were charged for it, and are not in the model: the journal says so for each round."""
+    protocol, events = fake.make_protocol(federation__strategy="krum"), list[Event]()
+    assert run(fake.make_grid(protocol), protocol, tmp_path, events.append).status == "COMPLETE"
+    left = [(event.round, event.site) for event in events if event.kind == "left_out"]
+    sites = {site.name for site in protocol.federation.sites}
+    for number in range(1, protocol.rounds + 1):
+        assert len({site for at, site in left if at == number} & sites) == len(sites) - 1
+    assert len(left) == protocol.rounds * (len(sites) - 1)
+
+
 def test_average_is_weighted_by_the_protocol_alone(tmp_path: Path) -> None:
     protocol = fake.make_protocol()
     run(fake.make_grid(protocol), protocol, tmp_path)

@@ -226,6 +226,7 @@ def test_krum_tells_updates_apart_whose_weights_are_large() -> None:
     aggregator = Aggregator(protocol)
     aggregator.compose(base, ask(base, 1), {"ash": 1})
     assert np.allclose(aggregator.aggregate(1, updates)["w"], updates["cedar"]["w"], rtol=0, atol=1e-5)
+    assert aggregator.taken == ("cedar",)  # and the journal says that the others were left out
 
 
 def test_multi_krum_averages_the_most_central_ones() -> None:
@@ -236,6 +237,7 @@ def test_multi_krum_averages_the_most_central_ones() -> None:
     aggregator.compose(base, ask(base, 1), {"ash": 1})
     result = aggregator.aggregate(1, {n: {"w": np.full(3, v, dtype=np.float32)} for n, v in values.items()})
     assert np.allclose(result["w"], 1.05)
+    assert [values[site] for site in aggregator.taken] == [1.0, 1.1]
 
 
 @pytest.mark.parametrize(("changes", "words"), [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
@@ -11,6 +13,9 @@ from shared_model.imaging.admission import FOR_PRESENTATION, SECONDARY_CAPTURE
 from shared_model.imaging.header import NATIVE, SYNTAXES, TAGS
 from shared_model.imaging.vocabulary import number
 
+_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"  # PS3.5 A.4, little endian
+_J2K_START = b"\xff\x4f\xff\x51"  # SOC and SIZ (ITU T.800 A.4.1, A.5.1)
+_HEADER_ENDS = frozenset({0xDA, 0xD9, 0x90, 0x93})  # SOS, EOI; SOT, SOD
 _TELLING = ("Modality", "SOPClassUID", "PhotometricInterpretation", "NumberOfFrames")
 
 
@@ -19,14 +24,14 @@ def own_pixels(ds: Dataset, tag: int, *, syntax: str) -> DataElement | None:
     a report in colour has names in its pixels, and a tomosynthesis has a gigabyte of them.
 
     Native cells lose what lies above BitsStored, where old machines kept overlays (PS3.5 8.1.1), and what follows the
-    last row. Compressed pixels are taken as they are.
+    last row. Compressed pixels lose the text of their comments and application segments.
     """
     element = ds.get_item(tag)
     value = None if element is None else element.value
     if not isinstance(value, bytes) or (syntax and syntax not in SYNTAXES) or not _may_be_a_view(ds):
         return None
     if syntax in SYNTAXES - NATIVE or (not syntax and value[:4] == b"\xfe\xff\x00\xe0"):
-        pixels = DataElement(tag, "OB", value)
+        pixels = DataElement(tag, "OB", _without_comments(value))
         pixels.is_undefined_length = True
         return pixels
     wide = integer(ds, TAGS["BitsAllocated"]) == 16
@@ -43,6 +48,49 @@ def _may_be_a_view(ds: Dataset) -> bool:
         and integer(ds, TAGS["SamplesPerPixel"]) == 1
         and number(said["NumberOfFrames"] or "1") == 1.0
     )
+
+
+def _without_comments(value: bytes) -> bytes:
+    """The same fragments with the texts in the codestream's header blanked, byte for byte, so that nothing moves.
+
+    An encapsulation that is damaged, whose film is refused later, is cut off where it breaks.
+    """
+    out, places, position = bytearray(value), list[tuple[int, int]](), 0
+    while position + 8 <= len(out):
+        mark, length = struct.unpack_from("<4sL", out, position)
+        if mark != _ITEM or position + 8 + length > len(out):
+            break
+        places.append((position + 8, position + 8 + length))
+        position += 8 + length
+    if out[position : position + 4] != _END:
+        del out[position:]
+    joined = bytearray(b"".join(out[start:end] for start, end in places[1:]))
+    _blank(joined)
+    taken = 0
+    for start, end in places[1:]:
+        out[start:end] = joined[taken : taken + end - start]
+        taken += end - start
+    return bytes(out)
+
+
+def _blank(code: bytearray) -> None:
+    """Blank comments and application segments before the first scan or tile (ITU T.81 B.2.4.5 and 6, T.87, T.800
+    A.9.2), and what a JP2 wrapper says before its codestream, which PS3.5 A.4.4 forbids and older files have."""
+    jpeg2000 = code.find(_J2K_START, 0, 4096)
+    if jpeg2000 < 0 and code[:2] != b"\xff\xd8":
+        return  # RLE has no texts
+    code[: max(jpeg2000, 0)] = bytes(max(jpeg2000, 0))
+    position = max(jpeg2000, 0) + 2
+    while position + 4 <= len(code) and code[position] == 0xFF:
+        kind, length = code[position + 1], int.from_bytes(code[position + 2 : position + 4], "big")
+        if kind in _HEADER_ENDS or length < 2:
+            return
+        end = min(position + 2 + length, len(code))
+        if jpeg2000 >= 0 and kind == 0x64:  # COM, whose first two bytes say what it is written in
+            code[position + 6 : end] = bytes(max(0, end - position - 6))
+        elif jpeg2000 < 0 and (kind == 0xFE or 0xE0 <= kind <= 0xEF):
+            code[position + 4 : end] = bytes(max(0, end - position - 4))
+        position = end
 
 
 def _native(ds: Dataset, value: bytes, *, wide: bool) -> bytes:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom._dicom_dict import DicomDictionary
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 from pydicom.uid import UID
@@ -551,3 +552,31 @@ def test_it_can_be_done_twice(films: ModuleType, config: PipelineConfig, tmp_pat
     path.write_bytes(written(twice))
     film = read_header(path, config)
     assert film.patient_id == Pseudonyms(KEY).of(str(once.PatientID)) and film.view == "L_CC"
+
+
+@pytest.mark.parametrize("syntax", ["jpeg_lossless", "jpeg_ls", "jpeg_2000"])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_comments_inside_a_compressed_picture_are_blanked_and_no_pixel_moves(
+    films: ModuleType, config: PipelineConfig, deidentifier: Deidentifier, tmp_path: Path, syntax: str, pieces: int
+) -> None:
+    """Cameras write the patient into JPEG comments, where no header rule looks. The codestream may come in pieces."""
+    secret = b"WINTERHALTER^BERTA 19500101"
+    path = films.write_film(tmp_path / "plain.dcm", clean(films, PatientID="PID-77001"), syntax=syntax)
+    plain = dcmread(path)
+    (code,) = (frame.rstrip(b"\0") for frame in generate_frames(plain.PixelData, number_of_frames=1))
+    if syntax == "jpeg_2000":
+        size = 2 + 2 + int.from_bytes(code[4:6], "big")  # SOC and SIZ come first
+        texts = b"\xff\x64" + (4 + len(secret)).to_bytes(2, "big") + b"\x00\x01" + secret
+    else:
+        size = 2
+        texts = b"".join(mark + (2 + len(secret)).to_bytes(2, "big") + secret for mark in (b"\xff\xfe", b"\xff\xe1"))
+    spoken = code[:size] + texts + code[size:]
+    plain.PixelData = encapsulate([spoken + b"\0" * (len(spoken) % 2)], fragments_per_frame=pieces)
+    plain["PixelData"].is_undefined_length = True
+    out = deidentifier.dataset(plain)
+    assert secret not in bytes(out.PixelData) and secret in plain.PixelData
+    assert len(out.PixelData) == len(plain.PixelData)
+    plain.save_as(tmp_path / "spoken.dcm", enforce_file_format=True)
+    out.save_as(tmp_path / "clean.dcm", enforce_file_format=True)
+    before, after = (prepare_view(tmp_path / name, config) for name in ("spoken.dcm", "clean.dcm"))
+    assert np.array_equal(before.pixels, after.pixels) and before.pixel_digest == after.pixel_digest
