@@ -342,6 +342,8 @@ def _warnings(films: int, table: Table, counts: _Counts) -> Iterator[str]:
         yield "no positive patient: the site can train, but its own metrics will be undefined; check the labels"
     if counts.patients and counts.positives == counts.patients:
         yield "no negative patient: the site can train, but its own metrics will be undefined; check the labels"
+    if films and counts.patients and counts.table_only == counts.patients:
+        yield "no woman has both a film and a row: is patient_id written as in the films' PatientID (leading zeros)?"
     yield from table.warnings
     if table.ignored:
         yield f"{len(table.ignored)} columns of the clinical sources are unknown to the contract and were not used"

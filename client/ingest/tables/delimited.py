@@ -72,7 +72,8 @@ def records_of(source: CsvSource, *, name: str) -> Iterator[list[str]]:
     except (UnicodeError, csv.Error) as error:
         raise ContractError(f"{name} is not a CSV file in {source.encoding.upper()}", found=type(error).__name__,
                             remedy=f"export it as {_named(source.delimiter)}-separated {source.encoding.upper()}; "
-                                   "look for an open quote") from None  # fmt: skip
+                                   "or set encoding and delimiter in site.yaml; look for an open quote"
+                            ) from None  # fmt: skip
     finally:
         csv.field_size_limit(previous)
 

@@ -227,3 +227,10 @@ def test_a_worker_that_cannot_start_is_no_crash(hospital: Hospital, monkeypatch:
     monkeypatch.setattr("sys.executable", "/nowhere/python")
     with pytest.raises(MammoFedError, match="does not start"):
         hospital.run()
+
+
+def test_ids_that_never_meet_are_warned_of(hospital: Hospital) -> None:
+    assert not any("PatientID" in text for text in hospital.run().report.warnings)
+    hospital.rows = [{**row, "MRN": "0" + row["MRN"]} for row in hospital.rows]
+    report = hospital.run().report
+    assert report.films_prepared == 0 and any("PatientID" in text for text in report.warnings)
