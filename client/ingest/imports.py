@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ from client.ingest.sources import Collected, Received
 from client.ingest.sources.disk import FolderLock, make_folder
 from client.ingest.summary import Summary, summarise
 from client.ingest.table import Table, encode_women
-from client.ingest.tables import read_sources
+from client.ingest.tables import Content, read_sources
 from client.ingest.vault import Vault
 from shared_model.cohort import Cohort, sweep
 from shared_model.contract import Contract, load_contract
@@ -128,6 +128,9 @@ def import_site(site: SiteFile, *, stage: Stage | None = None, contract: Contrac
     with opened(site) as (vault, deidentifier), ExitStack() as stack:
         former = former_summary(site)
         sweep(site.cohort)
+        # First, because they are read in seconds and most often wrong; fetching films may take a night.
+        with show("Read clinical sources"):
+            contents = read_sources(site.clinical, contract=contract, identities=_RememberingNames(deidentifier, vault))
         films, collected = _films(site, vault, deidentifier, show, stack)
         vault.set_note(PLACES_OF, "")
         vault.set_places("film", (os.fspath(film.path) for film in films))
@@ -137,12 +140,13 @@ def import_site(site: SiteFile, *, stage: Stage | None = None, contract: Contrac
         ))  # fmt: skip
         preparation = Preparation(
             site=site.site, contract=contract, pipeline=pipeline, films=films, destination=site.cohort, replace=True,
-            tables=lambda exams, quarantine: _tables(site, contract, vault, deidentifier, exams, quarantine),
+            tables=lambda exams, quarantine: _joined(site, contents, contract, vault, exams, quarantine),
             reader=FilmReader(pool, deidentifier, vault), excluded=vault.excluded().keys(), check_ages=True,
             listed=lambda: vault.set_note(PLACES_OF, digest_of_list(site)),
         )  # fmt: skip
         with show("Check, choose and decode films") as progress:
             report = preparation.run(progress)
+        vault.forget_films_but(film.path for film in films)
         assert report.content_sha256 is not None
         cohort = Cohort.open(site.cohort)
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -224,12 +228,11 @@ def _films(
     return films, collected
 
 
-def _tables(
-    site: SiteFile, contract: Contract, vault: Vault, deidentifier: Deidentifier,
+def _joined(
+    site: SiteFile, contents: Sequence[Content], contract: Contract, vault: Vault,
     exams: Mapping[str, Collection[str]], quarantine: Quarantine,
 ) -> Table:  # fmt: skip
-    """Read the clinical sources and join them with the exams."""
-    contents = read_sources(site.clinical, contract=contract, identities=_RememberingNames(deidentifier, vault))
+    """One row for each woman, of the exam that is used."""
     result = join(exams, contents, contract=contract, policy=site.clinical_policy)
     offsets = {"row": 0, "file": 0}
     places: dict[str, dict[str, int]] = {"row": {}, "file": {}}

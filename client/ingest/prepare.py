@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from client.ingest.deidentify import Deidentifier
 from client.ingest.exams import Admitted, Chosen, admit_films, choose_films, find_films
 from client.ingest.pseudonyms import Pseudonyms
-from client.ingest.quality import Marks, age_conflict, shared_women
+from client.ingest.quality import age_conflict, shared_women
 from client.ingest.quarantine import Quarantine
 from client.ingest.reader import FilmReader, SourceFilm
 from client.ingest.report import PreparationReport, write_beside
@@ -63,11 +63,12 @@ class _FoundError(Exception):
 
 @dataclass
 class _Attempt:
-    """What one pass over the chosen films gave. marks: what her films can be told by, for each woman."""
+    """What one pass over the chosen films gave. pictures: digests of each woman's films. conflicts: women whose ages do
+    not agree."""
 
     quarantine: Quarantine
     counts: _Counts = field(default_factory=_Counts)
-    marks: dict[str, Marks] = field(default_factory=dict)
+    pictures: dict[str, frozenset[str]] = field(default_factory=dict)
     conflicts: set[str] = field(default_factory=set)
 
 
@@ -103,6 +104,8 @@ class Preparation:
         """
         started = time.monotonic()
         quarantine = Quarantine()
+        if progress is not None:
+            progress(0, len(self.films))
         admitted = admit_films(self.films, reader=self.reader, quarantine=quarantine)
         table = self.tables(admitted.exams, quarantine)
         barred: dict[str, str] = dict.fromkeys(self.excluded, "excluded")
@@ -151,7 +154,8 @@ class Preparation:
         try:
             with writer:
                 self._add_all(attempt, writer, table, rows, self._bags(attempt, chosen, progress))
-                found = {**dict.fromkeys(attempt.conflicts, "age_conflict"), **shared_women(attempt.marks)}
+                found = dict.fromkeys(attempt.conflicts, "age_conflict")
+                found |= dict.fromkeys(shared_women(attempt.pictures), "shared_films")
                 if found:
                     raise _FoundError(found)
                 if attempt.counts.patients == 0:
@@ -206,7 +210,7 @@ class Preparation:
             if not views and row.features is None:
                 self._set_aside(attempt, pseudonym, table, reason="nothing_usable", rows="not_prepared")
                 continue
-            attempt.marks[pseudonym] = Marks(frozenset(view.pixel_digest for view in views.values()))
+            attempt.pictures[pseudonym] = frozenset(view.pixel_digest for view in views.values())
             attributes = _attributes(views, row, self.contract)
             age = _known_number(row.features, self.contract, "age")
             if self.check_ages and any(age_conflict(age, view.age_years) for view in views.values()):

@@ -10,7 +10,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +24,8 @@ from shared_model.evaluation.auc import roc_auc
 RULES: dict[str, str] = {
     "age_conflict": "the age in the table is not the age in the films' header: the row may be another woman's; "
                     "check the ids, or correct the age",
-    "two_ids": "the same film stands under two patient ids of one birth date: one woman, who would be counted and "
-               "split twice; merge her ids, or exclude one",
-    "shared_films": "the same film stands under two patient ids: nobody can say whose it is; correct PatientID",
+    "shared_films": "the same film stands under two patient ids, of one woman or two: she would be counted and split "
+                    "twice, or it is not hers; merge the ids, or correct PatientID",
     "two_cohorts": "the same woman or film is in both cohorts, so that what is held out would have been trained on; "
                    "exclude her from one",
     "prevalence": "the share of women with cancer is not what a cohort of this kind has; check the labels",
@@ -55,36 +53,21 @@ def age_conflict(table_years: float | None, film_years: float | None, *, toleran
     return abs(min(table_years, OLDEST_AGE) - min(film_years, OLDEST_AGE)) > tolerance
 
 
-@dataclass(frozen=True)
-class Marks:
-    """What can be compared between ids: films by UID and by pixels (digests), and the birth date, which the importer
-    gives as a keyed digest, because each id's dates are shifted by another number of days."""
+def shared_women(films: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """Pseudonyms of all who have a film in common with another id. All of them have to go: of two rows of one woman, or
+    two women of one film, nobody can say which is right.
 
-    films: frozenset[str]
-    birth: str = ""
+    Args:
+        films: pseudonym -> what her films can be told by, digests of pixels.
 
-
-def shared_women(marks: Mapping[str, Marks]) -> dict[str, Literal["two_ids", "shared_films"]]:
-    """Pseudonym -> reason, for all who have a film in common with another id. All of them have to go: of two rows of
-    one woman, or two women of one film, nobody can say which is right.
-
-    >>> one = Marks(frozenset({"f1"}), "b")
-    >>> shared_women({"p": one, "q": one, "r": Marks(frozenset({"f2"}), "b")})
-    {'p': 'two_ids', 'q': 'two_ids'}
+    >>> sorted(shared_women({"p": frozenset({"f1"}), "q": frozenset({"f1", "f3"}), "r": frozenset({"f2"})}))
+    ['p', 'q']
     """
     owners: dict[str, list[str]] = defaultdict(list)
-    for pseudonym, mark in marks.items():
-        for film in mark.films:
+    for pseudonym, hers in films.items():
+        for film in hers:
             owners[film].append(pseudonym)
-    found: dict[str, Literal["two_ids", "shared_films"]] = {}
-    for listed in owners.values():
-        births = {marks[pseudonym].birth for pseudonym in listed} - {""}
-        for pseudonym in listed if len(listed) > 1 else ():
-            if len(births) != 1 or found.get(pseudonym) == "shared_films":
-                found[pseudonym] = "shared_films"
-            else:
-                found[pseudonym] = "two_ids"
-    return dict(sorted(found.items()))
+    return frozenset(name for listed in owners.values() if len(listed) > 1 for name in listed)
 
 
 def shared_patients(first: Cohort, second: Cohort) -> tuple[str, ...]:

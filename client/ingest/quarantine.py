@@ -22,7 +22,7 @@ COLUMNS = ("kind", "ordinal", "pseudonym", "reason", "words")
 
 REASONS: dict[str, str] = {
     **JOIN_REASONS,
-    **{name: RULES[name] for name in ("age_conflict", "two_ids", "shared_films")},
+    **{name: RULES[name] for name in ("age_conflict", "shared_films")},
     "older_exam": "an exam before the one of this woman that is used; a cohort holds one exam of each; nothing to do",
     "later_exam": "an exam after the one that is used, and without a label of its own; nothing to do, or add its row",
     "repeat_view": "repeated in the same exam; the latest film of a view is used; nothing to do",

@@ -162,7 +162,8 @@ def read_key(path: Path) -> bytes:
     """A secret key's bytes; see :meth:`SiteFile.read_key`."""
     how = f"make one with `head -c 32 /dev/urandom > {path.name} && chmod 600 {path.name}`"
     try:
-        with path.open("rb") as stream:
+        # Not blocking: a pipe in the key's place is refused and not waited for.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
             mode = os.fstat(stream.fileno()).st_mode
             data = stream.read(KEY_BYTES[1] + 1)
     except OSError as error:

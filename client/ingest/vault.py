@@ -179,6 +179,16 @@ class Vault:
         self._run("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", film, work, stamp, patient, answer.answer,
                   answer.pixels)  # fmt: skip
 
+    def forget_films_but(self, paths: Iterable[Path]) -> int:
+        """Forget what films gave that are in no source any more; returns how many answers that were."""
+        with self._mutex, self._told():
+            self._db.execute("CREATE TEMP TABLE there (film TEXT PRIMARY KEY) WITHOUT ROWID")
+            self._db.executemany("INSERT OR IGNORE INTO there VALUES (?)", ((self.film_name(p),) for p in paths))
+            count = self._db.execute("DELETE FROM answers WHERE film NOT IN (SELECT film FROM there)").rowcount
+            self._db.execute("DROP TABLE there")
+            self._db.commit()
+        return count
+
     def forget_refusals(self, reasons: Iterable[str] | None = None) -> int:
         """Forget why films were refused, all or by reason, so that they are read again; returns how many."""
         wanted = None if reasons is None else set(reasons)

@@ -143,6 +143,25 @@ def test_what_is_new_is_added_as_if_it_had_been_there(hospital: Hospital, tmp_pa
     assert again.report.content_sha256 == added.report.content_sha256
 
 
+def test_what_left_a_source_leaves_the_memory_too(hospital: Hospital) -> None:
+    def remembered() -> int:
+        with Vault(hospital.folder / "importer" / VAULT, KEY) as vault:
+            return int((vault._one("SELECT count(DISTINCT film) FROM answers") or (0,))[0])
+
+    hospital.run()
+    assert remembered() == 16
+    shutil.rmtree(hospital.export / "WINTERHALTER 3")
+    assert hospital.run().report.films == 12 and remembered() == 12
+
+
+def test_a_wrong_table_is_told_before_an_archive_is_asked(hospital: Hospital) -> None:
+    nowhere = {"kind": "dimse", "host": "127.0.0.1", "port": 1, "called_ae": "PACS", "retrieve": "get", "retries": 0,
+               "studies": PERIOD}  # fmt: skip
+    columns = {"MRN": "patient_id", "NOT THERE": "label", "SEEN": "exam_date"}
+    with pytest.raises(MammoFedError, match="clinical source 1"):
+        hospital.run(films=[nowhere], clinical=[{"kind": "csv", "path": "emr.csv", "columns": columns}])
+
+
 @pytest.mark.slow
 def test_a_killed_import_goes_on_and_ends_the_same(hospital: Hospital, tmp_path: Path) -> None:
     for number in range(4, 24):
@@ -413,7 +432,14 @@ def too_short(key: Path) -> None:
     key.write_bytes(b"short")
 
 
-@pytest.mark.parametrize(("spoil", "words"), [(open_to_all, "others"), (too_short, "length"), (os.unlink, "read")])
+def a_pipe(key: Path) -> None:
+    key.unlink()
+    os.mkfifo(key, 0o600)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"), [(open_to_all, "others"), (too_short, "length"), (os.unlink, "read"), (a_pipe, "no file")]
+)
 def test_a_key_must_be_secret_and_long(hospital: Hospital, spoil: Callable[[Path], None], words: str) -> None:
     spoil(hospital.folder / "importer.key")
     with pytest.raises(ConfigError, match=words):

@@ -13,6 +13,7 @@ import pytest
 from client.ingest.deidentify import Deidentifier
 from client.ingest.exams import find_films
 from client.ingest.imports import PLACES_OF, VAULT, import_site, opened
+from client.ingest.prepare import Preparation
 from client.ingest.site_file import read_site
 from client.ingest.vault import Answer, Vault
 from shared_model.errors import CohortError, ConfigError, MammoFedError, StorageError
@@ -87,15 +88,20 @@ def test_a_full_disk_is_called_one(tmp_path: Path) -> None:
         assert "remove" not in str(caught.value)
 
 
-def test_a_broken_off_import_names_no_wrong_film(hospital: Hospital) -> None:
+def test_a_broken_off_import_names_no_wrong_film(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
     (hospital.export / "a.dcm").write_text("<html>")
     path = hospital.write()
     import_site(read_site(path))
     assert "a.dcm" in call("quarantine", "show", path, "film", "3", "--identify").output
     (hospital.export / "Z.dcm").write_text("<html>")
-    hospital.rows[0]["birads"] = "4"
     path = hospital.write()
-    assert call("import", path).exit_code != 0
+
+    def break_off(*_: object, **__: object) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Preparation, "run", break_off)
+        assert call("import", path).exit_code != 0
     with opened(read_site(path)) as (vault, _):
         assert vault.note(PLACES_OF) == "" and str(vault.place_of("film", 3)).endswith("Z.dcm")
     told = call("quarantine", "show", path, "film", "3", "--identify").output

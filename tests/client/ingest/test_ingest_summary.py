@@ -18,7 +18,6 @@ from client.ingest import PreparationReport
 from client.ingest.page import headline, render, show, words_of, write_page
 from client.ingest.quality import (
     RULES,
-    Marks,
     age_conflict,
     drift,
     findings,
@@ -258,18 +257,9 @@ def test_ages_that_cannot_both_be_right(table: float | None, film: float | None,
     assert age_conflict(table, film) is conflict
 
 
-def test_one_woman_under_two_ids() -> None:
-    marks = {
-        "a": Marks(frozenset({"f1", "f2"}), "born1"), "b": Marks(frozenset({"f2"}), "born1"),
-        "c": Marks(frozenset({"f3"}), ""), "d": Marks(frozenset({"f3"}), "born2"),
-        "e": Marks(frozenset({"f4", "f5"}), "born1"), "f": Marks(frozenset({"f4"}), "born3"),
-        "g": Marks(frozenset({"f5"}), "born1"), "h": Marks(frozenset(), "born1"),
-    }  # fmt: skip
-    assert shared_women(marks) == {
-        "a": "two_ids", "b": "two_ids", "c": "two_ids", "d": "two_ids", "e": "shared_films", "f": "shared_films",
-        "g": "two_ids",
-    }  # fmt: skip
-
+def test_women_who_share_a_film_all_have_to_go() -> None:
+    films = {"a": {"f1", "f2"}, "b": {"f2"}, "c": {"f3"}, "d": {"f4", "f5"}, "e": {"f5"}, "f": set(), "g": {"f5"}}
+    assert shared_women({name: frozenset(hers) for name, hers in films.items()}) == {"a", "b", "d", "e", "g"}
 
 def test_one_exam_in_two_cohorts(made: tuple[Cohort, PreparationReport], tmp_path: Path) -> None:
     cohort, _ = made
