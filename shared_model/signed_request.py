@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from typing import Annotated, Final, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError
@@ -117,7 +118,7 @@ class RequestBook:
     """
 
     def __init__(self, log: AuditLog) -> None:
-        self._log = log
+        self._log, self._mutex = log, threading.Lock()
         self._taken: dict[tuple[str, str], str] = {}
         self._refused: set[tuple[str, str]] = set()
         for entry in log.entries():
@@ -138,21 +139,23 @@ class RequestBook:
             MessageError: its slot was taken with another body; both signatures are then in the log.
             StorageError: the log cannot be written; nothing may be computed.
         """
-        if signed.slot is None:
-            return True
-        key = (signed.request.protocol_sha256, signed.slot)
+        with self._mutex:
+            return signed.slot is None or self._admit(signed, signed.slot)
+
+    def _admit(self, signed: SignedRequest, slot: str) -> bool:
+        key = (signed.request.protocol_sha256, slot)
         before = self._taken.get(key)
         if before == signed.identity:
             return False
         if before is None or key not in self._refused:  # one proof is enough, and repetitions must not fill the disk
             self._log.append(
                 ADMITTED if before is None else REFUSED, study=signed.request.study,
-                protocol_sha256=signed.request.protocol_sha256, slot=signed.slot, identity=signed.identity,
+                protocol_sha256=signed.request.protocol_sha256, slot=slot, identity=signed.identity,
                 weights_sha256=signed.request.weights_sha256, envelope=signed.to_json().decode("ascii"),
             )  # fmt: skip
         if before is not None:
             self._refused.add(key)
-            raise MessageError(f"{signed.slot} was asked before with another body", found=signed.identity[:12],
+            raise MessageError(f"{slot} was asked before with another body", found=signed.identity[:12],
                                expected=before[:12],
                                remedy="the coordinator opens a new attempt; both signed requests are in the audit log",
                                )  # fmt: skip

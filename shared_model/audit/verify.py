@@ -130,7 +130,7 @@ def _recorded(witness: Path, owner: str, log: str) -> list[_Held]:
     try:
         with _reading(witness) as stream:
             for entry in read_entries(stream):
-                if entry.kind in (HEAD_RECORDED, HEAD_REFUSED, LOG_ADMITTED) and entry.fields.get("owner") == owner:
+                if entry.kind in (HEAD_RECORDED, LOG_ADMITTED) and entry.fields.get("owner") == owner:
                     logs.add(str(entry.fields.get("log")))
                     if entry.kind == HEAD_RECORDED and entry.fields.get("log") == log:
                         held.append(_Held(source=f"line {entry.sequence} of {witness.name}", signed=_signed(entry)))
