@@ -124,6 +124,14 @@ def test_even_under_a_good_signature_only_the_declared_schema_passes(change: dic
         read(sealed(values | change))
 
 
+def test_the_envelope_has_one_form() -> None:
+    good = sign().to_json()
+    for other in (good + b"\n", b" " + good, json.dumps(json.loads(good)).encode(), good[:-1] + b"," + good[1:],
+                  good.replace(b'"round":3', b'"round":3.0'), good.replace(b"quick", b"\\u0071uick")):  # fmt: skip
+        with pytest.raises(MessageError, match="another form"):
+            read(other)
+
+
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b"[" * 10_000, b"x" * (MAX_ENVELOPE_BYTES + 1)])
 def test_what_is_no_envelope_is_refused(data: bytes) -> None:
     with pytest.raises(MessageError):

@@ -156,6 +156,17 @@ def test_another_log_of_the_same_owner_is_refused(site: AuditLog, coordinator: A
     other.close()
 
 
+def test_the_same_chain_under_the_name_of_another_log_is_refused(site: AuditLog, coordinator: AuditLog) -> None:
+    exchange(site, coordinator)
+    fill(site, 1)
+    statement = site.statement(1)
+    head = statement.signed.head.model_copy(update={"log": "0" * 32})
+    renamed = statement.model_copy(update={"signed": SignedHead.sign(head, SITE)})
+    with pytest.raises(AuditError, match="another audit log than before"):
+        coordinator.record(renamed, owner="north", key=SITE.public)
+    assert coordinator.witnessed("north") == 1
+
+
 def test_a_log_restored_from_an_old_backup_says_so_itself(site: AuditLog, coordinator: AuditLog) -> None:
     old = site.path.read_bytes()
     fill(site, 3)

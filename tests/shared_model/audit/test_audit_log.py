@@ -233,6 +233,30 @@ def test_a_full_disk_is_said_leaves_nothing_and_needs_a_new_start(path: Path, at
     assert kinds(path) == ["log_opened", "a", "d"]
 
 
+def test_a_file_that_really_cannot_grow(path: Path) -> None:
+    """The kernel itself cuts the write short (RLIMIT_FSIZE), as a full disk does."""
+    key = SigningKey.create(path.with_name("k"))
+    code = f"""
+import resource, sys
+from pathlib import Path
+from shared_model.audit import AuditLog
+from shared_model.errors import StorageError
+from shared_model.signing import SigningKey
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+log = AuditLog(Path({str(path)!r}), owner="north", key=SigningKey.load(Path({str(path.with_name("k"))!r})))
+try:
+    while True:
+        log.append("tick", text="x" * 500)
+except StorageError as error:
+    sys.exit(error.exit_code)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 70
+    assert 1000 < path.stat().st_size < 3000 and verify(path).entries > 2
+    with opened(path, key=key) as log:
+        log.append("tick", text="x" * 5000)
+    assert verify(path).repairs == 0
+
+
 def test_a_file_that_somebody_cut_or_replaced_under_the_writer_is_noticed(path: Path) -> None:
     with opened(path) as log:
         log.append("a")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared_model.audit import AuditLog, SignedHead, verify
-from shared_model.audit.entries import MAX_LINE_BYTES
+from shared_model.audit import AuditLog, Entry, SignedHead, Value, verify
+from shared_model.audit.entries import MAX_LINE_BYTES, ZERO
 from shared_model.errors import AuditError, SignatureError, StorageError
 from shared_model.signing import SigningKey
 
@@ -142,6 +142,30 @@ def test_a_bad_witness_is_said_to_be_the_bad_one(tmp_path: Path, good: tuple[byt
     witness.write_bytes(witness.read_bytes().replace(b"plain", b"plane"))
     with pytest.raises(AuditError, match=r"witness.*no good itself: line 2"):
         verify(path, witnesses=[witness])
+
+
+def chained(*entries: tuple[int, str, dict[str, Value]]) -> bytes:
+    """Lines with good hashes, whatever they say: what somebody writes who knows the format."""
+    lines, previous = [], ZERO
+    for sequence, kind, fields in entries:
+        entry = Entry(sequence=sequence, time="2026-01-01T00:00:00.000000Z", kind=kind, fields=fields,
+                      previous=previous, salt="0" * 32)  # fmt: skip
+        lines.append(entry.line())
+        previous = entry.sha256
+    return b"".join(lines)
+
+
+def test_good_hashes_do_not_make_a_log(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    first: tuple[int, str, dict[str, Value]] = (1, "log_opened", {"owner": "n", "log": "0" * 32, "key": KEY.public.hex})
+    path.write_bytes(chained(first, (2, "a", {})))
+    assert verify(path).entries == 2
+    for entries, line in (
+        ([first, (3, "a", {})], 2), ([first, (1, "a", {})], 2), ([first, (2, "log_opened", first[2])], 2),
+        ([(1, "a", {})], 1), ([(1, "log_opened", {"owner": "n"})], 1), ([first, (2, "A", {})], 2),
+        ([first, (True, "a", {})], 2), ([first, (2, "a", {"n": 1 << 63})], 2),
+    ):  # fmt: skip
+        assert bad_line(path, chained(*entries)) == line
 
 
 def test_reading_is_bounded(tmp_path: Path, good: tuple[bytes, list[SignedHead]]) -> None:
