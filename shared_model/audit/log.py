@@ -6,13 +6,8 @@ log. Anything else that does not fit stops the start: a log that was changed is 
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import hashlib
-import os
 import secrets
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,10 +26,10 @@ from shared_model.audit.entries import (
     check_first,
     parse,
     read_entries,
-    read_lines,
 )
+from shared_model.audit.file import AppendFile
 from shared_model.audit.heads import MAX_STEPS, Head, SignedHead, Statement
-from shared_model.errors import AuditError, StorageError
+from shared_model.errors import AuditError
 from shared_model.signing import SigningKey, VerifyKey
 
 TAIL_REMOVED, HEAD_RECORDED, HEAD_REFUSED = "tail_removed", "head_recorded", "head_refused"
@@ -73,8 +68,8 @@ class AuditLog:
         self._key, self._clock, self._mutex = key, clock, threading.RLock()
         self._contents, self._hashes = bytearray(), bytearray()
         self._witnessed: dict[str, Witnessed] = {}
-        self._size, self._broken, self.log = 0, "", ""
-        self._handle = _open(path)
+        self.log = ""
+        self._file = AppendFile(path)
         try:
             self._start()
         except BaseException:
@@ -92,9 +87,7 @@ class AuditLog:
     def close(self) -> None:
         """Let another process write; the end of this one does so, too."""
         with self._mutex:
-            if self._handle >= 0:
-                os.close(self._handle)
-                self._handle = -1
+            self._file.close()
 
     # --- writing ---
 
@@ -214,47 +207,34 @@ class AuditLog:
 
     def _start(self) -> None:
         removed = self._load()
-        if removed is not None or not self.sequence:
-            with _in_words(self.path):
-                os.ftruncate(self._handle, self._size)
-                os.fsync(self._handle)
         if not self.sequence:
             fields: dict[str, Value] = {"owner": self.owner, "log": secrets.token_hex(16), "key": self._key.public.hex}
             self._append(OPENED, fields)
-            with _in_words(self.path):
-                _sync_folder(self.path.parent)
+            self._file.sync_name()
         if removed is not None:
             self._append(TAIL_REMOVED, {"bytes": len(removed), "sha256": hashlib.sha256(removed).hexdigest()})
 
     def _load(self) -> bytes | None:
-        """Read and check all lines; returns the unfinished last one, when there is one."""
-        previous = ZERO
-        with _in_words(self.path), os.fdopen(os.dup(self._handle), "rb") as stream:
-            stream.seek(0)
-            for number, line in enumerate(read_lines(stream), start=1):
-                if not line.endswith(b"\n") and len(line) <= MAX_LINE_BYTES:
-                    # Whole but for its newline: it may have been told of in a head, so it is finished, not removed.
-                    try:
-                        entry = parse(line + b"\n", number=number, previous=previous)
-                    except AuditError:
-                        return line
-                    self._finish(entry)
-                    return None
-                entry = parse(line, number=number, previous=previous)
-                check_first(entry)
-                if number == 1:
-                    self._check_owner(entry)
-                self._take(entry, len(line))
-                previous = entry.sha256
+        """Read and check all lines; removes an unfinished last one and returns it."""
+        size = 0
+        for number, line in enumerate(self._file.lines(), start=1):
+            torn = not line.endswith(b"\n") and len(line) <= MAX_LINE_BYTES
+            try:
+                entry = parse(line + b"\n" if torn else line, number=number, previous=self._hash(self.sequence))
+            except AuditError:
+                if not torn:
+                    raise
+                self._file.cut(size)
+                return line
+            check_first(entry)
+            if number == 1:
+                self._check_owner(entry)
+            self._take(entry)
+            if torn:  # whole but for its newline: a head may have told of it, so it is finished and not removed
+                self._file.append(b"\n")
+                return None
+            size += len(line)
         return None
-
-    def _finish(self, entry: Entry) -> None:
-        check_first(entry)
-        if entry.sequence == 1:
-            self._check_owner(entry)
-        _write(self._handle, b"\n")
-        os.fsync(self._handle)
-        self._take(entry, len(entry.line()))
 
     def _check_owner(self, first: Entry) -> None:
         for name, what, mine in (("owner", "owner", self.owner), ("key", "signing key", self._key.public.hex)):
@@ -264,9 +244,6 @@ class AuditLog:
 
     def _append(self, kind: str, fields: dict[str, Value]) -> Entry:
         with self._mutex:
-            if self._broken or self._handle < 0:
-                raise StorageError(f"the audit log {self.path} is closed: {self._broken or 'it was closed'}",
-                                   remedy="make room or check the disk, then start again")  # fmt: skip
             entry = Entry(sequence=self.sequence + 1, time=_utc(self._clock()), kind=kind, fields=dict(fields),
                           previous=self._hash(self.sequence), salt=secrets.token_hex(16))  # fmt: skip
             if fault := entry.check():
@@ -275,23 +252,12 @@ class AuditLog:
             if len(line) > MAX_LINE_BYTES:
                 raise AuditError("no entry of the audit log: too long", found=f"{len(line)} bytes",
                                  expected=f"at most {MAX_LINE_BYTES}")  # fmt: skip
-            self._check_file()
-            try:
-                _write(self._handle, line)
-                os.fsync(self._handle)
-            except OSError as error:
-                # What the kernel still has of a failed write is unknown: nothing more is written through this handle.
-                self._broken = error.strerror or str(error)
-                with contextlib.suppress(OSError):
-                    os.ftruncate(self._handle, self._size)
-                raise StorageError(f"the audit log {self.path} could not be written: {self._broken}",
-                                   remedy="make room or check the disk, then start again") from None  # fmt: skip
-            self._take(entry, len(line))
+            self._file.append(line)
+            self._take(entry)
             return entry
 
-    def _take(self, entry: Entry, size: int) -> None:
+    def _take(self, entry: Entry) -> None:
         """Account for an entry that is on the disk."""
-        self._size += size
         self._contents += entry.content
         self._hashes += bytes.fromhex(entry.sha256)
         fields = entry.fields
@@ -326,20 +292,11 @@ class AuditLog:
             remedy=f"talk to {head.owner}; a new log is taken after a human admitted it",
         )  # fmt: skip
 
-    def _check_file(self) -> None:
-        """Refuse to go on where the file is no longer what this process wrote: nobody else has business in it."""
-        with _in_words(self.path):
-            mine, there = os.fstat(self._handle), self.path.stat()
-        if mine.st_size != self._size or (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
-            raise AuditError(f"the audit log {self.path} was changed or replaced while it was being written",
-                             found=f"{mine.st_size} bytes", expected=f"the same file of {self._size} bytes",
-                             remedy="keep what is there, find out who did it, and begin a new log")  # fmt: skip
-
     def _hash(self, sequence: int) -> str:
         return self._hashes[32 * (sequence - 1) : 32 * sequence].hex() if sequence else ZERO
 
     def _signed(self, sequence: int) -> SignedHead:
-        self._check_file()
+        self._file.check()
         head = Head(owner=self.owner, log=self.log, sequence=sequence, sha256=self._hash(sequence),
                     time=_utc(self._clock()))  # fmt: skip
         return SignedHead.sign(head, self._key)
@@ -350,50 +307,6 @@ def _evidence(signed: SignedHead, key: VerifyKey) -> dict[str, Value]:
     head = signed.head
     return {"owner": head.owner, "log": head.log, "sequence": head.sequence, "sha256": head.sha256, "time": head.time,
             "signature": signed.signature, "key": key.hex}  # fmt: skip
-
-
-def _open(path: Path) -> int:
-    """Open or make the file and take its lock, which the kernel gives back however the process ends (flock(2))."""
-    with _in_words(path):
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        handle = os.open(path, flags, 0o600)
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise StorageError(f"the audit log {path} is not a regular file")
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise StorageError(f"another process writes the audit log {path}", expected="one at a time",
-                           remedy="wait until it has ended, or end it") from None  # fmt: skip
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
-
-
-def _write(handle: int, data: bytes) -> None:
-    while data:
-        written = os.write(handle, data)
-        if not written:
-            raise OSError(errno.EIO, "nothing was written")
-        data = data[written:]
-
-
-@contextlib.contextmanager
-def _in_words(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"the audit log {path} cannot be used: {error.strerror}",
-                           remedy="check the disk and its permissions, then start again") from None  # fmt: skip
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _utc(seconds: float) -> str:
