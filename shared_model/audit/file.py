@@ -1,4 +1,4 @@
-"""A file that one process appends to: locked, flushed before a call returns, closed for good by a failure; for the log."""
+"""The file under the log: one process appends, each call is flushed before it returns, a failure closes it for good."""
 
 from __future__ import annotations
 
