@@ -96,6 +96,12 @@ class WeightsError(MammoFedError):
     exit_code = 32
 
 
+class SignatureError(MammoFedError):
+    """A signature or a key is malformed, does not fit, or is not that of the party that it should be."""
+
+    exit_code = 33
+
+
 class PrivacyError(MammoFedError):
     """A request would break the privacy promise; nothing was trained."""
 
@@ -130,3 +136,15 @@ class StorageError(MammoFedError):
     """A durable record could not be written or read back (disk full, damaged file)."""
 
     exit_code = 70
+
+
+class AuditError(MammoFedError):
+    """An audit log was changed, cut or rewritten. `line` is the first bad line, counted from 1; 0: not one line."""
+
+    exit_code = 71
+
+    def __init__(
+        self, problem: str, *, line: int = 0, found: object = None, expected: object = None, remedy: str | None = None
+    ) -> None:
+        self.line = line
+        super().__init__(f"line {line}: {problem}" if line else problem, found=found, expected=expected, remedy=remedy)

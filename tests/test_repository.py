@@ -28,8 +28,9 @@ FLOWER = ("client/app.py", "client/app/", "server/app.py", "server/app/", "serve
 # What starts often, or never needs a model, must not pay for torch (4 to 5 CPU-seconds).
 WITHOUT_TORCH = ("mammofed.py", "client/app.py", "client/app/", "client/trainer/client.py", "client/trainer/config.py",
                  "server/", "shared_model/errors.py", "shared_model/messages.py", "shared_model/protocol.py",
-                 "shared_model/contract/", "shared_model/imaging/", "simulations/cli.py", "simulations/launch.py",
-                 "simulations/live.py")  # fmt: skip
+                 "shared_model/contract/", "shared_model/imaging/", "shared_model/audit/", "shared_model/signing.py",
+                 "shared_model/fingerprint.py", "shared_model/signed_protocol.py", "shared_model/signed_request.py",
+                 "simulations/cli.py", "simulations/launch.py", "simulations/live.py")  # fmt: skip
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "yaml.load", "yaml.unsafe_load", "os.system"}
 FORBIDDEN_METHODS = {"extractall", "unsafe_load", "full_load"}
@@ -94,7 +95,7 @@ def test_light_parts_do_not_name_torch() -> None:
 @pytest.mark.parametrize(
     "modules",
     ["mammofed simulations.cli simulations.launch simulations.forecast.command", "client.app client.trainer.client",
-     "shared_model.contract",
+     "shared_model.contract", "shared_model.audit.cli shared_model.signed_protocol shared_model.signed_request",
      "server.app server.rounds.loop server.rounds.summary server.reporting server.cli", "shared_model.imaging"],
 )  # fmt: skip
 def test_light_parts_do_not_load_torch_by_a_detour(modules: str) -> None:
@@ -153,7 +154,7 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 def shipped_data() -> list[str]:
-    kinds = (".yaml", ".json", ".safetensors", ".j2")
+    kinds = (".yaml", ".json", ".safetensors", ".j2", ".txt")
     files = [path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in kinds]
     return sorted(path.relative_to(ROOT).as_posix() for path in files)
 
