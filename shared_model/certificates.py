@@ -49,6 +49,8 @@ REFUSALS: dict[str, str] = {
 REFUSED = "MammoFed-"
 """Before the reason, in the reason phrase of the one answer that a refused connection gets (RFC 9112 4)."""
 
+# What cryptography raises on malformed X.509 beside ValueError; they have no common root of their own.
+_X509_ERRORS = (x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -186,7 +188,7 @@ def read_csr(der: bytes, member: Member) -> ec.EllipticCurvePublicKey:
         if request.subject != subject or asked != [alternative] or not request.is_signature_valid:
             raise wrong
         key = request.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except (ValueError, TypeError, UnsupportedAlgorithm, *_X509_ERRORS):
         raise wrong from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise wrong
@@ -202,7 +204,7 @@ def load_certificate(der: bytes) -> x509.Certificate:
     try:
         if len(der) <= MAX_DER_BYTES:
             return x509.load_der_x509_certificate(der)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, *_X509_ERRORS):
         pass
     raise CertificateError("not a certificate", reason="unknown", remedy=REFUSALS["unknown"])
 
@@ -220,7 +222,7 @@ def member_of(certificate: x509.Certificate) -> Member:
         member = Member(site, Role(role))
         if (scheme, product) == ("urn", "mammofed") and names(member) == (certificate.subject, extension):
             return member
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError, IndexError, EnrolmentError):
+    except (x509.ExtensionNotFound, ValueError, IndexError, EnrolmentError, *_X509_ERRORS):
         pass
     raise CertificateError("the certificate names no member", reason="wrong_role", expected="urn:mammofed:ROLE:NAME",
                            remedy=REFUSALS["wrong_role"])  # fmt: skip

@@ -141,6 +141,8 @@ class Tunnel:
                     while part := await reader.read(CHUNK):
                         answer = (answer + part)[:CHUNK]
                     self._look(answer)
+                    if not answer:
+                        raise _closed()
             finally:
                 writer.transport.abort()
             head, _, body = answer.partition(b"\r\n\r\n")
@@ -216,15 +218,22 @@ class Tunnel:
         remote: asyncio.StreamWriter,
     ) -> None:  # fmt: skip
         """Carry bytes until one end is done; no byte in either direction for too long ends it, too."""
-        loop = asyncio.get_running_loop()
+        loop, carried = asyncio.get_running_loop(), {"up": 0, "down": 0}
         try:
             async with asyncio.timeout(self._limits.idle_s) as deadline:
 
-                def alive() -> None:
+                def went_up(data: bytes) -> None:
+                    carried["up"] += len(data)
                     deadline.reschedule(loop.time() + self._limits.idle_s)
 
-                up = loop.create_task(_pump(reader, remote, alive))
-                down = loop.create_task(_pump(there, writer, alive, first=self._look))
+                def came_down(data: bytes) -> None:
+                    if not carried["down"]:
+                        self._look(data)
+                    carried["down"] += len(data)
+                    deadline.reschedule(loop.time() + self._limits.idle_s)
+
+                up = loop.create_task(_pump(reader, remote, went_up))
+                down = loop.create_task(_pump(there, writer, came_down))
                 try:
                     await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
                     if up.done() and up.exception() is None and not down.done():
@@ -234,6 +243,8 @@ class Tunnel:
                     for done in (down, up):
                         if done.done():
                             done.result()
+                    if down.done() and carried["up"] and not carried["down"]:
+                        raise _closed()
                 finally:
                     for task in (up, down):
                         task.cancel()
@@ -263,15 +274,11 @@ class Tunnel:
 
 
 async def _pump(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, alive: Callable[[], None],
-    first: Callable[[bytes], None] | None = None,
-) -> None:  # fmt: skip
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Callable[[bytes], None]
+) -> None:
     """What comes here goes there, at the pace of the slower; the end of it too."""
     while data := await reader.read(CHUNK):
-        alive()
-        if first is not None:
-            first(data)
-            first = None
+        seen(data)
         writer.write(data)
         await writer.drain()
     if writer.can_write_eof():
@@ -281,6 +288,14 @@ async def _pump(
 def _refused(reason: str) -> CertificateError:
     return CertificateError("the coordinator does not admit this site", reason=reason, found=reason,
                             remedy=REFUSALS[reason])  # fmt: skip
+
+
+def _closed() -> TunnelError:
+    """A gateway in Python cannot send TLS's alert (asyncio drops it); one of nginx can, see `_ALERTS`."""
+    return TunnelError("the coordinator closed the connection without a word", reason="closed",
+                       expected="a certificate that it accepts",
+                       remedy="compare this machine's clock with the real time (NTP); if it is right, call the "
+                       "coordinator: this certificate may be another coordinator's")  # fmt: skip
 
 
 def _in_words(error: Exception) -> MammoFedError:

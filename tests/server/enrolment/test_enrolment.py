@@ -267,7 +267,7 @@ def test_an_expired_certificate_renews_nothing_and_the_site_is_told(coordinator:
 
 
 def test_the_first_request_does_not_make_a_certificate_live_longer(coordinator: Coordinator, clock: Clock) -> None:
-    """It is on somebody's disk or wire: sent again after a month, it must not stand for the human who has to confirm."""
+    """It is on somebody's disk or wire: sent again after a month, it must not stand for a human."""
     north = coordinator.begin("north")
     request = north.request() or b""
     coordinator.exchange(north)
