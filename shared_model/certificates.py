@@ -120,6 +120,30 @@ def load_key(pem: bytes, curve: type[ec.EllipticCurve]) -> ec.EllipticCurvePriva
     return key
 
 
+def node_key_file(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A node key in OpenSSH's format, the only one that Flower's SuperNode reads."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+
+
+def load_node_key(data: bytes) -> ec.EllipticCurvePrivateKey:
+    """A node key back from its file.
+
+    Raises:
+        CertificateError: damaged, or of another kind.
+    """
+    try:
+        key = serialization.load_ssh_private_key(data, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise CertificateError("the node key is damaged or of another kind", reason="unknown",
+                               expected="EC P-384 in OpenSSH's format",
+                               remedy="restore it from a backup, or enrol again")  # fmt: skip
+    return key
+
+
 def spki(key: ec.EllipticCurvePublicKey) -> bytes:
     """A public key as DER (SubjectPublicKeyInfo): what is compared, stored and fingerprinted."""
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

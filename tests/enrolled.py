@@ -116,6 +116,7 @@ class SuperLink:
     requests: list[tuple[h11.Request, bytes]] = field(default_factory=list)
     connections: int = 0
     received: int = 0
+    answered: int = 0
     answer: Callable[[h11.Request, bytes], bytes] = lambda request, body: b"answer to " + request.target
     pause: Callable[[], Awaitable[None]] | None = None
     raw: bytes | None = None
@@ -159,8 +160,10 @@ async def superlink(folder: Path) -> AsyncIterator[SuperLink]:
                     reply = there.answer(request, bytes(body))
                     headers = [("content-length", str(len(reply))), ("connection", "close")]
                     writer.write(http.send(h11.Response(status_code=200, headers=headers)) or b"")
-                    writer.write(http.send(h11.Data(data=reply)) or b"")
-                    await writer.drain()
+                    for place in range(0, len(reply), 1 << 16):  # asyncio counts one great write as nothing over TLS
+                        writer.write(http.send(h11.Data(data=reply[place : place + (1 << 16)])) or b"")
+                        await writer.drain()
+                    there.answered += 1
                     return
                 else:
                     return

@@ -27,7 +27,8 @@ FLOWER = ("client/app.py", "client/app/", "server/app.py", "server/app/", "serve
           "simulations/benchmarks/peers/flower_app/")
 # What starts often, or never needs a model, must not pay for torch (4 to 5 CPU-seconds).
 WITHOUT_TORCH = ("mammofed.py", "client/app.py", "client/app/", "client/trainer/client.py", "client/trainer/config.py",
-                 "server/", "shared_model/errors.py", "shared_model/messages.py", "shared_model/protocol.py",
+                 "client/deploy/", "shared_model/certificates.py", "shared_model/enrolment.py", "server/",
+                 "shared_model/errors.py", "shared_model/messages.py", "shared_model/protocol.py",
                  "shared_model/contract/", "shared_model/imaging/", "simulations/cli.py", "simulations/launch.py",
                  "simulations/live.py")  # fmt: skip
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -94,7 +95,7 @@ def test_light_parts_do_not_name_torch() -> None:
 @pytest.mark.parametrize(
     "modules",
     ["mammofed simulations.cli simulations.launch simulations.forecast.command", "client.app client.trainer.client",
-     "shared_model.contract",
+     "shared_model.contract", "client.deploy.tunnel server.enrolment.gateway server.enrolment.enrolment",
      "server.app server.rounds.loop server.rounds.summary server.reporting server.cli", "shared_model.imaging"],
 )  # fmt: skip
 def test_light_parts_do_not_load_torch_by_a_detour(modules: str) -> None:

@@ -2,7 +2,7 @@
 
     <folder>/site.json    who and where: site, role, coordinator's host and port
     <folder>/ca.pem       the coordinator's CA, from the invitation: the only one that is trusted
-    <folder>/node.key     Flower node key, EC P-384, PKCS8, 0600; born here, never leaves
+    <folder>/node.key     Flower node key, EC P-384, in OpenSSH's format (Flower reads no other); never leaves
     <folder>/node.pub     its public half, as Flower's registration takes it
     <folder>/next.key     TLS key of the request under way; next.csr is that request
     <folder>/invite       the invitation, until the certificate is here
@@ -40,12 +40,14 @@ from shared_model.certificates import (
     key_pem,
     load_certificate,
     load_key,
+    load_node_key,
     loopback_credentials,
     loopback_server_context,
     make_csr,
     member_of,
     new_node_key,
     new_tls_key,
+    node_key_file,
     pem,
     spki,
 )  # fmt: skip
@@ -124,12 +126,12 @@ class SiteIdentity:
         write_private(folder / "invite", invite.text.encode())
         write_private(folder / "ca.pem", pem(load_certificate(invite.ca)))
         if not (folder / "node.key").exists():
-            write_private(folder / "node.key", key_pem(new_node_key()))
+            write_private(folder / "node.key", node_key_file(new_node_key()))
         if not (folder / "local-ca.pem").exists():
             both, public = loopback_credentials(now=clock())
             write_private(folder / "local.pem", both)
             write_private(folder / "local-ca.pem", public)
-        node = load_key(read_private(folder / "node.key"), ec.SECP384R1).public_key()
+        node = load_node_key(read_private(folder / "node.key")).public_key()
         write_private(folder / "node.pub", node.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
         write_private(folder / "site.json", settings.model_dump_json(indent=1).encode())
         identity = cls(folder, settings, clock=clock)
@@ -262,7 +264,7 @@ class SiteIdentity:
     # --- inside ---
 
     def _node_key(self) -> ec.EllipticCurvePrivateKey:
-        return load_key(read_private(self.folder / "node.key"), ec.SECP384R1)
+        return load_node_key(read_private(self.folder / "node.key"))
 
     def _next_csr(self) -> bytes:
         """The request under way; key first, so that a request on the disk always has its key."""

@@ -171,6 +171,10 @@ class Tunnel:
             await self._both_ways(reader, writer, there, remote)
         except (OSError, MammoFedError) as error:
             self._note(_in_words(error))
+        except asyncio.CancelledError:  # the tunnel is closed; asyncio's streams would log it as an error if it went on
+            for end in (writer, remote):
+                if end is not None:
+                    end.transport.abort()
         finally:
             self._tasks.discard(task)
             for end in (writer, remote):

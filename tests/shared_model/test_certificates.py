@@ -23,6 +23,7 @@ from shared_model.certificates import (
     key_pem,
     load_certificate,
     load_key,
+    load_node_key,
     load_spki,
     loopback_credentials,
     loopback_server_context,
@@ -31,6 +32,7 @@ from shared_model.certificates import (
     names,
     new_node_key,
     new_tls_key,
+    node_key_file,
     read_csr,
     sign,
     signed_by,
@@ -104,7 +106,12 @@ def test_keys_are_of_their_kind() -> None:
     for data in (key_pem(new_node_key()), other, b"", b"-----BEGIN PRIVATE KEY-----\n"):
         with pytest.raises(CertificateError, match="another kind"):
             load_key(data, ec.SECP256R1)
-    good = spki(new_node_key().public_key())
+    node = new_node_key()
+    assert load_node_key(node_key_file(node)).public_key() == node.public_key()
+    for data in (key_pem(node), node_key_file(new_tls_key()), b"", node_key_file(node)[:100]):
+        with pytest.raises(CertificateError, match="another kind"):
+            load_node_key(data)
+    good = spki(node.public_key())
     assert spki(load_spki(good, ec.SECP384R1)) == good
     for data in (good + b"\0", good[:-1], b"", spki(new_tls_key().public_key()), bytes(MAX_DER_BYTES + 1)):
         with pytest.raises(EnrolmentError, match="right kind"):

@@ -19,7 +19,7 @@ from shared_model.certificates import (
     member_of,
     new_node_key,
     new_tls_key,
-)
+)  # fmt: skip
 from shared_model.enrolment import EnrolReply, EnrolRequest, Invite, decode, enrol_request, renew_request
 from shared_model.errors import CertificateError, EnrolmentError
 from tests.enrolled import DAY, Clock, Coordinator, words

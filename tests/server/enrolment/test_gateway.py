@@ -33,7 +33,7 @@ from tests.enrolled import (
     rest,
     superlink,
     until,
-)
+)  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[3]
 FAST = {"watch_s": 0.02, "linger_s": 0.5}
