@@ -148,3 +148,33 @@ class AuditError(MammoFedError):
     ) -> None:
         self.line = line
         super().__init__(f"line {line}: {problem}" if line else problem, found=found, expected=expected, remedy=remedy)
+
+
+class EnrolmentError(MammoFedError):
+    """An invitation, a certificate request or a confirmation is refused."""
+
+    exit_code = 90
+
+
+class CertificateError(MammoFedError):
+    """A certificate does not admit its holder. `reason` is a stable code of `shared_model.certificates.REFUSALS`."""
+
+    exit_code = 91
+
+    def __init__(
+        self, problem: str, *, reason: str, found: object = None, expected: object = None, remedy: str | None = None
+    ) -> None:
+        self.reason = reason
+        super().__init__(problem, found=found, expected=expected, remedy=remedy)
+
+
+class TunnelError(MammoFedError):
+    """The coordinator cannot be reached through the tunnel; `reason` is a stable code of `client.deploy.tunnel`."""
+
+    exit_code = 92
+
+    def __init__(
+        self, problem: str, *, reason: str, found: object = None, expected: object = None, remedy: str | None = None
+    ) -> None:
+        self.reason = reason
+        super().__init__(problem, found=found, expected=expected, remedy=remedy)

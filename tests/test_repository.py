@@ -27,7 +27,8 @@ FLOWER = ("client/app.py", "client/app/", "server/app.py", "server/app/", "serve
           "simulations/benchmarks/peers/flower_app/")
 # What starts often, or never needs a model, must not pay for torch (4 to 5 CPU-seconds).
 WITHOUT_TORCH = ("mammofed.py", "client/app.py", "client/app/", "client/trainer/client.py", "client/trainer/config.py",
-                 "server/", "shared_model/errors.py", "shared_model/messages.py", "shared_model/protocol.py",
+                 "client/deploy/", "shared_model/certificates.py", "shared_model/enrolment.py", "server/",
+                 "shared_model/errors.py", "shared_model/messages.py", "shared_model/protocol.py",
                  "shared_model/contract/", "shared_model/imaging/", "shared_model/audit/", "shared_model/signing.py",
                  "shared_model/fingerprint.py", "shared_model/signed_protocol.py", "shared_model/signed_request.py",
                  "simulations/cli.py", "simulations/launch.py", "simulations/live.py")  # fmt: skip
@@ -96,6 +97,7 @@ def test_light_parts_do_not_name_torch() -> None:
     "modules",
     ["mammofed simulations.cli simulations.launch simulations.forecast.command", "client.app client.trainer.client",
      "shared_model.contract", "shared_model.audit.cli shared_model.signed_protocol shared_model.signed_request",
+     "client.deploy.tunnel server.enrolment.gateway server.enrolment.enrolment",
      "server.app server.rounds.loop server.rounds.summary server.reporting server.cli", "shared_model.imaging"],
 )  # fmt: skip
 def test_light_parts_do_not_load_torch_by_a_detour(modules: str) -> None:

@@ -1,0 +1,1 @@
+"""The courier's kit: a site's keys and certificate, its enrolment and renewal, and the tunnel to the coordinator."""

@@ -1,0 +1,1 @@
+"""Who may take part: certificate authority, invitations, registry of members, and the gateway that lets them in."""

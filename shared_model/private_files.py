@@ -1,0 +1,96 @@
+"""Files for their owner alone, there whole or not at all: keys, certificates, registries; used at both ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from shared_model.errors import StorageError
+
+MAX_PRIVATE_BYTES = 1 << 20  # the largest file here is a key with its chain, some 4 KB
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that only its owner can enter, durably; one that is there is made so.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _refused(path, error) from None
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file of mode 0600: temporary file, fsync, rename, fsync of the folder.
+
+    Raises:
+        StorageError: the disk refuses; what was there before is still there.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise _refused(path, error) from None
+
+
+def read_private(path: Path, *, limit: int = MAX_PRIVATE_BYTES) -> bytes:
+    """Bytes of a file that nobody but its owner may read or write.
+
+    Raises:
+        StorageError: absent, unreadable, too long, or open to others: then it may be known, and is not used.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with os.fdopen(handle, "rb") as stream:
+            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+            if mode & 0o077:
+                raise StorageError(f"{path} is open to other users", found=f"mode {mode:04o}", expected="mode 0600",
+                                   remedy="if others could read it, make new keys; else chmod 600")  # fmt: skip
+            data = stream.read(limit + 1)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}", remedy="check that it is there") from None
+    if len(data) > limit:
+        raise StorageError(f"{path} is too long", expected=f"at most {limit} bytes", remedy="restore it from a backup")
+    return data
+
+
+def remove_private(path: Path) -> None:
+    """Remove a file durably; one that is absent is fine.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    try:
+        path.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _refused(path, error) from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: a rename is so only then (fsync(2))."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _refused(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{path} could not be written: {error.strerror}",
+                        remedy="make room or check the disk and its permissions, then start again")  # fmt: skip
