@@ -11,7 +11,6 @@ import grpc
 from client.trainer.wire import CHANNEL_OPTIONS, METHOD, SERVICE, SITE_KEY, address, chunks, join
 from shared_model.errors import TrainerError
 
-
 POLL_S = 0.1  # between looks at a trainer that is not there yet
 
 

@@ -1,7 +1,7 @@
 """The local grid's side of trainers that somebody else runs, and couriers that tamper with replies; for `faults`.
 
-`TrainerPool` starts trainers and restarts them in the coordinator's own process. Here they are other processes, found by
-their sockets, which live and die on their own, as at real sites.
+`TrainerPool` starts trainers and starts them again. Here they are processes of somebody else's, found by their sockets,
+which live and die on their own, as at real sites.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from client.app import app as courier
 from shared_model.messages import ErrorReply, Frame
 
 Tamper = Callable[[str, Frame, Frame], "Frame | Raw | None"]  # site, request, reply -> another reply; None: leave it
+
+
+__all__ = ["AttachedTrainers", "Raw", "Tamper", "clock_ahead", "courier", "refusing", "tampering"]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from shared_model.errors import MammoFedError
 from simulations.faults.ending import Ending, as_planned
 from simulations.faults.lab import Lab
+from simulations.faults.result import Result
 from simulations.faults.scene import App, Scene, Unmet
 
 Judge = Callable[[Ending, Ending], list[str]]
@@ -31,16 +32,6 @@ class Case:
     flavour: str = "plain"
     app: Callable[[Path], App] | None = None
     reference: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What became of a case. end: the end state in words; faults: what is wrong with it, none when it holds."""
-
-    name: str
-    end: str
-    faults: tuple[str, ...]
-    seconds: float
 
 
 class Runner:
@@ -65,7 +56,8 @@ class Runner:
             with self._scene(case.flavour, folder, case.app) as scene:
                 way = case.play(scene)
             found = Ending.read(scene.copy)
-            faults = case.judge(found, expected)
+            for words, ending in [*scene.endings, ("", found)]:
+                faults += [f"{words}: {fault}" if words else fault for fault in case.judge(ending, expected)]
             end = ", ".join(filter(None, (way, found.status)))
         except (MammoFedError, OSError) as error:
             faults = [f"{type(error).__name__}: {error}"]

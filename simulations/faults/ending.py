@@ -14,7 +14,8 @@ from typing import Any
 from client.privacy.ledger import Ledger
 from simulations.faults.lab import ROUNDS, SITES, Install
 
-Spent = Mapping[tuple[str, int], int]  # (group, round) -> entries
+# (group, round) -> entries; round 0 for `metrics`, since under privacy chance decides which round's model is chosen
+Spent = Mapping[tuple[str, int], int]
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,11 @@ class Ending:
         """The end state of a study that has written its summary."""
         run_dir = copy.run_dir
         participation: dict[int, dict[str, str]] = {}
-        closing = "SELECT round, site, outcome FROM participation JOIN rounds USING (round, attempt) WHERE state='closed'"
+        closing = "SELECT round, site, outcome FROM participation JOIN rounds USING (round, attempt) "
+        closing += "WHERE state = 'closed'"
         numbers = "SELECT round || '/' || scope || '/' || site || '/' || name, value FROM metrics"
         epsilons = "SELECT site, max(epsilon) FROM privacy WHERE release = 'training' GROUP BY site"
-        for number, site, outcome in _rows(run_dir, closing):
+        for number, site, outcome in rows(run_dir, closing):
             participation.setdefault(number, {})[site] = outcome
         ledgers = {name: Ledger(copy.state(name) / "ledger.json") for name in SITES}
         delta, private = copy.protocol.privacy.delta, copy.protocol.private
@@ -48,16 +50,16 @@ class Ending:
             status=json.loads((run_dir / "summary.json").read_text())["status"],
             model=_sha256(run_dir / "model.safetensors"),
             checkpoints={path.name: _sha256(path) for path in sorted((run_dir / "checkpoints").iterdir())},
-            participation=participation, measured=dict(_rows(run_dir, numbers)),
-            ledgers={name: Counter((e["group"], e["round"]) for e in ledger.records())
+            participation=participation, measured=dict(rows(run_dir, numbers)),
+            ledgers={name: Counter((e["group"], e["round"] if e["group"] == "train" else 0) for e in ledger.records())
                      for name, ledger in ledgers.items()},
             epsilon={name: ledger.spent("train", delta=delta) for name, ledger in ledgers.items()} if private else {},
-            told=dict(_rows(run_dir, epsilons)),
+            told=dict(rows(run_dir, epsilons)),
         )  # fmt: skip
 
 
 def same_model(found: Ending, expected: Ending) -> list[str]:
-    """Differences of two studies without privacy, in words: model and checkpoints to the bit, participation, numbers."""
+    """Differences of two studies without privacy, in words: model, checkpoints, participation, numbers; to the bit."""
     faults = same_participation(found, expected)
     if found.model != expected.model:
         faults.append("model.safetensors differs from the undisturbed one")
@@ -109,11 +111,12 @@ def as_planned(ending: Ending) -> list[str]:
     ]  # fmt: skip
 
 
-def _rows(run_dir: Path, query: str) -> list[tuple[Any, ...]]:
+def rows(run_dir: Path, query: str, *values: object) -> list[tuple[Any, ...]]:
+    """The rows of a SELECT on the journal of a run directory, opened for reading."""
     path = run_dir / "journal.sqlite"
     connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
     try:
-        return connection.execute(query).fetchall()
+        return connection.execute(query, values).fetchall()
     finally:
         connection.close()
 

@@ -70,12 +70,14 @@ def _on_the_journal(point: Point, park: Callable[[], None]) -> None:
     round_step, study_step = Journal.round_step, Journal.study_step
 
     @contextmanager
-    def parking_round(self: Journal, number: int, attempt: int, step: RoundStep, **columns: str) -> Iterator[None]:
-        here = number == point.round
+    def parking_round(
+        self: Journal, round_number: int, attempt: int, step: RoundStep, **columns: str
+    ) -> Iterator[None]:
+        here = round_number == point.round
         if here and (point.place, step) in ((NEW, RoundStep.OPEN), (SAVING, RoundStep.SAVE)):
             park()
-        state = next_round_state(self.round_state(number, attempt), step)
-        with round_step(self, number, attempt, step, **columns):
+        state = next_round_state(self.round_state(round_number, attempt), step)
+        with round_step(self, round_number, attempt, step, **columns):
             yield
         if here and state.value == point.place:
             park()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import shutil
 import signal
-import sqlite3
 import sys
 import tempfile
 import threading
@@ -27,6 +26,7 @@ from server.rounds.states import RoundState, StudyState
 from shared_model.errors import QuorumError, RoundError
 from simulations.engine import LocalGrid
 from simulations.engine.attached import AttachedTrainers, courier
+from simulations.faults.ending import Ending, rows
 from simulations.faults.lab import SERVER, TRAINERS, Install, Lab
 from simulations.faults.points import NEW, SAVING, SERVER_PLACES, Point, install
 from simulations.faults.process import Port, Process
@@ -54,6 +54,7 @@ class Scene:
         self.sockets = {name: self._sockets_folder / f"{index}.sock" for index, name in enumerate(TRAINERS)}
         self.trainer_sockets = dict(self.sockets)  # where trainers listen; a case may put a proxy between the two
         self.processes: dict[str, Process] = {}
+        self.endings: list[tuple[str, Ending]] = []  # ends on the way, with a word each; judged like the last one
 
     def __enter__(self) -> Self:
         return self
@@ -138,18 +139,20 @@ class Scene:
         if code:
             raise Unmet("the study did not complete", found=f"exit code {code}: {self.words}")
 
+    def journal(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """The rows of a SELECT on the journal, read as any monitor reads it."""
+        return rows(self.copy.run_dir, query, *values)
+
+    def attempts(self, round_number: int) -> int:
+        """How many attempts of a round are in the journal."""
+        return int(self.journal("SELECT count(*) FROM rounds WHERE round = ?", round_number)[0][0])
+
     def _journalled(self, point: Point) -> str:
-        path = self.copy.run_dir / "journal.sqlite"
-        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
-        try:
-            if point.place in (StudyState.CHOSEN.value, StudyState.TESTED.value):
-                (text,) = connection.execute("SELECT value FROM meta WHERE key = 'state'").fetchone()
-                return str(text).strip('"')
-            query = "SELECT state FROM rounds WHERE round = ? ORDER BY attempt DESC LIMIT 1"
-            row = connection.execute(query, (point.round,)).fetchone()
-            return str(row[0]) if row else NEW
-        finally:
-            connection.close()
+        if point.place in (StudyState.CHOSEN.value, StudyState.TESTED.value):
+            return str(self.journal("SELECT value FROM meta WHERE key = 'state'")[0][0]).strip('"')
+        query = "SELECT state FROM rounds WHERE round = ? ORDER BY attempt DESC LIMIT 1"
+        found = self.journal(query, point.round)
+        return str(found[0][0]) if found else NEW
 
 
 def _expected(place: str) -> str:

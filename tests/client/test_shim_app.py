@@ -118,7 +118,7 @@ def test_a_dead_trainer_and_a_bad_node_configuration_are_answered_in_words(
 
 
 def test_a_trainer_that_is_just_being_started_is_waited_for(socket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A killed trainer is back in seconds, but all attempts of a round are used up before that if each fails at once."""
+    """A killed trainer is back in seconds; all attempts of a round are used up before that if each fails at once."""
     looked = threading.Event()
     listens = client._listens
 
