@@ -16,6 +16,7 @@ from simulations.faults.scene import App, Scene
 from simulations.parties import EVALUATOR
 
 PARTIES = (SERVER, *TRAINERS)
+ALL = "all"  # victims at once, as in a power cut
 FAILED = "failed"
 # Entries that a site's ledger may have too many after its own death there; elsewhere a repetition costs nothing.
 OVER_COUNT = {"training": 1, "settled": 1, "storing": 1}
@@ -28,14 +29,14 @@ def kill_cases() -> list[Case]:
               *(Point(EVALUATOR, place) for place in EVALUATOR_PLACES)]  # fmt: skip
     private = [*(Point(SITES[0], place) for place in SITE_PLACES), Point(SERVER, "opened"), Point(SERVER, "collected")]
     return [
-        *(_case("plain", point, victim) for point, victim in itertools.product(points, PARTIES)),
-        *(_case("private", point, victim) for point, victim in itertools.product(private, (SERVER, SITES[0]))),
+        *(_case("plain", point, victim) for point, victim in itertools.product(points, (*PARTIES, ALL))),
+        *(_case("private", point, victim) for point, victim in itertools.product(private, (SERVER, SITES[0], ALL))),
     ]
 
 
 def _case(flavour: str, point: Point, victim: str) -> Case:
-    more = OVER_COUNT.get(point.place, 0) if victim == point.party else 0
-    judge: Judge = same_model if flavour == "plain" else partial(_judge_private, more=more, where=victim)
+    more = OVER_COUNT.get(point.place, 0) if victim in (point.party, ALL) else 0
+    judge: Judge = same_model if flavour == "plain" else partial(_judge_private, more=more, where=point.party)
     group = "kill" if flavour == "plain" else "kill-private"
     return Case(
         name=f"{group}/{victim}/at-{point}", play=partial(kill_at, point=point, victim=victim), judge=judge,
@@ -48,15 +49,18 @@ def _judge_private(found: Ending, expected: Ending, *, more: int, where: str) ->
 
 
 def kill_at(scene: Scene, *, point: Point, victim: str) -> str:
-    """Run until `point`, kill `victim`, start it again, and run to the end."""
+    """Run until `point`, kill `victim` (or `ALL`), start it again, and run to the end."""
     scene.start(point)
     parked = scene.wait_at(point)
-    scene.processes[victim].kill()
-    if victim != SERVER:
-        scene.start_trainer(victim)
-    if victim != point.party:
+    victims = PARTIES if victim == ALL else (victim,)
+    for name in victims:
+        scene.processes[name].kill()
+    for name in victims:
+        if name != SERVER:
+            scene.start_trainer(name)
+    if point.party not in victims:
         parked.go()
-    if victim == SERVER:
+    if SERVER in victims:
         scene.coordinate()
     scene.complete()
     return f"{victim} killed"

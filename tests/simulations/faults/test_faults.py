@@ -28,7 +28,7 @@ def test_every_party_is_killed_at_every_state_of_the_round_table() -> None:
     names = {case.name for case in cases()}
     assert {state.value for state in RoundState} <= set(SERVER_PLACES)
     for state in RoundState:
-        for party in (SERVER, *TRAINERS):
+        for party in (SERVER, *TRAINERS, "all"):
             assert f"kill/{party}/at-{SERVER}/{state.value}" in names
     assert len(names) == len(cases()) and set(SUITE) <= names
 
