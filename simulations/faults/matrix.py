@@ -47,4 +47,4 @@ def runner(root: Path, *, keep: bool = False) -> Runner:
 
 
 def _fits(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or name == pattern or name.startswith(pattern.rstrip("/") + "/")
+    return fnmatchcase(name, pattern) or fnmatchcase(name, pattern.rstrip("/") + "/*")

@@ -38,6 +38,7 @@ def test_cases_are_chosen_by_pattern_and_by_first_words() -> None:
         case.name for case in cases() if case.name.startswith("kill/server/")
     }
     assert [case.name for case in cases(["damage/*/ledger"])] == ["damage/site-001/ledger"]
+    assert {case.name.split("/")[1] for case in cases(["kill*/all"])} == {"all"}
     assert len(cases(["kill", "malice"])) == len(cases(["kill"])) + len(cases(["malice"]))
     with pytest.raises(ConfigError, match="no such case"):
         cases(["kil"])
