@@ -16,7 +16,7 @@ from pathlib import Path
 
 from shared_model.errors import ProtocolError, QuorumError, RoundError, StorageError, WeightsError
 from simulations.faults.case import Case
-from simulations.faults.ending import Ending, never_less, same_model, same_participation
+from simulations.faults.ending import Ending, judge_private, same_model
 from simulations.faults.lab import SERVER, SITES
 from simulations.faults.points import Point
 from simulations.faults.scene import Scene, Unmet
@@ -33,7 +33,7 @@ def damage_cases() -> list[Case]:
     run = [Case(name=f"damage/{SERVER}/{name}", play=partial(damage_run, name=name), judge=partial(same_but, name=name))
            for name in RUN_FILES]  # fmt: skip
     reply = Case(name=f"damage/{SITES[0]}/stored-reply", play=damage_reply, judge=same_model)
-    ledger = Case(name=f"damage/{SITES[0]}/ledger", play=damage_ledger, judge=charged_as_planned, flavour="private")
+    ledger = Case(name=f"damage/{SITES[0]}/ledger", play=damage_ledger, judge=judge_private, flavour="private")
     return [*run, reply, ledger]
 
 
@@ -42,11 +42,6 @@ def same_but(found: Ending, expected: Ending, *, name: str) -> list[str]:
     rest = [{key: value for key, value in ending.checkpoints.items() if key != Path(name).name}
             for ending in (found, expected)]  # fmt: skip
     return same_model(replace(found, checkpoints=rest[0]), replace(expected, checkpoints=rest[1]))
-
-
-def charged_as_planned(found: Ending, expected: Ending) -> list[str]:
-    """Who took part and what was charged is as in the undisturbed study."""
-    return [*same_participation(found, expected), *never_less(found, expected)]
 
 
 def regions(data: bytes, *, places: int = 12) -> Iterator[Damage]:

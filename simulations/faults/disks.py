@@ -11,7 +11,7 @@ from functools import partial
 
 from shared_model.errors import QuorumError, RoundError, StorageError
 from simulations.faults.case import Case, Judge
-from simulations.faults.ending import Ending, never_less, same_model, same_participation
+from simulations.faults.ending import judge_private, same_model
 from simulations.faults.lab import SERVER, SITES
 from simulations.faults.points import SERVER_PLACES, Point
 from simulations.faults.scene import Scene, Unmet
@@ -28,14 +28,10 @@ def disk_cases() -> list[Case]:
 
 
 def _case(flavour: str, point: Point, victim: str, *, more: int = 0) -> Case:
-    judge: Judge = same_model if flavour == "plain" else partial(_judge_private, more=more)
+    judge: Judge = same_model if flavour == "plain" else partial(judge_private, more={victim: more})
     group = "disk" if flavour == "plain" else "disk-private"
     return Case(name=f"{group}/{victim}/at-{point}", play=partial(fill_at, point=point, victim=victim), judge=judge,
                 flavour=flavour)  # fmt: skip
-
-
-def _judge_private(found: Ending, expected: Ending, *, more: int) -> list[str]:
-    return [*same_participation(found, expected), *never_less(found, expected, more=more, where=SITES[0])]
 
 
 def fill_at(scene: Scene, *, point: Point, victim: str) -> str:

@@ -84,23 +84,28 @@ def same_participation(found: Ending, expected: Ending) -> list[str]:
     return faults
 
 
-def never_less(found: Ending, expected: Ending, *, more: int = 0, where: str = "") -> list[str]:
+def never_less(found: Ending, expected: Ending, *, more: Mapping[str, int] | None = None) -> list[str]:
     """What is wrong with the ledgers of a private study: never less than was used, and no more than crashes explain.
 
     Args:
-        more: entries of round 2 that the disturbance explains, at site `where`.
+        more: entries of round 2 that the disturbance explains, by site.
     """
     faults = []
     for site in SITES:
         for key in {*expected.ledgers[site], *found.ledgers[site]}:
             here, there = found.ledgers[site].get(key, 0), expected.ledgers[site].get(key, 0)
-            allowed = there + (more if (site, key) == (where, ("train", 2)) else 0)
+            allowed = there + ((more or {}).get(site, 0) if key == ("train", 2) else 0)
             if not there <= here <= allowed:
                 faults.append(f"{site} has {here} ledger entries for {key}, expected {there} to {allowed}")
         if found.epsilon[site] < expected.epsilon[site] or found.epsilon[site] < found.told[site]:
             faults.append(f"{site} under-counts: epsilon {found.epsilon[site]:.3f}, told {found.told[site]:.3f}, "
                           f"undisturbed {expected.epsilon[site]:.3f}")  # fmt: skip
     return faults
+
+
+def judge_private(found: Ending, expected: Ending, *, more: Mapping[str, int] | None = None) -> list[str]:
+    """Differences of two private studies, whose noise and so whose models differ: participation and ledgers."""
+    return [*same_participation(found, expected), *never_less(found, expected, more=more)]
 
 
 def as_planned(ending: Ending) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from shared_model.messages import Frame, TrainRequest
 from simulations.engine.attached import Tamper, refusing, tampering
 from simulations.faults.case import Case, Judge
-from simulations.faults.ending import Ending, never_less, same_model, same_participation
+from simulations.faults.ending import judge_private, same_model
 from simulations.faults.lab import SERVER, SITES, TRAINERS
 from simulations.faults.points import EVALUATOR_PLACES, SERVER_PLACES, SITE_PLACES, Point
 from simulations.faults.scene import App, Scene
@@ -35,8 +35,7 @@ def kill_cases() -> list[Case]:
 
 
 def _case(flavour: str, point: Point, victim: str) -> Case:
-    more = OVER_COUNT.get(point.place, 0) if victim in (point.party, ALL) else 0
-    judge: Judge = same_model if flavour == "plain" else partial(_judge_private, more=more, where=point.party)
+    judge: Judge = same_model if flavour == "plain" else partial(judge_private, more=_more(point, victim))
     group = "kill" if flavour == "plain" else "kill-private"
     return Case(
         name=f"{group}/{victim}/at-{point}", play=partial(kill_at, point=point, victim=victim), judge=judge,
@@ -44,8 +43,13 @@ def _case(flavour: str, point: Point, victim: str) -> Case:
     )  # fmt: skip
 
 
-def _judge_private(found: Ending, expected: Ending, *, more: int, where: str) -> list[str]:
-    return [*same_participation(found, expected), *never_less(found, expected, more=more, where=where)]
+def _more(point: Point, victim: str) -> dict[str, int]:
+    """Ledger entries that a death explains, by site: of the one that stands there, and, when all die while it trains,
+    of the other, which may stand anywhere in the same round."""
+    if victim not in (point.party, ALL):
+        return {}
+    here = {point.party: OVER_COUNT.get(point.place, 0)}
+    return here | ({SITES[1]: 1} if victim == ALL and point.party == SITES[0] else {})
 
 
 def kill_at(scene: Scene, *, point: Point, victim: str) -> str:

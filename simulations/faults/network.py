@@ -11,8 +11,7 @@ import contextlib
 from functools import partial
 
 from simulations.faults.case import Case
-from simulations.faults.damage import charged_as_planned
-from simulations.faults.ending import Ending, same_model
+from simulations.faults.ending import Ending, judge_private, same_model
 from simulations.faults.lab import SITES
 from simulations.faults.process import Port, Process
 from simulations.faults.proxy import MBIT, Fault, Proxy
@@ -35,7 +34,7 @@ def network_cases() -> list[Case]:
     cases = [Case(name=f"network/{VICTIM}/{name}", play=partial(play, fault=fault), judge=same_model)
              for name, fault in FAULTS.items()]  # fmt: skip
     doubled = Case(name=f"network-private/{VICTIM}/doubled", play=partial(play, fault=FAULTS["doubled"]),
-                   judge=charged_as_planned, flavour="private")  # fmt: skip
+                   judge=judge_private, flavour="private")  # fmt: skip
     half = Case(name=f"network/{VICTIM}/half-open", play=partial(play, fault=Fault(half_open_after=INTO_A_REPLY)),
                 judge=late_then_there, flavour="hasty")  # fmt: skip
     return [*cases, doubled, half]

@@ -2,7 +2,8 @@
 
 Processes are forked from the harness, which has imported torch and Flower and runs one thread: a party starts in a
 tenth of a second instead of five CPU-seconds, and is a real process all the same, with files, locks and sockets of its
-own, that SIGKILL ends as it ends any other. (A process with several threads must not fork like this.)
+own, that SIGKILL ends as it ends any other. A process with threads must not fork like this, so the harness has none
+(but Arrow's allocator's, which knows what to do in a fork).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shared_model.errors import MammoFedError, TrainerError
+from shared_model.errors import ConfigError, MammoFedError, TrainerError
 
 WAIT_S = 240.0  # for a party to say something; generous, since nothing is measured here
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -52,9 +53,16 @@ class Process:
         name: for messages.
         body: runs in the child and returns its exit code.
         log: gets the child's output.
+
+    Raises:
+        ConfigError: this process runs threads, whose locks the child would inherit for ever.
     """
 
     def __init__(self, name: str, body: Callable[[Port], int], *, log: Path) -> None:
+        if threading.active_count() > 1:
+            raise ConfigError("a process with threads cannot fork parties",
+                              found=[thread.name for thread in threading.enumerate()],
+                              remedy="run `mammofed simulate faults` as a process of its own")  # fmt: skip
         self.name, self._buffer, self._code = name, b"", -1
         notes, child_notes = os.pipe()
         child_go, go = os.pipe()

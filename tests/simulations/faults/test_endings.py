@@ -51,11 +51,11 @@ def test_every_difference_is_named(change: dict[str, object], words: str) -> Non
 
 def test_a_ledger_may_have_more_where_a_crash_explains_it_and_never_less() -> None:
     more, less = ledger("site-001", ("train", 2), 2), ledger("site-001", ("train", 2), 0)
-    assert never_less(more, GOOD, more=1, where="site-001") == []
-    for found, where, count in ((more, "", 1), (more, "site-002", 1), (less, "site-001", 1),
-                                (ledger("site-001", ("train", 2), 3), "site-001", 1),
-                                (ledger("site-001", ("train", 1), 2), "site-001", 1)):  # fmt: skip
-        assert len(never_less(found, GOOD, more=count, where=where)) == 1
+    assert never_less(more, GOOD, more={"site-001": 1}) == []
+    for found, allowed in ((more, {}), (more, {"site-002": 1}), (less, {"site-001": 1}),
+                           (ledger("site-001", ("train", 2), 3), {"site-001": 1}),
+                           (ledger("site-001", ("train", 1), 2), {"site-001": 1})):  # fmt: skip
+        assert len(never_less(found, GOOD, more=allowed)) == 1
     for change in ({"epsilon": {**GOOD.epsilon, "site-002": 1.9}}, {"told": {**GOOD.told, "site-002": 2.1}}):
         (fault,) = never_less(replace(GOOD, **change), GOOD)
         assert fault.startswith("site-002 under-counts")
@@ -86,6 +86,7 @@ def test_damages_are_all_different_and_cover_both_ends() -> None:
 PARKED = """
 import os, signal, sys
 from pathlib import Path
+from shared_model.errors import ConfigError
 from simulations.faults.process import Process
 
 log, mark = Path(sys.argv[1]) / "log", Path(sys.argv[1]) / "went-on"
@@ -109,6 +110,16 @@ third = Process("third", lambda port: 1 // 0, log=log)
 note = third.note("failed")
 assert "ZeroDivisionError" in note["words"] and third.wait() == 1
 assert Process("fourth", lambda port: 0, log=log).parked() is None
+import threading
+stop = threading.Event()
+thread = threading.Thread(target=stop.wait)
+thread.start()
+try:
+    Process("fifth", lambda port: 0, log=log)
+    raise AssertionError("forked with a thread")
+except ConfigError:
+    stop.set()
+    thread.join()
 orphan = Process("orphan", body, log=log)
 orphan.parked()
 print(orphan.pid, flush=True)
