@@ -15,7 +15,8 @@ from simulations.faults.kills import kill_cases
 from simulations.faults.malice import ABSENT, absent, malice_cases
 from simulations.faults.network import network_cases
 
-# One kill of each kind of party, the two that a disk and a lie make, and the one that a ledger is about.
+# Of each kind of party: with replies in memory, between checkpoint and journal, in training, with `test` open, and
+# where the ledger is charged and the reply not yet stored.
 SUITE: Final = (
     "kill/server/at-server/collected", "kill/server/at-server/saving", "kill/site-001/at-site-001/training",
     "kill/evaluator/at-evaluator/testing", "kill-private/site-001/at-site-001/settled",

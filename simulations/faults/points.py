@@ -20,8 +20,8 @@ from server.rounds.journal import Journal
 from server.rounds.states import RoundState, RoundStep, StudyStep, next_round_state, next_study_state
 from simulations.faults.process import Port
 
-# States of the round table, as they are journalled; SAVING: the checkpoint is on the disk, its state not yet.
-SERVER_STATES = tuple(state.value for state in RoundState if state is not RoundState.NEW)
+# States of the round table and of the study, as they are journalled; NEW: just before the round is opened; SAVING: the
+# checkpoint is on the disk, its state is not yet in the journal.
 NEW, SAVING = RoundState.NEW.value, "saving"
 SERVER_PLACES = (NEW, "opened", "collected", "failed", "aggregated", "evaluated", SAVING, "saved", "closed", "chosen",
                  "tested")  # fmt: skip
