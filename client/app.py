@@ -25,6 +25,9 @@ from shared_model.npy import read_header
 MESSAGE, ARRAYS, JSON = "message", "arrays", "json"
 SOCKET_KEY, SITE_KEY = "trainer-socket", "site"
 MAX_TENSORS = 10_000
+# A trainer that was killed is back within some seconds (its supervisor, the import of torch). Without waiting for it,
+# all attempts of a round would be used up before that: a shim that fails, fails at once.
+PATIENCE_S = 30.0
 
 app = ClientApp()
 
@@ -55,7 +58,7 @@ def forward(message: Message, context: Context) -> Message:
         if left <= 0:
             raise TrainerError(f"the message for {site} has outlived its time; it was not handed on",
                                found=f"{-left:.1f} s too late", remedy="check the clocks of both sides")  # fmt: skip
-        reply = decode(call(socket, site, encode(frame_of(message.content)), left))
+        reply = decode(call(socket, site, encode(frame_of(message.content)), left, patience=PATIENCE_S))
     except MammoFedError as error:
         reply = Frame(ErrorReply(code=error.exit_code, reason=str(error)[:500]))
     return Message(content_of(reply), reply_to=message)

@@ -1,4 +1,4 @@
-"""`mammofed simulate`: hands every argument to Hydra untouched, except `resume`, `plan`, `compare` and `bench`."""
+"""`mammofed simulate`: hands every argument to Hydra untouched, except to the named commands below."""
 
 from __future__ import annotations
 
@@ -125,3 +125,24 @@ def bench(json_path: Path | None, only: tuple[str, ...], peers_folder: Path | No
     from simulations.benchmarks.bench import run_bench
 
     run_bench(json_path=json_path, only=only, peers_folder=peers_folder)
+
+
+@simulate.command()
+@click.option("--only", multiple=True, help="Cases by pattern or first words: `kill`, `*/site-001/*` (default: all).")
+@click.option("--suite", is_flag=True, help="The few that the test suite plays.")
+@click.option("--list", "listing", is_flag=True, help="Name the cases and play none.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path),
+              help="Also write the results here.")  # fmt: skip
+@click.option("--keep", type=click.Path(file_okay=False, exists=True, path_type=Path),
+              help="Leave what failed in this folder, logs among it.")  # fmt: skip
+def faults(only: tuple[str, ...], suite: bool, listing: bool, json_path: Path | None, keep: Path | None) -> None:
+    """Disturb a small study on purpose, and see that it comes to the same end.
+
+    Every party is killed at every state; disks are full, files damaged, connections cut, and one site lies. The end
+    state is compared with that of an undisturbed study. All cases take some minutes, and none needs a network.
+
+    Example:  mammofed simulate faults --only kill/server
+    """
+    from simulations.faults.command import run_faults
+
+    run_faults(only=only, suite=suite, listing=listing, json_path=json_path, keep=keep)

@@ -2,12 +2,14 @@
 
 A reservation counts from the moment it is on the disk, settled or not: a crash in between over-counts and can never
 under-count. Groups hold disjoint patients (a salted-hash split), so the site's epsilon is the greatest of its groups
-(parallel composition); within a group everything composes. One JSON file of plain numbers, replaced atomically.
+(parallel composition); within a group everything composes. One JSON file of plain numbers with a checksum, replaced
+atomically; beside it an empty `ledger.begun`, by which a lost ledger is told from none.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from shared_model.errors import BudgetExhaustedError, MammoFedError, PrivacyErro
 from shared_model.messages import PrivacySpent
 from shared_model.protocol import Protocol
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no checksum; it is still read
 MAX_LEDGER_BYTES = 64 << 20
 
 Group = Literal["train", "metrics"]
@@ -52,7 +54,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._begun = path, path.with_suffix(".begun")
 
     def spent(self, group: Group, *, delta: float) -> float:
         """Epsilon that the patients of `group` have spent at `delta`, reservations included."""
@@ -133,19 +135,23 @@ class Ledger:
             with self.path.open("rb") as stream:
                 data = stream.read(MAX_LEDGER_BYTES + 1)
         except FileNotFoundError:
+            if self._begun.exists():  # a ledger that is gone is no empty one
+                raise _storage(self.path, "it was begun and is gone") from None
             return []
         except OSError as error:
             raise _storage(self.path, error.strerror or str(error)) from None
         return _parse(data, self.path)
 
     def _write(self, entries: list[Record]) -> None:
-        text = json.dumps({"schema_version": SCHEMA_VERSION, "entries": entries}, indent=1)
+        document = {"schema_version": SCHEMA_VERSION, "entries": entries, "sha256": _checksum(entries)}
+        text = json.dumps(document, indent=1)
         temporary = self.path.with_suffix(".new")
         with temporary.open("w") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(self.path)
+        self._begun.touch()
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # the new name, too, must survive a power cut before noise is drawn
@@ -167,9 +173,14 @@ def _parse(data: bytes, path: Path) -> list[Record]:
         if len(data) > MAX_LEDGER_BYTES:
             raise ValueError("too large")
         document = json.loads(data)
-        if document["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema version {document['schema_version']}")
-        entries: list[Record] = document["entries"]
+        version, entries = document["schema_version"], list[Record](document["entries"])
+        if version not in (1, SCHEMA_VERSION):
+            raise ValueError(f"schema version {version}")
+        # One flipped bit makes a sigma of 1 one of 9, and the epsilon a fraction of what was spent.
+        if ("sha256" in document) != (version == SCHEMA_VERSION) or (
+            version == SCHEMA_VERSION and document["sha256"] != _checksum(entries)
+        ):
+            raise ValueError("its checksum is not that of its entries")
         for position, record in enumerate(entries, start=1):
             known = record["group"] in GROUPS and record["state"] in ("reserved", "settled")
             if record["id"] != position or not known:
@@ -179,6 +190,10 @@ def _parse(data: bytes, path: Path) -> list[Record]:
         # Fail closed: a ledger that cannot be read is never taken for an empty one.
         raise _storage(path, f"damaged ({error})") from None
     return entries
+
+
+def _checksum(entries: list[Record]) -> str:
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def _storage(path: Path, reason: str) -> StorageError:

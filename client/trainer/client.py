@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket as sockets
+import time
 from pathlib import Path
 
 import grpc
@@ -9,8 +11,10 @@ import grpc
 from client.trainer.wire import CHANNEL_OPTIONS, METHOD, SERVICE, SITE_KEY, address, chunks, join
 from shared_model.errors import TrainerError
 
+POLL_S = 0.1  # between looks at a trainer that is not there yet
 
-def call(socket: Path, site: str, data: bytes, timeout: float) -> bytes:
+
+def call(socket: Path, site: str, data: bytes, timeout: float, *, patience: float = 0.0) -> bytes:
     """Send an encoded frame to the trainer that hosts `site` and wait for its encoded reply.
 
     Args:
@@ -18,17 +22,39 @@ def call(socket: Path, site: str, data: bytes, timeout: float) -> bytes:
         site: name of the site (a trainer may host several).
         data: bytes of `shared_model.messages.encode`.
         timeout: seconds until the reply is given up (the trainer finishes and keeps its reply for a repetition).
+        patience: seconds of them for which a trainer that does not listen is waited for: its supervisor may just be
+            starting it again.
 
     Raises:
         TrainerError: nobody listens, the trainer died meanwhile, or the time is over.
         MessageError: the reply is larger than the bound.
     """
-    with grpc.insecure_channel(address(socket), options=CHANNEL_OPTIONS) as channel:
+    target, began = address(socket), time.monotonic()
+    _wait_for(socket, min(patience, timeout))
+    left = max(timeout - (time.monotonic() - began), POLL_S)
+    with grpc.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
         exchange = channel.stream_stream(f"/{SERVICE}/{METHOD}")
         try:
-            return join(exchange(chunks(data), metadata=((SITE_KEY, site),), timeout=timeout))
+            return join(exchange(chunks(data), metadata=((SITE_KEY, site),), timeout=left))
         except grpc.RpcError as error:
             raise _in_words(error, site, timeout) from None
+
+
+def _wait_for(socket: Path, patience: float) -> None:
+    """Until somebody listens on `socket` or `patience` seconds are over. A trainer listens once it can answer."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline and not _listens(socket):
+        time.sleep(POLL_S)
+
+
+def _listens(socket: Path) -> bool:
+    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(socket))
+        except OSError:  # no such file, or a dead trainer's
+            return False
+    return True
 
 
 def _in_words(error: grpc.RpcError, site: str, timeout: float) -> TrainerError:

@@ -2,12 +2,14 @@
 
 Layout: `<state>/replies/<study>-<protocol hash>/<slot>.<identity>.frame`. A slot is what may be answered once (a round
 and attempt, or a final evaluation); the identity says with which weights. A pruned reply leaves an empty `.gone`, so
-that the slot stays taken.
+that the slot stays taken. A file is the reply and then the SHA-256 of name and reply: what the disk has changed since
+is never sent, for the coordinator could not tell it from what the site had trained.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -16,6 +18,7 @@ from shared_model.errors import MessageError, PrivacyError, StorageError
 from shared_model.messages import MAX_FRAME_BYTES
 
 _NAME = re.compile(r"^[a-z0-9_-]{1,96}$")
+DIGEST_BYTES = 32
 _IDENTITY = re.compile(r"^[0-9a-f]{64}$")
 
 
@@ -65,7 +68,7 @@ class ReplyStore:
         try:
             temporary.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as stream:
-                os.posix_fallocate(stream.fileno(), 0, size)
+                os.posix_fallocate(stream.fileno(), 0, size + DIGEST_BYTES)
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -84,7 +87,7 @@ class ReplyStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("r+b" if temporary.exists() else "wb") as stream:  # "wb" would give the room back
-                stream.write(data)
+                stream.write(data + _digest(path, data))
                 stream.truncate()
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -106,11 +109,13 @@ class ReplyStore:
     def _read(self, path: Path) -> bytes:
         try:
             with path.open("rb") as stream:
-                data = stream.read(MAX_FRAME_BYTES + 1)
+                content = stream.read(MAX_FRAME_BYTES + DIGEST_BYTES + 1)
         except OSError as error:
             raise StorageError("a stored reply cannot be read back", found=error.strerror) from None
-        if not 0 < len(data) <= MAX_FRAME_BYTES:
-            raise StorageError("a stored reply is damaged", found=f"{len(data)} bytes")
+        data = content[:-DIGEST_BYTES]
+        if not 0 < len(data) <= MAX_FRAME_BYTES or content[-DIGEST_BYTES:] != _digest(path, data):
+            raise StorageError("a stored reply is damaged; it is not sent", found=f"{len(content)} bytes",
+                               remedy="restore the site's state from its backup, then resume the study")  # fmt: skip
         return data
 
     def _prune(self, folder: Path) -> None:
@@ -123,6 +128,13 @@ class ReplyStore:
 def round_slot(round_number: int, attempt: int) -> str:
     """Slot of one training request; sorts by time."""
     return f"round-{round_number:06d}-{attempt:02d}"
+
+
+def _digest(path: Path, data: bytes) -> bytes:
+    """SHA-256 of a reply and of the name that it is stored under, which says what it answers."""
+    digest = hashlib.sha256(f"{path.parent.name}/{path.name}\n".encode())
+    digest.update(data)
+    return digest.digest()
 
 
 def _sync_folder(folder: Path) -> None:

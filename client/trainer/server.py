@@ -17,7 +17,7 @@ import signal
 import stat
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,6 +139,27 @@ def _warm(services: Iterable[TrainerService]) -> None:
         service.warm()
 
 
+def serve(
+    sites: Sequence[Path], socket: Path, *, stop: threading.Event, ready: Callable[[], None] | None = None
+) -> None:
+    """Host the parties of `sites` on `socket` until `stop` is set. Threads and torch must be settled before.
+
+    Args:
+        ready: called once requests are answered.
+
+    Raises:
+        MammoFedError: a site cannot be opened, or the socket cannot be bound.
+    """
+    services = _services(sites)
+    with listening(services, socket):
+        threading.Thread(target=_warm, args=(services.values(),), daemon=True).start()
+        log.info("ready: %s", ", ".join(f"{name} ({s.device})" for name, s in services.items()))
+        if ready is not None:
+            ready()
+        stop.wait()
+        log.info("stopping")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     options = _parse(arguments)
@@ -151,14 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import torch
 
         torch.set_num_threads(options.threads)
-        services = _services(options.sites)
         if options.stop_with_stdin:
             threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
-        with listening(services, options.socket):
-            threading.Thread(target=_warm, args=(services.values(),), daemon=True).start()
-            log.info("ready: %s", ", ".join(f"{name} ({s.device})" for name, s in services.items()))
-            stop.wait()
-            log.info("stopping")
+        serve(options.sites, options.socket, stop=stop)
     except MammoFedError as error:
         log.error("%s", error)
         return error.exit_code

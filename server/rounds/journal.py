@@ -16,8 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from server.rounds import seals
 from server.rounds.events import Event, Observer
 from server.rounds.schema import JOURNAL_VERSION, TABLES
+from server.rounds.seals import check_seals, keep_seals
 from server.rounds.states import (
     RoundState,
     RoundStep,
@@ -74,8 +76,12 @@ class Journal:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-                self._db.executescript(f"BEGIN IMMEDIATE; {TABLES} COMMIT;")
+                self._db.executescript(f"BEGIN IMMEDIATE; {TABLES} {seals.TABLE} COMMIT;")
+                keep_seals(self._db)
                 self._put("journal_version", JOURNAL_VERSION)
+            else:
+                check_seals(self._db, path)
+                keep_seals(self._db)
         if self.get("journal_version") != JOURNAL_VERSION:
             raise StorageError(
                 f"{path} is of another version", found=self.get("journal_version"), expected=JOURNAL_VERSION,
@@ -267,10 +273,14 @@ def _in_words(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        if "decode" in str(error):  # text that is none: sqlite3 has no class of its own for it
+            raise _damaged(path, error) from None
         raise StorageError(
             f"cannot use the journal {path}: {error}", remedy="make room on the disk or free the file, then resume"
         ) from None
-    except sqlite3.Error as error:  # malformed: room would not help
-        raise StorageError(
-            f"the journal {path} is damaged: {error}", remedy="restore the run directory from its backup"
-        ) from None
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # malformed: room would not help
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> StorageError:
+    return StorageError(f"the journal {path} is damaged: {error}", remedy="restore the run directory from its backup")

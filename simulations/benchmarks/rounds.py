@@ -106,7 +106,7 @@ def install(protocol: Protocol, root: Path, *, patients: int) -> list[Path]:
         home = root / "sites" / name
         (home / "protocols").mkdir(parents=True)
         (home / "protocols" / "approved.json").write_text(protocol.to_json(), encoding="utf-8")
-        _write_cohort(home / "cohort", protocol, site=name, seed=seed, patients=patients)
+        write_cohort(home / "cohort", protocol, site=name, seed=seed, patients=patients)
         held_out = name == "evaluator"
         site = SiteConfig(
             site=name, role="evaluator" if held_out else "site", cohort=home / "cohort", state=home / "state",
@@ -118,7 +118,8 @@ def install(protocol: Protocol, root: Path, *, patients: int) -> list[Path]:
     return files
 
 
-def _write_cohort(path: Path, protocol: Protocol, *, site: str, seed: int, patients: int) -> None:
+def write_cohort(path: Path, protocol: Protocol, *, site: str, seed: int, patients: int) -> None:
+    """A prepared cohort of women made of random numbers, half of them with cancer."""
     rng = np.random.default_rng(seed)
     contract = protocol.contract
     with CohortWriter(

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.app import ARRAYS, JSON, MESSAGE, app, content_of, frame_of
+from client.trainer import client
 from client.trainer.server import listening
 from client.trainer.service import TrainerService
 from shared_model.errors import MessageError, TrainerError
@@ -29,6 +31,7 @@ from shared_model.messages import (
     ErrorReply,
     Frame,
     TrainReply,
+    encode,
     parse_message,
     weights_sha256,
 )
@@ -60,6 +63,7 @@ def answer(content: RecordDict, where: Context, kind: str = "train", ttl: float 
 def test_no_torch_is_imported_even_when_a_message_is_served(tmp_path: Path) -> None:
     code = (
         "import sys, client.app as c\n"
+        "c.PATIENCE_S = 0.0\n"
         "from flwr.app import Context, Message, RecordDict\n"
         "from flwr.supercore.task_identity import TaskIdentity as T\n"
         "T.run_id = T.node_id = T.task_id = 1\n"
@@ -103,11 +107,39 @@ def test_a_refusal_comes_back_as_content_with_its_reason(small_study: Callable[.
     assert "not approved" in message.reason
 
 
-def test_a_dead_trainer_and_a_bad_node_configuration_are_answered_in_words(socket: Path) -> None:
+def test_a_dead_trainer_and_a_bad_node_configuration_are_answered_in_words(
+    socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.app.PATIENCE_S", 0.0)
     content = content_of(Frame(DescribeRequest()))
     assert "cannot be reached" in answer(content, context(socket), "query.describe").message.reason
     bare = Context(1, 1, {}, RecordDict(), {})
     assert "incomplete" in answer(content, bare, "query.describe").message.reason
+
+
+def test_a_trainer_that_is_just_being_started_is_waited_for(socket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed trainer is back in seconds; all attempts of a round are used up before that if each fails at once."""
+    looked = threading.Event()
+    listens = client._listens
+
+    def look(path: Path) -> bool:
+        found = listens(path)
+        looked.set()
+        return found
+
+    monkeypatch.setattr(client, "_listens", look)
+    with ThreadPoolExecutor(1) as courier:
+        reply = courier.submit(answer, content_of(Frame(DescribeRequest())), context(socket, "a"), "query.describe")
+        assert looked.wait(20)  # nobody listens yet
+        with listening({"a": Describes()}, socket):  # type: ignore[dict-item]
+            assert reply.result(60).message.site == "a"
+
+
+class Describes:
+    """A trainer that only says who it is."""
+
+    def exchange(self, data: bytes, *, wanted: Callable[[], bool]) -> bytes:
+        return encode(Frame(DescribeReply(site="a", role="site", release="0", protocols=(), device="cpu")))
 
 
 def test_a_message_that_has_lived_too_long_is_not_sent_on(socket: Path) -> None:

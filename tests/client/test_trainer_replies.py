@@ -48,6 +48,30 @@ def test_a_slot_is_no_prefix_of_another(tmp_path: Path) -> None:
     assert store.find("study", "test", B) is None
 
 
+def test_every_changed_byte_of_a_stored_reply_is_found(tmp_path: Path) -> None:
+    """The coordinator would average it: a float with a flipped bit is a float like any other."""
+    store = ReplyStore(tmp_path, keep=2)
+    store.store("study", round_slot(1, 1), A, b"some reply")
+    path = tmp_path / "study" / f"{round_slot(1, 1)}.{A}.frame"
+    good = path.read_bytes()
+    changed = [good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :] for i in range(len(good))]
+    for data in (*changed, *(good[:i] for i in range(len(good))), good + b"x", good[1:]):
+        path.write_bytes(data)
+        with pytest.raises(StorageError, match="damaged"):
+            store.find("study", round_slot(1, 1), A)
+    path.write_bytes(good)
+    assert store.find("study", round_slot(1, 1), A) == b"some reply"
+
+
+def test_a_stored_reply_under_another_name_is_found(tmp_path: Path) -> None:
+    store = ReplyStore(tmp_path, keep=2)
+    store.store("study", round_slot(1, 1), A, b"reply")
+    first = tmp_path / "study" / f"{round_slot(1, 1)}.{A}.frame"
+    first.rename(first.with_name(f"{round_slot(2, 1)}.{A}.frame"))
+    with pytest.raises(StorageError, match="damaged"):
+        store.find("study", round_slot(2, 1), A)
+
+
 def test_a_half_written_reply_is_no_reply(tmp_path: Path) -> None:
     store = ReplyStore(tmp_path, keep=2)
     folder = tmp_path / "study"

@@ -156,6 +156,44 @@ def test_a_damaged_ledger_is_never_an_empty_one(ledger: Ledger, text: str) -> No
     assert ledger.path.read_text() == text
 
 
+def test_no_flipped_bit_under_counts(ledger: Ledger) -> None:
+    """A sigma of 1 reads as one of 9 after one flipped bit: the file's own checksum finds every change."""
+    identity = ledger.reserve(ENTRY, budget=8.0, delta=DELTA)
+    ledger.settle(identity)
+    good, expected, found = ledger.path.read_bytes(), ledger.records(), 0
+    for spot in range(len(good)):
+        for bit in range(8):
+            ledger.path.write_bytes(good[:spot] + bytes([good[spot] ^ 1 << bit]) + good[spot + 1 :])
+            try:
+                assert ledger.records() == expected, (spot, bit)  # white space may change
+            except StorageError:
+                found += 1
+    assert found > 6 * len(good)
+
+
+def test_a_ledger_that_is_gone_is_not_an_empty_one(ledger: Ledger) -> None:
+    ledger.reserve(ENTRY, budget=8.0, delta=DELTA)
+    good = ledger.path.read_bytes()
+    ledger.path.unlink()
+    with pytest.raises(StorageError, match="begun and is gone"):
+        ledger.reserve(ENTRY, budget=8.0, delta=DELTA)
+    ledger.path.write_bytes(good)
+    assert ledger.spent("train", delta=DELTA) == cost(1)
+
+
+def test_a_ledger_of_an_older_release_is_read_and_gets_its_checksum(ledger: Ledger) -> None:
+    ledger.reserve(ENTRY, budget=8.0, delta=DELTA)
+    document = json.loads(ledger.path.read_text())
+    del document["sha256"]
+    ledger.path.write_text(json.dumps(document))
+    with pytest.raises(StorageError, match="checksum"):  # the new one without its checksum is no old one
+        ledger.records()
+    ledger.path.write_text(json.dumps({**document, "schema_version": 1}))
+    assert ledger.spent("train", delta=DELTA) == cost(1)
+    ledger.reserve(ENTRY, budget=8.0, delta=DELTA)
+    assert json.loads(ledger.path.read_text())["schema_version"] == 2
+
+
 def test_threads_lose_no_reservation(ledger: Ledger) -> None:
     cost(1)
     entries = [replace(ENTRY, round=number) for number in range(1, 9)]
