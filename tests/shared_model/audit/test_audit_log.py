@@ -274,7 +274,8 @@ def test_a_file_that_somebody_cut_or_replaced_under_the_writer_is_noticed(path: 
 @pytest.mark.parametrize(("kind", "fields"), [
     ("", {}), ("Round", {}), ("a b", {}), ("a" * 64, {}), ("x", {"n": float("nan")}), ("x", {"n": float("inf")}),
     ("x", {"n": [1]}), ("x", {"n": {"a": 1}}), ("x", {"n": b"raw"}), ("x", {"n": 1 << 63}), ("x", {"N": 1}),
-    ("x", {f"f{n}": n for n in range(65)}), ("x", {"text": "y" * MAX_LINE_BYTES}), *((kind, {}) for kind in sorted(RESERVED)),
+    ("x", {f"f{n}": n for n in range(65)}), ("x", {"text": "y" * MAX_LINE_BYTES}),
+    *((kind, {}) for kind in sorted(RESERVED)),
 ])  # fmt: skip
 def test_what_is_no_entry_is_not_written(path: Path, log: AuditLog, kind: str, fields: dict[str, object]) -> None:
     before = path.read_bytes()
