@@ -1,4 +1,4 @@
-"""Files for their owner alone, there whole or not at all: keys, certificates, registries; used at both ends."""
+"""Files for their owner alone, there whole or not at all: keys, certificates, registries, films; used at both ends."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ def make_private_folder(path: Path) -> None:
         raise _refused(path, error) from None
 
 
-def write_private(path: Path, data: bytes) -> None:
+def write_private(path: Path, data: bytes, *, spool: Path | None = None) -> None:
     """Write a file of mode 0600: temporary file, fsync, rename, fsync of the folder.
+
+    spool: where the temporary file lies meanwhile, on the same file system; None: beside `path`.
 
     Raises:
         StorageError: the disk refuses; what was there before is still there.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    partial = (path.parent if spool is None else spool) / f".{path.name}.{secrets.token_hex(8)}"
     try:
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "wb") as stream:

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from shared_model.errors import SignatureError, StorageError
 from shared_model.fingerprint import six_words
+from shared_model.private_files import sync_folder
 
 MAX_KEY_BYTES: Final = 4096  # an Ed25519 key in PKCS #8 has 119 bytes in PEM
 
@@ -148,7 +149,7 @@ class SigningKey:
                 os.link(partial, path)  # unlike rename(2) it fails where a key lies already
             finally:
                 partial.unlink(missing_ok=True)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except FileExistsError:
             raise StorageError(f"{path} exists already and a key is never replaced", expected="a free path",
                                remedy="use the key that lies there, or move it away") from None  # fmt: skip
@@ -219,11 +220,3 @@ def _read_private(path: Path) -> bytes:
     if len(data) > MAX_KEY_BYTES:
         raise SignatureError(f"{path} is too large for a key", expected=f"at most {MAX_KEY_BYTES} bytes")
     return data
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

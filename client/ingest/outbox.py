@@ -30,13 +30,14 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom.presentation import build_context
 
 from client.ingest.sources.associations import association, lost_when_closed, status_of
-from client.ingest.sources.disk import FolderLock, make_folder, read_bounded, sync_folder, write_whole
+from client.ingest.sources.disk import FolderLock, make_folder, read_bounded
 from client.ingest.sources.objects import SYNTAXES, DamagedError, is_uid, parse, read_meta, split_file, text, to_file
 from client.ingest.sources.quiet import quiet_network
 from client.ingest.sources.retry import Backoff, LostError
 from client.ingest.sources.settings import Peer
 from shared_model.errors import ConfigError, StorageError
 from shared_model.imaging.header import NATIVE
+from shared_model.private_files import sync_folder, write_private
 
 MAX_OBJECT_BYTES = 256 << 20
 MAX_WAITING = 100_000
@@ -138,7 +139,7 @@ class Outbox:
                                    remedy="see why the PACS takes nothing")  # fmt: skip
             self._number += 1
             name = f"{self._number:09d}-{token}.spool"
-        write_whole(self._waiting / name, data + hashlib.sha256(data).digest(), spool=self._spool)
+        write_private(self._waiting / name, data + hashlib.sha256(data).digest(), spool=self._spool)
         return name
 
     def waiting(self) -> list[str]:
@@ -256,7 +257,7 @@ class Outbox:
     def _give_up(self, name: str, reason: str, done: Counter[str], *, status: int | None = None) -> None:
         """Move an object to failed/, its reason first: what lies there is never without one."""
         why = json.dumps({"reason": reason, "status": status}).encode()
-        write_whole((self._failed / name).with_suffix(".json"), why, spool=self._spool)
+        write_private((self._failed / name).with_suffix(".json"), why, spool=self._spool)
         self._move(self._waiting / name, self._failed / name)
         done[reason] += 1
 

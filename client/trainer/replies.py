@@ -16,6 +16,7 @@ from pathlib import Path
 
 from shared_model.errors import MessageError, PrivacyError, StorageError
 from shared_model.messages import MAX_FRAME_BYTES
+from shared_model.private_files import sync_folder
 
 _NAME = re.compile(r"^[a-z0-9_-]{1,96}$")
 DIGEST_BYTES = 32
@@ -92,7 +93,7 @@ class ReplyStore:
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -135,11 +136,3 @@ def _digest(path: Path, data: bytes) -> bytes:
     digest = hashlib.sha256(f"{path.parent.name}/{path.name}\n".encode())
     digest.update(data)
     return digest.digest()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -22,6 +22,7 @@ from safetensors.numpy import save as save_safetensors
 
 from shared_model.errors import StorageError
 from shared_model.messages import MAX_FRAME_BYTES, Arrays, weights_sha256
+from shared_model.private_files import sync_folder
 
 MAX_CHECKPOINT_BYTES = 4 * MAX_FRAME_BYTES  # weights and two moments of FedAdam, and room
 
@@ -107,7 +108,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -163,12 +164,3 @@ def _parse(path: Path, data: bytes) -> dict[str, NDArray[np.float32]]:
     if any(array.dtype != np.float32 for array in arrays.values()):
         raise StorageError(f"{path} holds tensors of a wrong type", expected="float32")
     return arrays
-
-
-def _sync_folder(folder: Path) -> None:
-    # The rename itself is only durable once the folder is on the disk (fsync(2)).
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -41,6 +41,7 @@ from shared_model.cohort.layout import (
 )
 from shared_model.cohort.views import VIEWS
 from shared_model.errors import CohortError, StorageError
+from shared_model.private_files import sync_folder
 
 _FILES = frozenset({PIXELS, PATIENTS, MANIFEST, "view_index.npy", "clinical.npy", "clinical_mask.npy", "labels.npy"})
 
@@ -229,7 +230,7 @@ class CohortWriter:
             _write(self._partial / name, data)
             files[name] = FileEntry(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
         _write(self._partial / MANIFEST, manifest.model_copy(update={"files": files}).to_bytes())
-        _sync(self._partial)
+        sync_folder(self._partial)
         self.unchanged = self._replace and _holds(self.destination, content)
         if not self.unchanged:
             self._move()
@@ -271,7 +272,7 @@ class CohortWriter:
                     f"{self.destination} appeared meanwhile", expected="a new folder", remedy="choose another folder"
                 ) from error
             raise
-        _sync(self.destination.parent)
+        sync_folder(self.destination.parent)
         if aside.exists():
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -338,11 +339,3 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

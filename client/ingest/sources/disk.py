@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-import secrets
 from pathlib import Path
 
 from shared_model.errors import StorageError
-
-PARTIAL = ".partial"
+from shared_model.private_files import sync_folder
 
 
 def make_folder(path: Path) -> None:
@@ -27,36 +24,6 @@ def make_folder(path: Path) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise _refused(path, error) from None
-
-
-def write_whole(path: Path, data: bytes, *, spool: Path) -> None:
-    """Write a file of mode 0600: a partial one in `spool` (the same file system), fsync, rename, fsync of the folder.
-
-    Raises:
-        StorageError: the disk refuses; nothing is left behind.
-    """
-    partial = spool / f"{secrets.token_hex(8)}{PARTIAL}"
-    try:
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise _refused(path.parent, error) from None
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable: a rename is so only then (fsync(2))."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_bounded(path: Path, limit: int) -> bytes | None:

@@ -24,8 +24,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from client.ingest.sources.collected import PERMANENT
-from client.ingest.sources.disk import FolderLock, make_folder, read_bounded, sync_folder, write_whole
+from client.ingest.sources.disk import FolderLock, make_folder, read_bounded
 from shared_model.errors import ConfigError, StorageError
+from shared_model.private_files import sync_folder, write_private
 
 VERSION = 1
 MAX_NOTE_BYTES = 4 << 20
@@ -100,7 +101,7 @@ class Received:
                 expected="the key that the first import used",
                 remedy="give the old key back, or remove the folder and import everything again",
             )  # fmt: skip
-        write_whole(self.folder / "store.json", json.dumps(self._meta).encode(), spool=self._spool)
+        write_private(self.folder / "store.json", json.dumps(self._meta).encode(), spool=self._spool)
 
     # --- films ---
 
@@ -118,7 +119,7 @@ class Received:
             return False
         make_folder(path.parent)
         self.update_note(study_uid, patient=patient)  # first, so that no film is ever without her pseudonym
-        write_whole(path, data, spool=self._spool)
+        write_private(path, data, spool=self._spool)
         return True
 
     def holds(self, study_uid: str, film_uid: str) -> bool:
@@ -154,7 +155,7 @@ class Received:
             return note
 
     def _write(self, path: Path, note: StudyNote) -> None:
-        write_whole(path, json.dumps(asdict(note), sort_keys=True).encode(), spool=self._spool)
+        write_private(path, json.dumps(asdict(note), sort_keys=True).encode(), spool=self._spool)
 
     def notes(self) -> Iterator[tuple[str, StudyNote]]:
         """(name of the study's folder, what is known of it), in order."""
