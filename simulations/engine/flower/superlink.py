@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Self
 
 from shared_model.errors import ConfigError, TrainerError
-from simulations.engine.flower import guard
+from shared_model import guard
 from simulations.engine.pool import trainer_environment
 
 POLL_S = 0.1
