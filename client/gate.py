@@ -38,8 +38,8 @@ def main() -> None:
     from flwr.supernode.runtime import run_clientapp
 
     allowed = read_list(Path(os.environ.get(BUNDLES, "")))
-    run_clientapp.install_from_fab = _only(allowed)  # type: ignore[assignment]
-    run_clientapp.get_load_client_app_fn = _installed  # type: ignore[assignment]
+    run_clientapp.install_from_fab = _only(allowed)  # type: ignore[attr-defined]
+    run_clientapp.get_load_client_app_fn = _installed  # type: ignore[attr-defined, assignment]
     flwr_clientapp()
 
 

@@ -6,9 +6,14 @@ files on every machine, so a site works out the hash of the only bundle that it 
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
+
+from shared_model.errors import ConfigError
 
 PUBLISHER: Final = "mammofed"
 NAME: Final = "mammofed-study"
@@ -51,3 +56,31 @@ def write_app(folder: Path) -> Path:
     )  # fmt: skip
     (folder / "pyproject.toml").write_text(text, encoding="utf-8")
     return folder
+
+
+def quiet_environment(home: Path) -> dict[str, str]:
+    """Environment of Flower's processes: nothing is told to anybody, nothing is fetched or installed, one thread each.
+
+    Args:
+        home: FLWR_HOME, a folder of this product's own.
+    """
+    kept = {name: os.environ[name] for name in ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ") if name in os.environ}
+    return kept | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.defpath]),
+        "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
+        "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1",
+    }  # fmt: skip
+
+
+def flower_command(name: str) -> str:
+    """Path of one of Flower's commands, of this Python's own Flower.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None:
+        raise ConfigError(f"Flower's command `{name}` is not installed", expected=f"beside {sys.executable}",
+                          remedy="install mammofed again, with its dependencies")  # fmt: skip
+    return found

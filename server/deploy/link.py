@@ -9,10 +9,7 @@ machine has no other users (server/COORDINATOR.md).
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,8 +21,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from server.deploy.home import CoordinatorHome
 from shared_model.certificates import load_spki, loopback_credentials
-from shared_model.errors import ConfigError, RoundError, StorageError
-from shared_model.flower_app import COORDINATOR, NODES, PATIENCE, RUN_DIR, SIGNING_KEY, write_app
+from shared_model.errors import RoundError, StorageError
+from shared_model.flower_app import (
+    COORDINATOR,
+    NODES,
+    PATIENCE,
+    RUN_DIR,
+    SIGNING_KEY,
+    flower_command,
+    quiet_environment,
+    write_app,
+)  # fmt: skip
 from shared_model.private_files import make_private_folder, read_private, write_private
 from shared_model.supervisor import Service
 
@@ -87,13 +93,13 @@ class Link:
     def services(self) -> tuple[Service, Service]:
         """SuperLink and SuperExec, for the supervisor."""
         superlink = [
-            _command("flower-superlink"), "--host", "127.0.0.1", "--port", str(self._port),
+            flower_command("flower-superlink"), "--host", "127.0.0.1", "--port", str(self._port),
             "--ssl-ca-certfile", str(self.certificate), "--ssl-certfile", str(self.certificate),
             "--ssl-keyfile", str(self._folder / "link.key"), "--enable-supernode-auth",
             "--database", str(self._folder / "state.db"), "--isolation", "process",
             "--disable-runtime-dependency-installation",
         ]  # fmt: skip
-        superexec = [_command("flower-superexec"), "--runtime-api-address", f"127.0.0.1:{self._port}",
+        superexec = [flower_command("flower-superexec"), "--runtime-api-address", f"127.0.0.1:{self._port}",
                      "--root-certificates", str(self.certificate)]  # fmt: skip
         return self._service(SUPERLINK, superlink), self._service(SUPEREXEC, superexec)
 
@@ -184,7 +190,7 @@ class Link:
             raise RoundError("SuperLink does not list its nodes") from None
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
-        command = [_command("flwr"), *arguments, "--format", "json"]
+        command = [flower_command("flwr"), *arguments, "--format", "json"]
         try:
             done = subprocess.run(command, env=self.environment(), cwd=self._folder / "empty", capture_output=True,
                                   timeout=COMMAND_S, check=False)  # fmt: skip
@@ -224,22 +230,3 @@ class Nodes:
     def write(self, nodes: Mapping[int, str]) -> None:
         """Replace the file."""
         write_private(self._path, json.dumps({str(node): site for node, site in sorted(nodes.items())}).encode())
-
-
-def quiet_environment(home: Path) -> dict[str, str]:
-    """Environment of Flower's processes. home: FLWR_HOME, a folder of this product's own."""
-    kept = {name: os.environ[name] for name in ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ") if name in os.environ}
-    return kept | {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.defpath]),
-        "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1", "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
-        "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1",
-    }  # fmt: skip
-
-
-def _command(name: str) -> str:
-    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-    if found is None:
-        raise ConfigError(f"Flower's command `{name}` is not installed", expected=f"beside {sys.executable}",
-                          remedy="install mammofed again, with its dependencies")  # fmt: skip
-    return found
