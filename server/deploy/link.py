@@ -113,13 +113,10 @@ class Link:
 
     # --- Flower's commands ---
 
-    def healthy(self) -> bool:
-        """Whether SuperLink answers its control commands."""
-        try:
-            self._flwr("ls", CONNECTION)
-        except RoundError:
-            return False
-        return True
+    @property
+    def nodes(self) -> Nodes:
+        """Which node is which party."""
+        return Nodes(self._folder / NODES_FILE)
 
     def register(self, site: str, node: bytes) -> int:
         """Let a node in by its key; returns Flower's new id of it.
@@ -207,6 +204,14 @@ class Link:
         return answer
 
 
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A node that is registered with SuperLink. key: hex SHA-256 of its public key (SPKI)."""
+
+    site: str
+    key: str
+
+
 class Nodes:
     """Which Flower node is which enrolled party, on the disk: written by the daemon, read by the ServerApp.
 
@@ -217,16 +222,17 @@ class Nodes:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def read(self) -> dict[int, str]:
-        """Node id -> name."""
+    def read(self) -> dict[int, Node]:
+        """Node id -> who."""
         if not self._path.exists():
             return {}
         try:
             found = json.loads(read_private(self._path, limit=MAX_NODES_BYTES))
-            return {int(node): str(site) for node, site in found.items()}
-        except (ValueError, AttributeError):
+            return {int(node): Node(site=str(there["site"]), key=str(there["key"])) for node, there in found.items()}
+        except (ValueError, AttributeError, KeyError, TypeError):
             raise StorageError(f"{self._path} is damaged", remedy="remove it; it is made again") from None
 
-    def write(self, nodes: Mapping[int, str]) -> None:
+    def write(self, nodes: Mapping[int, Node]) -> None:
         """Replace the file."""
-        write_private(self._path, json.dumps({str(node): site for node, site in sorted(nodes.items())}).encode())
+        values = {str(node): {"site": there.site, "key": there.key} for node, there in sorted(nodes.items())}
+        write_private(self._path, (json.dumps(values, indent=1) + "\n").encode())
