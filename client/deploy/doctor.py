@@ -147,6 +147,8 @@ def _line_of(
     def look() -> list[Check]:
         nonlocal line
         assert identity is not None
+        if identity.standing().stage is Stage.ENROLLING:
+            return []  # `certificate` says so
         line = asyncio.run(measure(Tunnel(identity, proxy=where.proxy, clock=now), clock=now))
         return [admitted(line), releases(version("mammofed"), line.hello.get("release")), *round_time(line, protocols)]
 
@@ -157,8 +159,7 @@ def _line_of(
             host, name="dns", title="DNS", proxied=where.proxy is not None))  # fmt: skip
         if where.proxy is not None:
             checks += examined("proxy", "Proxy", lambda: proxy(where.proxy))
-        if identity.standing().stage is not Stage.ENROLLING:
-            checks += examined("line", "Coordinator", look)
+        checks += examined("line", "Coordinator", look)
     ahead_s = None if line is None else line.ahead_s
     doubt_s = 0.0 if line is None else line.rtt_s / 2
     checks += examined("clock", "Clock", lambda: clock(ahead_s, doubt_s=doubt_s, disciplined=clock_is_disciplined()))
