@@ -66,7 +66,7 @@ def status(home: Path, as_json: bool) -> None:
 
     Example:  mammofed site status site
     """
-    from client.deploy.status import show, status_of
+    from client.deploy.overview import show, status_of
 
     show(status_of(_open(home)), as_json=as_json)
 
