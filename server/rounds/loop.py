@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from server.aggregation.flower import Exchange, Grid, quiet_flower
+from server.aggregation.flower import Exchange, Grid, Signer, quiet_flower
 from server.aggregation.gate import norm_bounds
 from server.aggregation.strategies import Aggregator
 from server.rounds.checkpoint import Checkpoint, read_checkpoint, write_bytes, write_checkpoint
@@ -28,7 +28,7 @@ from server.rounds.journal import Journal
 from server.rounds.one_round import Weights, run_round
 from server.rounds.roll_call import gather
 from server.rounds.states import StudyState, StudyStep
-from server.rounds.study import Study
+from server.rounds.study import Roster, Study
 from server.rounds.summary import write_summary
 from shared_model.errors import ProtocolError, RoundError, StorageError, WeightsError
 from shared_model.messages import Arrays, weights_sha256
@@ -52,7 +52,7 @@ class StudyOutcome:
 
 def run_study(
     *, grid: Grid, protocol: Protocol, run_dir: Path, initial: Arrays, observer: Observer, stop: threading.Event,
-    patience_s: float = 0.0,
+    patience_s: float = 0.0, signer: Signer | None = None,
 ) -> StudyOutcome:  # fmt: skip
     """Run or resume the study of `run_dir` until it is complete, cannot go on, or is stopped; then write its summary.
 
@@ -63,6 +63,7 @@ def run_study(
         observer: told of every event after it is on the disk; what it raises ends the run, resumably.
         stop: checked between steps; the round that is running is closed first.
         patience_s: how long to wait for nodes to connect at the start.
+        signer: signs each request for its site (`server.rounds.signer`); None: unsigned, on one machine.
 
     Raises:
         ProtocolError: the run directory belongs to another protocol, or the protocol bounds no update.
@@ -75,9 +76,10 @@ def run_study(
     with _alone(run_dir):
         _freeze(run_dir, protocol)
         with Journal(run_dir / "journal.sqlite", observer) as journal:
+            roster = Roster()
             study = Study(
-                protocol=protocol, run_dir=run_dir, journal=journal, exchange=Exchange(grid), stop=stop,
-                aggregator=Aggregator(protocol),
+                protocol=protocol, run_dir=run_dir, journal=journal, stop=stop, roster=roster,
+                exchange=Exchange(grid, signer=signer, name_of=roster.name_of), aggregator=Aggregator(protocol),
                 initial={name: np.asarray(array, dtype=np.float32) for name, array in initial.items()},
             )  # fmt: skip
             outcome = _run(study, patience_s=patience_s)

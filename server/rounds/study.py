@@ -12,6 +12,7 @@ from server.aggregation.flower import Exchange
 from server.aggregation.strategies import Aggregator
 from server.rounds.events import Event, Kind, Severity
 from server.rounds.journal import Journal
+from shared_model.errors import RoundError
 from shared_model.messages import Arrays
 from shared_model.protocol import Protocol
 
@@ -27,6 +28,19 @@ class Roster:
     evaluator: str = ""
     evaluator_node: int | None = None
     settled: set[int] = field(default_factory=set)
+
+    def name_of(self, node: int) -> str:
+        """Name of the party that a node stands for.
+
+        Raises:
+            RoundError: of none.
+        """
+        if node == self.evaluator_node:
+            return self.evaluator
+        for site, stands in self.sites.items():
+            if stands == node:
+                return site
+        raise RoundError("a request for a node that nobody described", found=node)
 
 
 @dataclass(kw_only=True)
