@@ -150,6 +150,18 @@ class AuditError(MammoFedError):
         super().__init__(f"line {line}: {problem}" if line else problem, found=found, expected=expected, remedy=remedy)
 
 
+class DoctorError(MammoFedError):
+    """A doctor found a check red; the table says which and what to do."""
+
+    exit_code = 80
+
+
+class BundleError(MammoFedError):
+    """An air-gap bundle cannot be made, or is not the one that was made."""
+
+    exit_code = 81
+
+
 class EnrolmentError(MammoFedError):
     """An invitation, a certificate request or a confirmation is refused."""
 
@@ -172,6 +184,18 @@ class TunnelError(MammoFedError):
     """The coordinator cannot be reached through the tunnel; `reason` is a stable code of `client.deploy.tunnel`."""
 
     exit_code = 92
+
+    def __init__(
+        self, problem: str, *, reason: str, found: object = None, expected: object = None, remedy: str | None = None
+    ) -> None:
+        self.reason = reason
+        super().__init__(problem, found=found, expected=expected, remedy=remedy)
+
+
+class ControlError(MammoFedError):
+    """The control service refuses a call or cannot be reached; `reason` is a stable code of `shared_model.control`."""
+
+    exit_code = 93
 
     def __init__(
         self, problem: str, *, reason: str, found: object = None, expected: object = None, remedy: str | None = None

@@ -17,7 +17,8 @@ import socket
 import ssl
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import Any, Self
 from client.deploy.identity import SiteIdentity
 from client.deploy.proxy import Proxy
 from client.deploy.proxy import connect as connect_through
-from shared_model.certificates import REFUSALS, REFUSED
+from shared_model.certificates import ALPN, REFUSALS, REFUSED
 from shared_model.errors import CertificateError, ConfigError, MammoFedError, TunnelError
 
 CHUNK = 1 << 16
@@ -70,17 +71,21 @@ class Tunnel:
     Args:
         listen: a port on the loopback (0: any free one), or a path of a Unix socket for its owner alone.
         tls: talk TLS to SuperNode, with the site's loopback certificate; needed where nodes are authenticated.
+        alpn: what is spoken inside; the coordinator has to know it.
+        enrolling: go to the door for enrolment, without a certificate of our own.
         report: is told each change of the status.
     """
 
     def __init__(
         self, identity: SiteIdentity, *, listen: int | Path = 0, host: str = "127.0.0.1", tls: bool = True,
-        proxy: Proxy | None = None, limits: TunnelLimits | None = None, clock: Callable[[], float] = time.time,
+        alpn: str = ALPN, enrolling: bool = False, proxy: Proxy | None = None, limits: TunnelLimits | None = None,
+        clock: Callable[[], float] = time.time,
         report: Callable[[TunnelStatus], None] = lambda status: None,
     ) -> None:  # fmt: skip
         if not ip_address(host).is_loopback:
             raise ConfigError("the tunnel serves this machine alone", found=host, expected="127.0.0.1 or ::1")
         self._identity, self._listen, self._host, self._tls = identity, listen, host, tls
+        self._alpn, self._enrolling = alpn, enrolling
         self._proxy, self._limits = proxy, limits or TunnelLimits()
         self._clock, self._report = clock, report
         self._status = TunnelStatus(reason="", words=_UNUSED, since=clock())
@@ -126,34 +131,52 @@ class Tunnel:
         """How the line is, by the last connection."""
         return self._status
 
-    async def hello(self) -> dict[str, Any]:
-        """Ask the gateway who we are to it: `site`, `role`, `not_after`; for doctor.
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A connection of our own to the gateway, as SuperNode's are; for `hello` and doctor. Cut at the end.
 
         Raises:
-            CertificateError: it refuses us, with the reason. TunnelError: it cannot be reached.
+            CertificateError: it refuses us, with the reason. TunnelError: it cannot be reached, or what was made of
+                its answers (ValueError, OSError) shows that it is no gateway.
         """
         try:
             reader, writer = await self._dial()
             try:
-                async with asyncio.timeout(self._limits.connect_s):
-                    writer.write(b"GET /mammofed/hello HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
-                    answer = await reader.read(CHUNK)
-                    while part := await reader.read(CHUNK):
-                        answer = (answer + part)[:CHUNK]
-                    self._look(answer)
-                    if not answer:
-                        raise _closed()
+                yield reader, writer
             finally:
                 writer.transport.abort()
-            head, _, body = answer.partition(b"\r\n\r\n")
-            document = json.loads(body) if head.startswith(b"HTTP/1.1 200") else None
-            if not isinstance(document, dict):
-                raise ValueError
         except (OSError, ValueError, MammoFedError) as error:
             raised = _in_words(error)
             self._note(raised)
             raise raised from None
         self._note(None)
+
+    def look(self, data: bytes) -> None:
+        """Check the first bytes of an answer on such a connection.
+
+        Raises:
+            CertificateError: they are a refusal, with the coordinator's reason. TunnelError: there are none.
+        """
+        self._look(data)
+        if not data:
+            raise _closed()
+
+    async def hello(self) -> dict[str, Any]:
+        """Ask the gateway who we are to it: `site`, `role`, `not_after`, `time`, `release`.
+
+        Raises:
+            CertificateError: it refuses us, with the reason. TunnelError: it cannot be reached.
+        """
+        async with self.connection() as (reader, writer), asyncio.timeout(self._limits.connect_s):
+            writer.write(b"GET /mammofed/hello HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
+            answer = await reader.read(CHUNK)
+            while part := await reader.read(CHUNK):
+                answer = (answer + part)[:CHUNK]
+            self.look(answer)
+            head, _, body = answer.partition(b"\r\n\r\n")
+            document = json.loads(body) if head.startswith(b"HTTP/1.1 200") else None
+            if not isinstance(document, dict):
+                raise ValueError("no gateway")
         return document
 
     # --- one connection ---
@@ -184,7 +207,8 @@ class Tunnel:
     async def _close(self, end: asyncio.StreamWriter) -> None:
         """What is written goes out; an end that takes nothing is cut."""
         end.close()
-        with contextlib.suppress(OSError, TimeoutError):
+        # Cancelled as the tunnel closes: this is the task's last step, and asyncio's streams log a cancelled one.
+        with contextlib.suppress(OSError, TimeoutError, asyncio.CancelledError):
             async with asyncio.timeout(self._limits.linger_s):
                 await end.wait_closed()
         end.transport.abort()
@@ -196,8 +220,12 @@ class Tunnel:
             CertificateError: our certificate is absent or out of its time: nothing was sent.
             TunnelError, OSError: no way there.
         """
-        context = self._identity.context()
-        host, port = self._identity.settings.host, self._identity.settings.port
+        settings = self._identity.settings
+        if self._enrolling:
+            context, port = self._identity.enrolling_context(alpn=self._alpn), settings.enrolling
+        else:
+            context, port = self._identity.context(alpn=self._alpn), settings.port
+        host = settings.host
         try:
             async with asyncio.timeout(self._limits.connect_s):
                 if self._proxy is None:
@@ -215,6 +243,11 @@ class Tunnel:
             raise TunnelError("the coordinator does not answer", reason="no_answer", found=f"{host}:{port}",
                               expected=f"an answer within {self._limits.connect_s:g} s",
                               remedy="check address, proxy and firewall (outgoing)") from None  # fmt: skip
+        if self._alpn != ALPN and writer.get_extra_info("ssl_object").selected_alpn_protocol() != self._alpn:
+            writer.transport.abort()
+            raise TunnelError("the coordinator does not offer what this site asks for", reason="no_service",
+                              expected=self._alpn, remedy="use the same release at both ends, and the coordinator's "
+                              "own gateway")  # fmt: skip
         return reader, writer
 
     async def _both_ways(
