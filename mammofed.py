@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "simulate": ("simulations.cli", "simulate", "Launch a multi-site study on this machine (also: resume, bench)."),
     "site": ("client.cli", "site", "What a hospital runs: import, data, quarantine, exclude."),
     "pretrain": ("simulations.pretrain", "app", "Pre-train the image branch on public procedural films."),
+    "server": ("server.cli", "server", "What a coordinator runs: init, invite, enrol, propose, start, status, ..."),
     "audit": ("shared_model.audit.cli", "audit", "Check an audit log offline."),
     "report": ("server.cli", "report", "Write the report of a finished run again."),
 }

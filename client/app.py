@@ -3,8 +3,8 @@
 Flower starts it, ships it, and may start a fresh process for every message, so it imports no torch and keeps no state:
 the patients, the model and the privacy ledger are the trainer's, on the other side of a Unix socket that only typed,
 bounded messages cross. Layout of a Flower message here: `content["message"]` is a ConfigRecord `{"json": fields}`,
-`content["arrays"]` an ArrayRecord of float32 tensors (absent when there are none). The site's own node configuration
-gives `trainer-socket` and `site`.
+where a coordinator signs also `envelope` (bytes, which pass through unread), `content["arrays"]` an ArrayRecord of
+float32 tensors (absent when there are none). The site's own node configuration gives `trainer-socket` and `site`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shared_model.errors import ConfigError, MammoFedError, MessageError, Traine
 from shared_model.messages import MAX_FRAME_BYTES, ErrorReply, Frame, decode, encode, parse_message
 from shared_model.npy import read_header
 
-MESSAGE, ARRAYS, JSON = "message", "arrays", "json"
+MESSAGE, ARRAYS, JSON, ENVELOPE = "message", "arrays", "json", "envelope"
 SOCKET_KEY, SITE_KEY = "trainer-socket", "site"
 MAX_TENSORS = 10_000
 # A trainer that was killed is back within some seconds (its supervisor, the import of torch). Without waiting for it,
@@ -71,20 +71,27 @@ def frame_of(content: RecordDict) -> Frame:
         MessageError: records, types or sizes are not those of a MammoFed message.
     """
     try:
-        text = content.config_records[MESSAGE][JSON]
+        fields = content.config_records[MESSAGE]
+        text, envelope = fields[JSON], fields.get(ENVELOPE)
     except KeyError:
         raise MessageError("no MammoFed message", expected=f"a config record {MESSAGE!r} with {JSON!r}") from None
     if not isinstance(text, str):
         raise MessageError("no MammoFed message", found=type(text).__name__, expected="JSON text")
+    if not isinstance(envelope, bytes | None):
+        raise MessageError("no MammoFed message: its envelope is of a wrong type", found=type(envelope).__name__,
+                           expected="bytes")  # fmt: skip
     record = content.array_records.get(ARRAYS, ArrayRecord())
     if len(record) > MAX_TENSORS or sum(len(array.data) for array in record.values()) > MAX_FRAME_BYTES:
         raise MessageError("message is too large", found=f"{len(record)} tensors", expected=f"{MAX_FRAME_BYTES} bytes")
-    return Frame(parse_message(text), {name: _tensor(name, array) for name, array in record.items()})
+    return Frame(parse_message(text), {name: _tensor(name, array) for name, array in record.items()}, envelope)
 
 
 def content_of(frame: Frame) -> RecordDict:
     """Frame -> content of a Flower message."""
-    content = RecordDict({MESSAGE: ConfigRecord({JSON: frame.message.model_dump_json()})})
+    fields = ConfigRecord({JSON: frame.message.model_dump_json()})
+    if frame.envelope is not None:
+        fields[ENVELOPE] = frame.envelope
+    content = RecordDict({MESSAGE: fields})
     if frame.arrays:
         content[ARRAYS] = ArrayRecord({name: Array(np.asarray(array)) for name, array in frame.arrays.items()})
     return content

@@ -1,10 +1,17 @@
-"""The coordinator's commands that need no running study."""
+"""The coordinator's commands: `mammofed server ...` and `mammofed report`; thin, the work is in `server/deploy`."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from server.deploy.home import CoordinatorHome
+
+HOME = click.argument("home", type=click.Path(file_okay=False, path_type=Path))
 
 
 @click.command()
@@ -19,3 +26,205 @@ def report(run_dir: Path) -> None:
 
     write_summary(run_dir)
     click.echo(f"Report: {write_report(run_dir)}")
+
+
+@click.group()
+def server() -> None:
+    """What a consortium's coordinator runs: invite sites, propose a study, run it to its end.
+
+    Start with:  mammofed server init coordinator --name hub --host fl.example.org
+    """
+
+
+@server.command()
+@HOME
+@click.option("--name", required=True, help="In signatures: lower-case letters, digits, `-` and `_`.")
+@click.option("--title", help="As people read it (default: the name).")
+@click.option("--host", "hosts", multiple=True, required=True,
+              help="Name or address that sites connect to; may be given again.")  # fmt: skip
+@click.option("--listen", default="0.0.0.0", show_default=True, help="Address of the doors.")  # noqa: S104
+@click.option("--port", default=8443, show_default=True, help="Door for enrolled sites (mutual TLS).")
+@click.option("--enrol-port", default=8444, show_default=True, help="Door for invited sites.")
+@click.option("--link-port", default=18000, show_default=True, help="Of SuperLink, on this machine alone.")
+def init(
+    home: Path, name: str, title: str | None, hosts: tuple[str, ...], listen: str, port: int, enrol_port: int,
+    link_port: int,
+) -> None:  # fmt: skip
+    """Make a coordinator in HOME: certificate authority, signing key, audit log.
+
+    Example:  mammofed server init coordinator --name hub --host fl.example.org
+    """
+    from pydantic import ValidationError
+
+    from server.deploy.home import CoordinatorFile, CoordinatorHome
+    from shared_model.errors import ConfigError
+
+    try:
+        settings = CoordinatorFile(name=name, title=title or name, hosts=hosts, listen=listen, port=port,
+                                   enrol_port=enrol_port, link_port=link_port)  # fmt: skip
+    except ValidationError as error:
+        faults = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_url=False))
+        raise ConfigError(f"not a coordinator's settings: {faults}") from None
+    made = CoordinatorHome.create(home, settings)
+    click.echo(f"Home         {made.folder} (back up signing.key and ca/, offline and encrypted)")
+    click.echo(f"Signing key  {made.signing_key.public.fingerprint}")
+    click.echo(f"Next         `mammofed server serve {home}` (a service of its own), then "
+               f"`mammofed server invite {home} SITE`")  # fmt: skip
+
+
+@server.command()
+@HOME
+@click.argument("site")
+@click.option("--role", type=click.Choice(["site", "evaluator"]), default="site", show_default=True)
+@click.option("--hours", default=72.0, show_default=True, help="How long the invitation is good.")
+def invite(home: Path, site: str, role: str, hours: float) -> None:
+    """Print an invitation for SITE: good once, for some hours; send it over a channel of its own.
+
+    Example:  mammofed server invite coordinator north
+    """
+    from shared_model.certificates import Member, Role
+
+    there = _open(home)
+    with there.enrolment() as enrolment:
+        invitation = enrolment.invite(Member(site, Role(role)), hours=hours)
+    there.record("invited", site=site, role=role, hours=hours)
+    click.echo(invitation.text)
+    click.echo(f"For {site} ({role}), good once and for {hours:g} hours. The site runs:", err=True)
+    click.echo(f"  mammofed site init HOME --invite TOKEN --server {there.settings.hosts[0]}:{there.settings.port} "
+               "--cohort COHORT", err=True)  # fmt: skip
+    click.echo(f"Next  when {site} calls: `mammofed server enrol {home} {site}`", err=True)
+
+
+@server.command()
+@HOME
+@click.argument("site", required=False)
+@click.option("--certificate", "tls", help="The six words that the site reads for its certificate's key.")
+@click.option("--node", help="The six words that the site reads for its node key.")
+def enrol(home: Path, site: str | None, tls: str | None, node: str | None) -> None:
+    """Confirm SITE after it has read its words over the phone; without SITE: who waits.
+
+    Example:  mammofed server enrol coordinator north
+    """
+    there = _open(home)
+    with there.enrolment() as enrolment:
+        if site is None:
+            for pending in enrolment.pending():
+                click.echo(f"{pending.member.site:24} {pending.member.role.value}")
+            if not enrolment.pending():
+                click.echo("Nobody waits for a confirmation.")
+            return
+        if tls is None or node is None:
+            click.echo(f"Call {site} on a number that you know. Type what `mammofed site init` shows there:")
+        tls = tls or click.prompt("Words of the certificate's key")
+        node = node or click.prompt("Words of the node key")
+        enrolment.confirm(site, {"certificate": tls, "node": node})
+    there.record("enrolled", site=site)
+    click.echo(f"{site} is enrolled; its courier gets its certificate by itself.")
+
+
+@server.command()
+@HOME
+@click.argument("site")
+@click.option("--reason", default="", help="For the record and for the site.")
+def revoke(home: Path, site: str, reason: str) -> None:
+    """Shut SITE out at once: live connections end, new ones are refused.
+
+    Example:  mammofed server revoke coordinator north --reason "keys were lost"
+    """
+    there = _open(home)
+    with there.enrolment() as enrolment:
+        enrolment.revoke(site, reason=reason)
+    there.record("revoked", site=site, reason=reason[:300])
+    click.echo(f"{site} is shut out. To let it in again: a new invitation, and new keys.")
+
+
+@server.command()
+@HOME
+@click.argument("protocol", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--weights", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="The initial weights that the protocol names (`initial.safetensors`).")  # fmt: skip
+def propose(home: Path, protocol: Path, weights: Path) -> None:
+    """Sign PROTOCOL and show it to its sites; `mammofed simulate protocol` writes one.
+
+    Example:  mammofed server propose coordinator study/protocol.yaml --weights study/initial.safetensors
+    """
+    from server.deploy.studies import propose as propose_study
+    from server.deploy.studies import read_protocol
+
+    study = propose_study(_open(home), read_protocol(protocol), weights)
+    click.echo(f"{study.name} is proposed; each site reviews and approves it.")
+    click.echo(f"Next  `mammofed server start {home} {study.name}` when `mammofed server status {home}` shows who did")
+
+
+@server.command()
+@HOME
+@click.argument("study")
+def start(home: Path, study: str) -> None:
+    """Begin STUDY; the daemon runs it, through crashes, to its end.
+
+    Example:  mammofed server start coordinator density-2027
+    """
+    from server.deploy.studies import start as start_study
+
+    found = start_study(_open(home), study, again=False)
+    click.echo(f"{found.name} begins. Next  `mammofed server status {home}`")
+
+
+@server.command()
+@HOME
+@click.argument("study")
+def resume(home: Path, study: str) -> None:
+    """Go on with a STUDY that was stopped or had no quorum, from its last closed round.
+
+    Example:  mammofed server resume coordinator density-2027
+    """
+    from server.deploy.studies import start as start_study
+
+    found = start_study(_open(home), study, again=True)
+    click.echo(f"{found.name} goes on. Next  `mammofed server status {home}`")
+
+
+@server.command()
+@HOME
+@click.argument("study")
+def stop(home: Path, study: str) -> None:
+    """Stop STUDY after the round that is running.
+
+    Example:  mammofed server stop coordinator density-2027
+    """
+    from server.deploy.studies import stop as stop_study
+
+    found = stop_study(_open(home), study)
+    click.echo(f"{found.name} stops after this round. Next  `mammofed server resume {home} {study}` goes on with it")
+
+
+@server.command()
+@HOME
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def status(home: Path, as_json: bool) -> None:
+    """Who is enrolled and here, what runs, and how far each study is.
+
+    Example:  mammofed server status coordinator
+    """
+    from server.deploy.status import show, status_of
+
+    show(status_of(_open(home)), as_json=as_json)
+
+
+@server.command()
+@HOME
+def serve(home: Path) -> None:
+    """Run the coordinator in the foreground: doors, SuperLink, studies. A service for systemd; Ctrl-C ends it.
+
+    Example:  mammofed server serve coordinator
+    """
+    from server.deploy.daemon import run
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    run(_open(home))
+
+
+def _open(home: Path) -> CoordinatorHome:
+    from server.deploy.home import CoordinatorHome
+
+    return CoordinatorHome.open(home.resolve())

@@ -31,6 +31,8 @@ BACKDATED = timedelta(minutes=5)
 """Leaves begin earlier than they are made, for clocks that are late; Flower allows 5 s ahead and 305 s behind."""
 MAX_DER_BYTES = 8192  # a request or certificate here has some 600
 ALPN = "http/1.1"
+CONTROL_ALPN = "mammofed-control/1"
+"""Names the control service (`shared_model.control`) at the coordinator's door; no name or `ALPN`: Flower's routes."""
 
 REFUSALS: dict[str, str] = {
     "unknown": "the coordinator does not know this certificate; enrol again with a new invitation",
@@ -343,17 +345,28 @@ def server_context(credentials: Path, *, ca_pem: str) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_REQUIRED
     # A resumed session would skip the certificate's check, and a revoked site is to knock in full each time.
     context.num_tickets = 0
-    return _strict(context, credentials, ca_pem)
+    return _strict(context, credentials, ca_pem, (ALPN, CONTROL_ALPN))
 
 
-def client_context(credentials: Path, *, ca_pem: str) -> ssl.SSLContext:
+def enrolling_server_context(credentials: Path, *, ca_pem: str) -> ssl.SSLContext:
+    """TLS 1.3 for the coordinator's enrolment door: who knocks has no certificate yet, and knows ours.
+
+    Args:
+        credentials: key and certificate in one PEM file.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.num_tickets = 0
+    return _strict(context, credentials, ca_pem, (CONTROL_ALPN,))
+
+
+def client_context(credentials: Path, *, ca_pem: str, alpn: str = ALPN) -> ssl.SSLContext:
     """TLS 1.3 for a site: only the coordinator's CA is trusted, never the machine's list, and the host is checked."""
-    return _strict(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), credentials, ca_pem)
+    return _strict(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), credentials, ca_pem, (alpn,))
 
 
-def enrolling_context(*, ca_pem: str) -> ssl.SSLContext:
+def enrolling_context(*, ca_pem: str, alpn: str = ALPN) -> ssl.SSLContext:
     """TLS 1.3 for a site that has no certificate yet: it knows the coordinator's CA from its invitation."""
-    return _strict(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), None, ca_pem)
+    return _strict(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), None, ca_pem, (alpn,))
 
 
 def loopback_server_context(credentials: Path) -> ssl.SSLContext:
@@ -364,11 +377,13 @@ def loopback_server_context(credentials: Path) -> ssl.SSLContext:
     return context
 
 
-def _strict(context: ssl.SSLContext, credentials: Path | None, ca_pem: str) -> ssl.SSLContext:
+def _strict(
+    context: ssl.SSLContext, credentials: Path | None, ca_pem: str, alpn: Sequence[str]
+) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.options |= ssl.OP_NO_COMPRESSION
-    context.set_alpn_protocols([ALPN])
+    context.set_alpn_protocols(list(alpn))
     context.load_verify_locations(cadata=ca_pem)
     if credentials is not None:
         try:

@@ -25,6 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 
 from shared_model.certificates import Member, Role, load_certificate, load_spki, sign, signed_by, spki
 from shared_model.errors import CertificateError, EnrolmentError
+from shared_model.signed_protocol import Coordinator
 
 SECRET_BYTES = 20  # 160 bits: not to be guessed, so its plain SHA-256 may lie on the coordinator's disk
 MAX_DOCUMENT_BYTES = 64 << 10
@@ -75,10 +76,11 @@ class RenewRequest(_Document):
 
 
 class EnrolReply(_Document):
-    """The coordinator's answer. certificate: DER, with `issued` only."""
+    """The coordinator's answer. With `issued` only: certificate (DER), and whose signatures the site is to believe."""
 
     status: Literal["pending", "issued"]
     certificate: Base64 | None = None
+    coordinator: Coordinator | None = None
 
 
 _D = TypeVar("_D", bound=_Document)

@@ -190,3 +190,15 @@ class TunnelError(MammoFedError):
     ) -> None:
         self.reason = reason
         super().__init__(problem, found=found, expected=expected, remedy=remedy)
+
+
+class ControlError(MammoFedError):
+    """The control service refuses a call or cannot be reached; `reason` is a stable code of `shared_model.control`."""
+
+    exit_code = 93
+
+    def __init__(
+        self, problem: str, *, reason: str, found: object = None, expected: object = None, remedy: str | None = None
+    ) -> None:
+        self.reason = reason
+        super().__init__(problem, found=found, expected=expected, remedy=remedy)

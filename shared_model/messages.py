@@ -1,7 +1,8 @@
 """What crosses between coordinator and site: declared fields and named tensors, bounded and checked before allocation.
 
 Used by the courier's shim, the trainer and the server; needs neither torch nor Flower. On the wire a message is one
-safetensors file whose metadata holds kind and fields as JSON, so that both ends decode into declared types only.
+safetensors file whose metadata holds kind and fields as JSON, so that both ends decode into declared types only. Where
+a coordinator signs, the metadata holds its envelope (`shared_model.signed_request`) as well, which is opaque here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from shared_model.errors import MessageError
 MAX_HEADER_BYTES = 1 << 20
 MAX_FRAME_BYTES = 128 << 20  # Flower with SQLite fails somewhere between 200 and 400 MB (research/flower.md, 4.5)
 MAX_REPORT_BYTES = 8 << 20
+MAX_ENVELOPE_BYTES = 16 << 10
+MAX_STATEMENT_CHARS = 384 << 10  # shared_model.audit.heads.MAX_STATEMENT_BYTES fits (a test says so)
 CHUNK_BYTES = 1 << 20
 CORRECTION = "correction."  # prefix of the tensors beside the weights that SCAFFOLD sends
 
@@ -155,22 +158,58 @@ class ErrorReply(Fields):
     reason: str = Field(max_length=500)
 
 
-Request = DescribeRequest | TrainRequest | EvaluateRequest
-Reply = DescribeReply | TrainReply | EvaluateReply | ErrorReply
+class AuditRequest(Fields):
+    """Exchange heads of audit logs. The courier asks on the coordinator's behalf, and can forge neither side's.
+
+    since: up to which entry of this trainer's log the coordinator has recorded it (0: nothing).
+    statement: how the coordinator's own log went on since what the last reply says is recorded here, as
+        `shared_model.audit.Statement` writes it; None: nothing new.
+    """
+
+    kind: Literal["audit"] = "audit"
+    since: int = Field(ge=0, le=2**53 - 1)
+    statement: str | None = Field(default=None, max_length=MAX_STATEMENT_CHARS)
+
+
+class AuditReply(Fields):
+    """How far the trainer's audit log reaches, signed; it tells nothing of what is in the log.
+
+    owner, key, log: whose log, the public key that signs its heads (64 hex digits), and which of the owner's logs.
+    statement: JSON of `shared_model.audit.Statement` from `since` on; the receiver checks it with `AuditLog.record`.
+    recorded: up to which entry the coordinator's log is recorded here, where its next statement must begin.
+    """
+
+    kind: Literal["audited"] = "audited"
+    owner: str = SiteName
+    key: str = Sha256
+    log: str = Field(pattern=r"^[0-9a-f]{32}$")
+    statement: str = Field(max_length=MAX_STATEMENT_CHARS)
+    recorded: int = Field(ge=0, le=2**53 - 1)
+
+
+Request = DescribeRequest | TrainRequest | EvaluateRequest | AuditRequest
+Reply = DescribeReply | TrainReply | EvaluateReply | AuditReply | ErrorReply
 Message = Request | Reply
+
+_FIELDS, _ENVELOPE = "message", "envelope"  # in the metadata of the safetensors file
 
 _TYPES: dict[str, type[Fields]] = {
     "describe": DescribeRequest, "described": DescribeReply, "train": TrainRequest, "trained": TrainReply,
-    "evaluate": EvaluateRequest, "evaluated": EvaluateReply, "error": ErrorReply,
+    "evaluate": EvaluateRequest, "evaluated": EvaluateReply, "audit": AuditRequest, "audited": AuditReply,
+    "error": ErrorReply,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One message: its fields and, where the kind has them, named float32 tensors."""
+    """One message: its fields and, where the kind has them, named float32 tensors.
+
+    envelope: the coordinator's signature over a request (`SignedRequest.to_json`), ASCII; None: unsigned.
+    """
 
     message: Message
     arrays: Arrays = field(default_factory=dict)
+    envelope: bytes | None = None
 
 
 def weights_sha256(arrays: Arrays) -> str:
@@ -194,10 +233,16 @@ def encode(frame: Frame) -> bytes:
     """Frame -> bytes.
 
     Raises:
-        MessageError: above `MAX_FRAME_BYTES`.
+        MessageError: above `MAX_FRAME_BYTES`, or the envelope is no ASCII text of at most `MAX_ENVELOPE_BYTES`.
     """
     tensors = {name: np.asarray(array, dtype=np.float32, order="C") for name, array in frame.arrays.items()}
-    data = save_safetensors(tensors, metadata={"message": frame.message.model_dump_json()})
+    metadata = {_FIELDS: frame.message.model_dump_json()}
+    if frame.envelope is not None:
+        if len(frame.envelope) > MAX_ENVELOPE_BYTES or not frame.envelope.isascii():
+            raise MessageError("the request's envelope is too large or no text", found=f"{len(frame.envelope)} bytes",
+                               expected=f"at most {MAX_ENVELOPE_BYTES}, ASCII")  # fmt: skip
+        metadata[_ENVELOPE] = frame.envelope.decode("ascii")
+    data = save_safetensors(tensors, metadata=metadata)
     if len(data) > MAX_FRAME_BYTES:
         raise MessageError("message is too large", found=f"{len(data)} bytes", expected=f"at most {MAX_FRAME_BYTES}",
                            remedy="choose a smaller model size")  # fmt: skip
@@ -210,7 +255,8 @@ def decode(data: bytes) -> Frame:
     Raises:
         MessageError: in words, never with the content.
     """
-    message = parse_fields(data)
+    metadata = _metadata(data)
+    message, envelope = parse_message(metadata[_FIELDS]), metadata.get(_ENVELOPE)
     try:
         arrays = load_safetensors(data)
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
@@ -218,11 +264,16 @@ def decode(data: bytes) -> Frame:
     for name, array in arrays.items():
         if array.dtype != np.float32:
             raise MessageError("tensor of a wrong type", found=f"{name[:80]}: {array.dtype}", expected="float32")
-    return Frame(message, arrays)
+    return Frame(message, arrays, None if envelope is None else envelope.encode("ascii"))
 
 
 def parse_fields(data: bytes) -> Message:
     """The fields of an encoded frame alone, without touching its tensors (what the courier needs for its log)."""
+    return parse_message(_metadata(data)[_FIELDS])
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The texts in the header of an encoded frame: the message's fields, and its envelope where there is one."""
     if len(data) > MAX_FRAME_BYTES:
         raise MessageError("message is too large", found=len(data), expected=f"at most {MAX_FRAME_BYTES} bytes")
     length = int.from_bytes(data[:8], "little") if len(data) >= 8 else -1
@@ -230,9 +281,17 @@ def parse_fields(data: bytes) -> Message:
         raise MessageError("message is damaged: bad header length", found=length)
     try:
         metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        return parse_message(metadata["message"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise MessageError("message is damaged: header is not what a MammoFed message has") from None
+        metadata = None
+    if not isinstance(metadata, dict) or set(metadata) not in ({_FIELDS}, {_FIELDS, _ENVELOPE}) or not all(
+        isinstance(text, str) for text in metadata.values()
+    ):  # fmt: skip
+        raise MessageError("message is damaged: header is not what a MammoFed message has")
+    envelope = metadata.get(_ENVELOPE, "")
+    if len(envelope) > MAX_ENVELOPE_BYTES or not envelope.isascii():
+        raise MessageError("the request's envelope is too large or no text", found=f"{len(envelope)} characters",
+                           expected=f"at most {MAX_ENVELOPE_BYTES}, ASCII")  # fmt: skip
+    return metadata
 
 
 def parse_message(text: str) -> Message:

@@ -10,17 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from typing import Annotated, Final, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError
 
 from shared_model.audit import AuditLog
 from shared_model.errors import MessageError, SignatureError
-from shared_model.messages import EvaluateRequest, Fields, SiteName, TrainRequest
+from shared_model.messages import MAX_ENVELOPE_BYTES, EvaluateRequest, Fields, SiteName, TrainRequest
 from shared_model.signed_protocol import Coordinator
 from shared_model.signing import Purpose, SigningKey
 
-MAX_ENVELOPE_BYTES: Final = 16 << 10
 ADMITTED, REFUSED = "request_admitted", "request_refused"
 
 Asked = Annotated[TrainRequest | EvaluateRequest, Field(discriminator="kind")]

@@ -35,6 +35,7 @@ def install_sites(config: Mapping[str, Any], run_dir: Path, protocol: Protocol, 
         (home / "state").mkdir(exist_ok=True)
         write_small(home / "protocols" / f"{protocol.sha256[:16]}.json", protocol.to_json())
         site = SiteConfig(
+            coordinator=None, private_only=False,  # all parties live on this machine
             site=party, role="evaluator" if name == HELD_OUT else "site", cohort=cohorts[name].resolve(),
             state=(home / "state").resolve(), protocols=(home / "protocols").resolve(),
             device=config["engine"]["device"], **split_of(config, name),

@@ -126,6 +126,7 @@ def make_study(
         write_cohort(home / "cohort", site=name, patients=held_out if role == "evaluator" else patients, seed=seed)
         (home / "protocols" / "approved.json").write_text(protocol.to_json())
         config = SiteConfig(
+            coordinator=None, private_only=False,  # all parties live on this machine
             site=name, role=role, cohort=home / "cohort", state=home / "state", protocols=home / "protocols",  # type: ignore[arg-type]
             device="cpu", salt="unit",
             fractions={"selection": 0.5, "test": 0.5} if role == "evaluator" else {"train": 0.7, "test": 0.3},

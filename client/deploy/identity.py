@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared_model.certificates import (
+    ALPN,
     REFUSALS,
     RENEW_BELOW_DAYS,
     Member,
@@ -69,7 +70,7 @@ DAY_S = 86400.0
 
 
 class SiteFile(BaseModel):
-    """site.json. host, port: where the coordinator's gateway is reached."""
+    """site.json. host, port: where the coordinator's gateway is reached; enrol_port: its door for enrolment."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -77,6 +78,13 @@ class SiteFile(BaseModel):
     role: Role
     host: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:_-]{1,253}$")]
     port: Annotated[int, Field(ge=1, le=65535)]
+    enrol_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """None: the one after `port`."""
+
+    @property
+    def enrolling(self) -> int:
+        """The port of the door for enrolment."""
+        return self.enrol_port or self.port % 65535 + 1
 
 
 class Stage(StrEnum):
@@ -109,15 +117,17 @@ class SiteIdentity:
 
     @classmethod
     def begin(
-        cls, folder: Path, invite: Invite, *, host: str, port: int, clock: Callable[[], float] = time.time
-    ) -> SiteIdentity:
+        cls, folder: Path, invite: Invite, *, host: str, port: int, enrol_port: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> SiteIdentity:  # fmt: skip
         """Make the site's keys. With the same invitation again: goes on with the keys that are there.
 
         Raises:
             ConfigError: another identity lives in the folder, or no usable host and port. StorageError: the disk.
         """
         try:
-            settings = SiteFile(site=invite.member.site, role=invite.member.role, host=host, port=port)
+            settings = SiteFile(site=invite.member.site, role=invite.member.role, host=host, port=port,
+                                enrol_port=enrol_port)  # fmt: skip
         except ValidationError:
             raise ConfigError("not an address of a coordinator", found=f"{host}:{port}",
                               expected="a host name or IP address, and a port") from None  # fmt: skip
@@ -233,8 +243,11 @@ class SiteIdentity:
 
     # --- TLS ---
 
-    def context(self) -> ssl.SSLContext:
+    def context(self, *, alpn: str = ALPN) -> ssl.SSLContext:
         """TLS for connections to the coordinator, with the newest certificate.
+
+        Args:
+            alpn: what is to be spoken: Flower's routes, or `CONTROL_ALPN`.
 
         Raises:
             CertificateError: none yet (`unconfirmed`), `expired` or `not_yet_valid`, said before anything is sent.
@@ -245,11 +258,11 @@ class SiteIdentity:
                                    remedy=REFUSALS["unconfirmed"])  # fmt: skip
         check_window(certificate, self._clock())
         read_private(self.folder / "tls.pem")  # refuses a key that others can read
-        return client_context(self.folder / "tls.pem", ca_pem=self.ca_pem)
+        return client_context(self.folder / "tls.pem", ca_pem=self.ca_pem, alpn=alpn)
 
-    def enrolling_context(self) -> ssl.SSLContext:
+    def enrolling_context(self, *, alpn: str = ALPN) -> ssl.SSLContext:
         """TLS for the first connection, which has no certificate of its own."""
-        return enrolling_context(ca_pem=self.ca_pem)
+        return enrolling_context(ca_pem=self.ca_pem, alpn=alpn)
 
     def local_context(self) -> ssl.SSLContext:
         """TLS for the tunnel's loopback listener; SuperNode is given `--root-certificates local-ca.pem`."""

@@ -28,7 +28,7 @@ from typing import Any, Self
 from client.deploy.identity import SiteIdentity
 from client.deploy.proxy import Proxy
 from client.deploy.proxy import connect as connect_through
-from shared_model.certificates import REFUSALS, REFUSED
+from shared_model.certificates import ALPN, REFUSALS, REFUSED
 from shared_model.errors import CertificateError, ConfigError, MammoFedError, TunnelError
 
 CHUNK = 1 << 16
@@ -71,17 +71,21 @@ class Tunnel:
     Args:
         listen: a port on the loopback (0: any free one), or a path of a Unix socket for its owner alone.
         tls: talk TLS to SuperNode, with the site's loopback certificate; needed where nodes are authenticated.
+        alpn: what is spoken inside; the coordinator has to know it.
+        enrolling: go to the door for enrolment, without a certificate of our own.
         report: is told each change of the status.
     """
 
     def __init__(
         self, identity: SiteIdentity, *, listen: int | Path = 0, host: str = "127.0.0.1", tls: bool = True,
-        proxy: Proxy | None = None, limits: TunnelLimits | None = None, clock: Callable[[], float] = time.time,
+        alpn: str = ALPN, enrolling: bool = False, proxy: Proxy | None = None, limits: TunnelLimits | None = None,
+        clock: Callable[[], float] = time.time,
         report: Callable[[TunnelStatus], None] = lambda status: None,
     ) -> None:  # fmt: skip
         if not ip_address(host).is_loopback:
             raise ConfigError("the tunnel serves this machine alone", found=host, expected="127.0.0.1 or ::1")
         self._identity, self._listen, self._host, self._tls = identity, listen, host, tls
+        self._alpn, self._enrolling = alpn, enrolling
         self._proxy, self._limits = proxy, limits or TunnelLimits()
         self._clock, self._report = clock, report
         self._status = TunnelStatus(reason="", words=_UNUSED, since=clock())
@@ -215,8 +219,12 @@ class Tunnel:
             CertificateError: our certificate is absent or out of its time: nothing was sent.
             TunnelError, OSError: no way there.
         """
-        context = self._identity.context()
-        host, port = self._identity.settings.host, self._identity.settings.port
+        settings = self._identity.settings
+        if self._enrolling:
+            context, port = self._identity.enrolling_context(alpn=self._alpn), settings.enrolling
+        else:
+            context, port = self._identity.context(alpn=self._alpn), settings.port
+        host = settings.host
         try:
             async with asyncio.timeout(self._limits.connect_s):
                 if self._proxy is None:
@@ -234,6 +242,11 @@ class Tunnel:
             raise TunnelError("the coordinator does not answer", reason="no_answer", found=f"{host}:{port}",
                               expected=f"an answer within {self._limits.connect_s:g} s",
                               remedy="check address, proxy and firewall (outgoing)") from None  # fmt: skip
+        if self._alpn != ALPN and writer.get_extra_info("ssl_object").selected_alpn_protocol() != self._alpn:
+            writer.transport.abort()
+            raise TunnelError("the coordinator does not offer what this site asks for", reason="no_service",
+                              expected=self._alpn, remedy="use the same release at both ends, and the coordinator's "
+                              "own gateway")  # fmt: skip
         return reader, writer
 
     async def _both_ways(

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from shared_model.errors import ConfigError
+from shared_model.signed_protocol import Coordinator
 
 MAX_CONFIG_BYTES = 1 << 16
 SPLITS = {"site": {"train", "test"}, "evaluator": {"selection", "test"}}
@@ -19,19 +20,24 @@ SPLITS = {"site": {"train", "test"}, "evaluator": {"selection", "test"}}
 class SiteConfig(BaseModel):
     """Where one site's things lie and how its patients are split. All paths are absolute.
 
+    coordinator: whom this site enrolled with: only protocols and requests under its signature are served. It is always
+        written; None: nothing is signed, for a study whose parties all live on one machine.
     site: public name. role: `site` trains; `evaluator` holds the coordinator's held-out cohort and only evaluates.
     cohort: prepared cohort, read-only. state: ledger and replies, this trainer's own folder.
-    protocols: folder of approved protocols (`*.json`); nothing else is ever served.
+    protocols: folder of approved protocols (`*.json`; with a coordinator, as it signed them); nothing else is served.
     device: `auto`, `cpu`, `cuda` or `cuda:<n>`.
     salt, fractions: patient-wise split by salted hash; `train` and `test` at a site, `selection` and `test` at the
         evaluator. They must not change while the site's state lives, or women of `test` would have been trained on.
     epsilon_limit: the site's own cap on epsilon for each patient over all studies; None: the protocol's epsilon.
+    delta_limit: a protocol with a greater delta is refused; None: the protocol's delta.
+    private_only: a protocol that trains without differential privacy is refused (a `site`; an evaluator never trains).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     site: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     role: Literal["site", "evaluator"]
+    coordinator: Coordinator | None
     cohort: Path
     state: Path
     protocols: Path
@@ -39,6 +45,8 @@ class SiteConfig(BaseModel):
     salt: str = Field(min_length=1, max_length=200)
     fractions: Mapping[str, float]
     epsilon_limit: float | None = Field(default=None, ge=0)
+    delta_limit: float | None = Field(default=None, gt=0, lt=1)
+    private_only: bool = True  # what a forgotten line means must be the safe thing
 
     @field_validator("cohort", "state", "protocols")
     @classmethod

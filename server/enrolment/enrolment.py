@@ -26,6 +26,7 @@ from shared_model.enrolment import (
     secret_sha256,
 )  # fmt: skip
 from shared_model.errors import EnrolmentError
+from shared_model.signed_protocol import Coordinator
 
 INVITE_HOURS = 72.0  # a weekend between the coordinator's mail and the site's IT
 MAX_INVITE_HOURS = 24.0 * 14
@@ -44,14 +45,17 @@ class Enrolment:
 
     Args:
         fingerprint: public key -> six words; the site shows the same.
+        coordinator: who signs protocols and requests here; the site learns it with its certificate. None: nobody yet.
         dropped: called with the name of a site that was revoked, so that this process ends its live connections; other
             processes see it in the registry.
     """
 
     def __init__(
         self, authority: Authority, registry: Registry, *, fingerprint: Fingerprint,
-        clock: Callable[[], float] = time.time, dropped: Callable[[str], None] = lambda site: None,
+        coordinator: Coordinator | None = None, clock: Callable[[], float] = time.time,
+        dropped: Callable[[str], None] = lambda site: None,
     ) -> None:  # fmt: skip
+        self._coordinator = coordinator
         self._authority, self._registry, self._clock = authority, registry, clock
         self._fingerprint, self._dropped = fingerprint, dropped
 
@@ -139,7 +143,7 @@ class Enrolment:
         if there.state is MemberState.PENDING:
             return EnrolReply(status="pending")
         certificate = self._registry.certificate_for(member.site, spki(key), lambda: self._authority.issue(member, key))
-        return EnrolReply(status="issued", certificate=der(certificate))
+        return EnrolReply(status="issued", certificate=der(certificate), coordinator=self._coordinator)
 
     def _renew(self, request: RenewRequest, peer: bytes) -> EnrolReply:
         admitted = self._registry.admit(peer)
@@ -148,7 +152,7 @@ class Enrolment:
         certificate = self._registry.certificate_for(
             admitted.member.site, spki(key), lambda: self._authority.issue(admitted.member, key), asked_with=peer
         )
-        return EnrolReply(status="issued", certificate=der(certificate))
+        return EnrolReply(status="issued", certificate=der(certificate), coordinator=self._coordinator)
 
 
 def _plain(words: str) -> bytes:

@@ -109,6 +109,7 @@ def install(protocol: Protocol, root: Path, *, patients: int) -> list[Path]:
         write_cohort(home / "cohort", protocol, site=name, seed=seed, patients=patients)
         held_out = name == "evaluator"
         site = SiteConfig(
+            coordinator=None, private_only=False,  # all parties live on this machine
             site=name, role="evaluator" if held_out else "site", cohort=home / "cohort", state=home / "state",
             protocols=home / "protocols", device="cpu", salt="bench",
             fractions={"selection": 0.5, "test": 0.5} if held_out else {"train": 0.8, "test": 0.2},

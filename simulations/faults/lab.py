@@ -85,6 +85,7 @@ def _install(home: Path, name: str, protocol: Protocol, cohort: Path) -> Path:
     (home / "protocols" / "approved.json").write_text(protocol.to_json(), encoding="utf-8")
     held_out = name == EVALUATOR
     site = SiteConfig(
+        coordinator=None, private_only=False,  # all parties live on this machine
         site=name, role="evaluator" if held_out else "site", cohort=cohort, state=home / "state",
         protocols=home / "protocols", device="cpu", salt="faults",
         fractions={"selection": 0.5, "test": 0.5} if held_out else {"train": 0.8, "test": 0.2},

@@ -107,6 +107,16 @@ def test_a_refusal_comes_back_as_content_with_its_reason(small_study: Callable[.
     assert "not approved" in message.reason
 
 
+def test_a_signed_envelope_passes_untouched_and_its_form_is_checked() -> None:
+    sealed = Frame(DescribeRequest(), {}, b'{"any": "ascii text"}')
+    content = content_of(sealed)
+    assert frame_of(content) == sealed
+    assert "envelope" not in content_of(Frame(DescribeRequest())).config_records[MESSAGE]
+    content.config_records[MESSAGE]["envelope"] = "text"
+    with pytest.raises(MessageError, match="envelope is of a wrong type"):
+        frame_of(content)
+
+
 def test_a_dead_trainer_and_a_bad_node_configuration_are_answered_in_words(
     socket: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,14 +12,16 @@ from client.trainer.config import MAX_CONFIG_BYTES, SiteConfig
 from client.trainer.server import _services, main
 from shared_model.errors import ConfigError
 
+OMIT = object()
 GOOD: dict[str, Any] = {
-    "site": "north", "role": "site", "cohort": "/c", "state": "/s", "protocols": "/p", "device": "auto", "salt": "x",
+    "site": "north", "role": "site", "coordinator": None, "cohort": "/c", "state": "/s", "protocols": "/p",
+    "device": "auto", "salt": "x",
     "fractions": {"train": 0.8, "test": 0.2},
 }  # fmt: skip
 
 
 def write(path: Path, **changes: Any) -> Path:
-    path.write_text(json.dumps({k: v for k, v in {**GOOD, **changes}.items() if v is not None}))
+    path.write_text(json.dumps({k: v for k, v in {**GOOD, **changes}.items() if v is not OMIT}))
     return path
 
 
@@ -37,18 +39,30 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
         ({"cohort": "relative/path"}, "cohort: must be an absolute path"),
         ({"device": "cuda:x"}, "device: "),
         ({"salt": ""}, "salt: "),
-        ({"salt": None}, "salt: Field required"),
+        ({"salt": OMIT}, "salt: Field required"),
         ({"fractions": {"selection": 0.5, "test": 0.5}}, "a site splits into"),
         ({"fractions": {"train": 0.8, "test": 0.3}}, "add up to 1"),
         ({"fractions": {"train": 1.0, "test": 0.0}}, "in (0, 1)"),
         ({"epsilon_limit": -1.0}, "epsilon_limit: "),
         ({"surprise": 1}, "surprise: "),
+        ({"coordinator": OMIT}, "coordinator: Field required"),
+        ({"coordinator": {"name": "lead"}}, "coordinator.key: Field required"),
+        ({"coordinator": {"name": "lead", "key": "00"}}, "coordinator.key: "),
+        ({"delta_limit": 1.0}, "delta_limit: "),
+        ({"private_only": None}, "private_only: "),
     ],
 )
 def test_each_fault_is_named(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         SiteConfig.read(write(tmp_path / "site.json", **changes))
     assert words in str(caught.value)
+
+
+def test_what_is_not_said_means_the_safe_thing(tmp_path: Path) -> None:
+    config = SiteConfig.read(write(tmp_path / "site.json", coordinator={"name": "lead", "key": "ab" * 32}))
+    assert config.private_only
+    assert config.coordinator is not None
+    assert (config.coordinator.name, config.coordinator.key) == ("lead", "ab" * 32)
 
 
 def test_files_that_are_no_configuration_are_refused(tmp_path: Path) -> None:

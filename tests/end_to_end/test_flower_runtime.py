@@ -15,10 +15,10 @@ from safetensors.numpy import load_file, save_file
 
 from server.rounds.events import Event
 from server.rounds.loop import run_study
+from shared_model.guard import descendants
 from shared_model.messages import weights_sha256
 from simulations.engine import LocalGrid
 from simulations.engine.flower import FlowerSettings, run_on_ray
-from simulations.engine.flower.guard import descendants
 from simulations.engine.flower.run import RUN_LOG
 from tests.conftest import SmallStudy as Study
 

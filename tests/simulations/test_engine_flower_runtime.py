@@ -22,12 +22,12 @@ from omegaconf import OmegaConf
 
 from client.app import content_of, frame_of
 from server.rounds.events import Event
+from server.rounds.follow import Follower, is_complete
 from server.rounds.journal import Journal
+from shared_model import guard as guard_module
 from shared_model.errors import CohortError, ConfigError, RoundError, StorageError
 from shared_model.messages import DescribeReply, DescribeRequest, ErrorReply, Frame, TrainReply
 from simulations.engine.flower import FlowerSettings, run_on_ray
-from simulations.engine.flower import guard as guard_module
-from simulations.engine.flower.follow import Follower, is_complete
 from simulations.engine.flower.place import run_directory
 from simulations.engine.flower.run import _outcome
 from simulations.engine.flower.superlink import RunStatus, SuperLink

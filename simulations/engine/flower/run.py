@@ -15,11 +15,11 @@ from pathlib import Path
 from client.trainer.config import SiteConfig
 from server.app import STOP_FILE
 from server.rounds.events import Event, Observer
+from server.rounds.follow import Follower, is_complete
 from server.rounds.loop import StudyOutcome
 from shared_model.cohort import Cohort
 from shared_model.errors import RoundError
 from shared_model.protocol import Protocol
-from simulations.engine.flower.follow import Follower, is_complete
 from simulations.engine.flower.settings import FlowerSettings
 from simulations.engine.flower.superlink import RunStatus, SuperLink
 

@@ -25,8 +25,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Self
 
+from shared_model import guard
 from shared_model.errors import ConfigError, TrainerError
-from simulations.engine.flower import guard
 from simulations.engine.pool import trainer_environment
 
 POLL_S = 0.1

@@ -1,0 +1,223 @@
+"""A site's folder: what lies where, who may read it, and what the hospital allows; made by `site init`.
+
+    <home>/policy.yaml    what this hospital allows, and where its cohort is; the administrator's, read at every start
+    <home>/identity/      the courier's: keys and certificate (`client.deploy.identity`)
+    <home>/courier/       the courier's: signing key, audit log, inbox/ of protocols, status.json, Flower's home
+    <home>/trainer/       the trainer's: approved protocols/, state/ (ledger, replies, audit log), coordinator.json
+    <home>/run/           the socket between the two
+
+On a machine of its own each role has its user (`client/deploy/units`); for one user all of it is 0700.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from client.deploy.identity import SiteIdentity
+from client.trainer.config import SiteConfig
+from client.trainer.wire import MAX_SOCKET_PATH
+from shared_model.certificates import Role
+from shared_model.errors import ConfigError
+from shared_model.plain_yaml import check_plain
+from shared_model.private_files import make_private_folder, read_private, write_private
+from shared_model.signed_protocol import Coordinator
+
+MAX_POLICY_BYTES = 1 << 16
+
+_POLICY = """\
+# What this hospital allows. The trainer reads it at every start and refuses what goes beyond it, whoever asks.
+cohort: {cohort}
+device: auto              # auto | cpu | cuda | cuda:<n>
+private_only: {private_only}        # true: refuse every study that trains without differential privacy
+epsilon_limit: {epsilon_limit}        # most epsilon for each patient over all studies; then the site abstains
+delta_limit: 1.0e-5       # refuse a study with a greater delta
+# Who is trained on, patient-wise by salted hash. Never change these two while the site's state lives: women of `test`
+# would have been trained on, and the trainer refuses it.
+salt: {salt}
+test_fraction: {test_fraction}        # {what}
+"""
+
+
+class Policy(BaseModel):
+    """policy.yaml, every field written out.
+
+    cohort: prepared cohort. epsilon_limit: over all studies. test_fraction: of the patients, never trained on; at the
+    evaluator the share of `test`, the rest being `selection`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    cohort: Path
+    device: str
+    private_only: bool
+    epsilon_limit: Annotated[float, Field(ge=0)] | None
+    delta_limit: Annotated[float, Field(gt=0, lt=1)] | None
+    salt: Annotated[str, Field(min_length=16, max_length=200)]
+    test_fraction: Annotated[float, Field(gt=0, lt=1)]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the file.
+
+        Raises:
+            ConfigError: absent, no plain YAML, or naming every field that is wrong.
+        """
+        try:
+            with path.open(encoding="utf-8") as stream:
+                text = stream.read(MAX_POLICY_BYTES + 1)
+            check_plain(text, source=str(path))
+            return cls.model_validate(yaml.safe_load(text))
+        except OSError as error:
+            raise ConfigError(f"cannot read the policy {path}: {error.strerror}",
+                              remedy="restore it; without a policy nothing runs") from None  # fmt: skip
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path} is no YAML: {str(error)[:200]}") from None
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'policy'}: {e['msg']}" for e in error.errors())
+            raise ConfigError(f"{path} is no valid policy: {faults}", remedy="correct the named fields") from None
+
+
+@dataclass(frozen=True)
+class SiteHome:
+    """The folder of one site or of the evaluator."""
+
+    folder: Path
+
+    @classmethod
+    def create(cls, folder: Path, *, cohort: Path, role: Role) -> SiteHome:
+        """Make the folders and a policy with safe values. The same again is fine.
+
+        Raises:
+            ConfigError: no prepared cohort is there. StorageError: the disk refuses.
+        """
+        if not (cohort / "cohort.json").exists():
+            raise ConfigError(f"{cohort} is no prepared cohort", remedy="make one first: `mammofed site import`")
+        home = cls(folder)
+        for path in (folder, home.courier, home.inbox, home.courier / "logs", home.trainer, home.protocols,
+                     home.trainer / "logs", folder / "run"):  # fmt: skip
+            make_private_folder(path)
+        if not home.policy_file.exists():
+            trains = role is Role.SITE
+            text = _POLICY.format(
+                cohort=json.dumps(str(cohort.resolve())), private_only="true" if trains else "false",
+                epsilon_limit="8.0" if trains else "null", salt=secrets.token_hex(16),
+                test_fraction="0.2" if trains else "0.6",
+                what="of the patients are never trained on" if trains else "`test`; the rest is `selection`",
+            )  # fmt: skip
+            write_private(home.policy_file, text.encode())
+        return home
+
+    @classmethod
+    def open(cls, folder: Path) -> SiteHome:
+        """The home in a folder.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if not (folder / "policy.yaml").exists():
+            raise ConfigError(f"{folder} is no site's home", remedy="run `mammofed site init` with an invitation")
+        return cls(folder)
+
+    # --- what lies in it ---
+
+    @property
+    def policy_file(self) -> Path:
+        """The hospital's policy."""
+        return self.folder / "policy.yaml"
+
+    @property
+    def courier(self) -> Path:
+        """The courier's own folder."""
+        return self.folder / "courier"
+
+    @property
+    def inbox(self) -> Path:
+        """Protocols that the coordinator proposes, under its signature."""
+        return self.courier / "inbox"
+
+    @property
+    def trainer(self) -> Path:
+        """The trainer's own folder."""
+        return self.folder / "trainer"
+
+    @property
+    def protocols(self) -> Path:
+        """Protocols that the site's administrator approved."""
+        return self.trainer / "protocols"
+
+    @property
+    def state(self) -> Path:
+        """The trainer's ledger, replies and audit log."""
+        return self.trainer / "state"
+
+    @property
+    def socket(self) -> Path:
+        """Where the courier finds the trainer."""
+        path = self.folder.resolve() / "run" / "trainer.sock"
+        if len(str(path).encode()) <= MAX_SOCKET_PATH:
+            return path
+        short = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"mammofed-{short}" / "trainer.sock"
+
+    def identity(self) -> SiteIdentity:
+        """The site's keys and certificate."""
+        return SiteIdentity.open(self.folder / "identity")
+
+    def offered_coordinator(self) -> Coordinator | None:
+        """Who signs, as the coordinator told this site's courier at enrolment; None before that."""
+        return _coordinator(self.courier / "coordinator.json")
+
+    def trusted_coordinator(self) -> Coordinator | None:
+        """Whose signatures the trainer takes, as the administrator accepted; None before the first approval."""
+        return _coordinator(self.trainer / "coordinator.json")
+
+    def trust(self, coordinator: Coordinator) -> None:
+        """Take this coordinator's signatures from now on."""
+        write_private(self.trainer / "coordinator.json", coordinator.model_dump_json().encode())
+
+    def trainer_config(self) -> SiteConfig:
+        """The trainer's configuration, from the policy and the accepted coordinator.
+
+        Raises:
+            ConfigError: the policy is wrong, or no protocol was approved yet.
+        """
+        coordinator = self.trusted_coordinator()
+        if coordinator is None:
+            raise ConfigError("nothing was approved at this site yet, so the trainer has nothing to serve",
+                              remedy="`mammofed site review`, then `mammofed site approve`")  # fmt: skip
+        return self.config_for(coordinator)
+
+    def config_for(self, coordinator: Coordinator | None) -> SiteConfig:
+        """What the trainer would be configured with; for doctor, before anything was approved.
+
+        Raises:
+            ConfigError: the policy is wrong.
+        """
+        policy = Policy.read(self.policy_file)
+        settings = self.identity().settings
+        role: Literal["site", "evaluator"] = "site" if settings.role is Role.SITE else "evaluator"
+        rest = "train" if role == "site" else "selection"
+        return SiteConfig(
+            site=settings.site, role=role, coordinator=coordinator, cohort=policy.cohort, state=self.state.resolve(),
+            protocols=self.protocols.resolve(), device=policy.device, salt=policy.salt,
+            fractions={rest: 1.0 - policy.test_fraction, "test": policy.test_fraction},
+            epsilon_limit=policy.epsilon_limit, delta_limit=policy.delta_limit, private_only=policy.private_only,
+        )  # fmt: skip
+
+
+def _coordinator(path: Path) -> Coordinator | None:
+    if not path.exists():
+        return None
+    try:
+        return Coordinator.model_validate_json(read_private(path))
+    except ValidationError:
+        raise ConfigError(f"{path} is damaged", remedy="restore it from a backup") from None

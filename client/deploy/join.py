@@ -1,0 +1,182 @@
+"""`mammofed site join`: keeps a site's trainer, tunnel, presence and SuperNode running, until it is told to end.
+
+On a machine of its own the courier and the trainer are two users and two services (`--only`); on a laptop they are one
+command. Everything that they know is on the disk, so that they may be killed at any moment and started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from client.app import SITE_KEY, SOCKET_KEY
+from client.deploy.home import SiteHome
+from client.deploy.proxy import Proxy
+from client.deploy.tunnel import Tunnel, TunnelStatus
+from client.gate import BUNDLES, bundle_sha256, write_command
+from shared_model.errors import ConfigError, MammoFedError
+from shared_model.flower_app import flower_command, quiet_environment
+from shared_model.private_files import make_private_folder, write_private
+from shared_model.supervisor import Service, Supervisor
+
+STEP_S = 0.5
+SUPERNODE, TRAINER = "supernode", "trainer"
+NODE_RESTART_S = 5.0  # Flower refuses a node that was killed for about a minute; asking more often helps nobody
+BUNDLE_LIST = "allowed-bundles"
+
+log = logging.getLogger("mammofed.site")
+
+
+class TrainerSide:
+    """The trainer's service: started once something was approved, started again when what it reads has changed."""
+
+    def __init__(self, home: SiteHome, supervisor: Supervisor) -> None:
+        self._home, self._supervisor = home, supervisor
+        self._config = home.trainer / "trainer.json"
+        self._running, self._fault = "", ""
+
+    def step(self) -> None:
+        """Look once; what is wrong is said once and tried again."""
+        if self._running:
+            return
+        try:
+            text = self._home.trainer_config().to_json()
+        except MammoFedError as error:
+            if str(error) != self._fault:
+                log.warning("the trainer waits: %s", error)
+                self._fault = str(error)
+            return
+        write_private(self._config, text.encode())
+        make_private_folder(self._home.socket.parent)
+        command = [sys.executable, "-P", "-m", "client.trainer.server", "--socket", str(self._home.socket),
+                   str(self._config)]  # fmt: skip
+        self._supervisor.add(Service(
+            name=TRAINER, command=command, environment=trainer_environment(), folder=self._home.trainer,
+            log=self._home.trainer / "logs" / "trainer.log",
+        ))  # fmt: skip
+        self._running = text
+
+
+class CourierSide:
+    """SuperNode before the tunnel; started once the site has its certificate."""
+
+    def __init__(self, home: SiteHome, supervisor: Supervisor, *, tunnel_port: int) -> None:
+        self._home, self._supervisor, self._port = home, supervisor, tunnel_port
+        self._running = False
+
+    def step(self) -> None:
+        """Look once."""
+        if self._running or self._home.identity().certificate() is None:
+            return
+        self._running = True
+        self._supervisor.add(supernode(self._home, tunnel_port=self._port))
+
+
+def prepare_courier(home: SiteHome) -> None:
+    """Write the site's list of app bundles, the gate before Flower's loader, and Flower's home."""
+    courier = home.courier
+    for name in ("home", "empty", "logs"):
+        make_private_folder(courier / name)
+    write_private(courier / BUNDLE_LIST, f"{bundle_sha256()}\n".encode())
+    write_command(courier / "bin")
+
+
+def supernode(home: SiteHome, *, tunnel_port: int) -> Service:
+    """SuperNode, which finds our `flwr-clientapp` first in its PATH and reaches the coordinator by the tunnel alone."""
+    identity, courier = home.folder.resolve() / "identity", home.courier.resolve()
+    environment = quiet_environment(courier / "home")
+    environment |= {
+        "PATH": os.pathsep.join([str(courier / "bin"), environment["PATH"]]), BUNDLES: str(courier / BUNDLE_LIST),
+    }  # fmt: skip
+    node = {SOCKET_KEY: str(home.socket), SITE_KEY: home.identity().settings.site}
+    command = [
+        flower_command("flower-supernode"), "--superlink", f"127.0.0.1:{tunnel_port}",
+        "--root-certificates", str(identity / "local-ca.pem"),
+        "--auth-supernode-private-key", str(identity / "node.key"), "--isolation", "subprocess",
+        "--host", "127.0.0.1", "--port", str(_free_port()),
+        "--node-config", " ".join(f"{key}={json.dumps(value)}" for key, value in node.items()),
+    ]  # fmt: skip
+    return Service(name=SUPERNODE, command=command, environment=environment, folder=courier / "empty",
+                   log=courier / "logs" / "supernode.log", restart_s=NODE_RESTART_S)  # fmt: skip
+
+
+def trainer_environment() -> Mapping[str, str]:
+    """Of the trainer's process: what a machine has, nothing of the shell's."""
+    kept = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
+    return {name: os.environ[name] for name in kept if name in os.environ} | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.defpath]), "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1",
+    }  # fmt: skip
+
+
+async def join(home: SiteHome, end: asyncio.Event, *, only: str | None, proxy: Proxy | None) -> None:
+    """Run the site's side until `end` is set.
+
+    Args:
+        only: `courier` or `trainer`; None: both.
+
+    Raises:
+        ConfigError: a port or socket cannot be used. StorageError: the disk refuses.
+    """
+    with contextlib.ExitStack() as stack:
+        supervisor = stack.enter_context(
+            Supervisor(state=home.folder / "run" / f"{only or 'site'}.json",
+                       report=lambda name, words: log.info("%s %s", name, words))
+        )  # fmt: skip
+        steps: list[TrainerSide | CourierSide] = []
+        if only != "courier":
+            steps.append(TrainerSide(home, supervisor))
+        async with _courier(home, supervisor, proxy=proxy) if only != "trainer" else _nobody() as courier:
+            steps += [courier] if courier else []
+            while not end.is_set():
+                for side in steps:
+                    side.step()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(end.wait(), STEP_S)
+
+
+@asynccontextmanager
+async def _courier(home: SiteHome, supervisor: Supervisor, *, proxy: Proxy | None) -> AsyncIterator[CourierSide]:
+    await asyncio.to_thread(prepare_courier, home)
+
+    def say(status: TunnelStatus) -> None:
+        log.info("line to the coordinator: %s", status.words)
+
+    async with Tunnel(home.identity(), proxy=proxy, report=say) as tunnel:
+        yield CourierSide(home, supervisor, tunnel_port=tunnel.port)
+
+
+@asynccontextmanager
+async def _nobody() -> AsyncIterator[None]:
+    yield None
+
+
+def run(home: SiteHome, *, only: str | None, proxy: Proxy | None) -> None:
+    """Keep the site's side running until SIGTERM or SIGINT."""
+    if only not in (None, "courier", "trainer"):
+        raise ConfigError("there is no such role here", found=only, expected="courier | trainer")
+
+    async def until_told() -> None:
+        end, loop = asyncio.Event(), asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, end.set)
+        await join(home, end, only=only, proxy=proxy)
+
+    asyncio.run(until_told())
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+

@@ -1,0 +1,134 @@
+"""`mammofed server serve`: doors, control service, SuperLink and SuperExec, studies; until it is told to end.
+
+Everything that it knows is on the disk, so it may be killed at any moment and started again; systemd does that. Work
+that waits for SuperLink is done by one housekeeping thread, the doors by an event loop, the control service by gRPC's
+own threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import ssl
+import threading
+from collections.abc import Callable
+
+from server.deploy.home import CoordinatorHome
+from server.deploy.link import SUPERLINK, Link
+from server.deploy.membership import Membership
+from server.deploy.record import Doorkeeper, StudyRecord
+from server.deploy.studies import Reconciler
+from server.enrolment.gateway import Gateway, Upstream
+from shared_model.audit import AuditLog
+from shared_model.certificates import server_context
+from shared_model.errors import MammoFedError, RoundError
+from shared_model.supervisor import Supervisor
+
+STEP_S = 1.0
+PATIENCE_S = 120.0  # a study waits so long for its sites at its start, then takes the quorum that it has
+
+log = logging.getLogger("mammofed.server")
+
+
+class Housekeeper:
+    """What the daemon does again and again, in a thread of its own; a failure is said once and tried again."""
+
+    def __init__(
+        self, home: CoordinatorHome, link: Link, supervisor: Supervisor, audit: AuditLog, doorkeeper: Doorkeeper
+    ) -> None:
+        self._home, self._audit, self._supervisor = home, audit, supervisor
+        self._registry = home.registry()
+        self._membership = Membership(home, link, self._registry, report=self._say)
+        self._reconciler = Reconciler(home, link, patience_s=PATIENCE_S, report=self._say)
+        self._steps: tuple[tuple[str, Callable[[], None]], ...] = (
+            ("audit log", self._drain), ("audit log", doorkeeper.step), ("journals", StudyRecord(home, audit).step),
+            ("nodes", self._members), ("studies", self._reconciler.step),
+        )  # fmt: skip
+        self._starts, self._fault = 0, dict[str, str]()
+
+    def run(self, end: threading.Event) -> None:
+        """Until `end` is set."""
+        while not end.wait(STEP_S):
+            for name, step in self._steps:
+                self._try(name, step)
+        self._registry.close()
+
+    def _try(self, name: str, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except MammoFedError as error:
+            if self._fault.get(name) != str(error):  # said once, tried again at the next step
+                log.warning("%s: %s", name, error)
+            self._fault[name] = str(error)
+        else:
+            self._fault.pop(name, None)
+
+    def _drain(self) -> None:
+        self._home.drain(self._audit)
+
+    def _members(self) -> None:
+        starts = self._supervisor.states()[SUPERLINK].starts
+        if starts != self._starts:
+            self._membership.check_again()
+        try:
+            self._membership.step()
+        except RoundError:
+            self._membership.check_again()
+            raise
+        self._starts = starts
+
+    def _say(self, what: str, words: str) -> None:
+        log.info("%s: %s", what, words)
+        self._audit.append("coordinator_did", about=what, words=words[:300])
+
+
+async def serve(home: CoordinatorHome, end: asyncio.Event) -> None:
+    """Run everything until `end` is set.
+
+    Raises:
+        StorageError: another daemon has this home, or the disk refuses. ConfigError: a port is taken.
+    """
+    link, loop = Link(home), asyncio.get_running_loop()
+    link.prepare()
+    authority = home.authority()
+    credentials = authority.server_credentials(home.settings.hosts)
+    with contextlib.ExitStack() as stack:
+        audit = stack.enter_context(home.audit_log())
+        audit.append("daemon_started")
+        supervisor = stack.enter_context(
+            Supervisor(state=home.run / "processes.json", report=lambda name, words: log.info("%s %s", name, words))
+        )
+        for service in link.services():
+            supervisor.add(service)
+        doorkeeper = Doorkeeper(audit)
+        registry = stack.enter_context(home.registry())
+        upstream = Upstream(port=home.settings.link_port,
+                            context=ssl.create_default_context(cadata=link.certificate.read_text()))  # fmt: skip
+        gateway = Gateway(
+            context=server_context(credentials, ca_pem=authority.ca_pem), registry=registry, upstream=upstream,
+            host=home.settings.listen, port=home.settings.port, report=doorkeeper.note,
+        )  # fmt: skip
+        housekeeping_ends = threading.Event()
+        stack.callback(housekeeping_ends.set)
+        keeper = Housekeeper(home, link, supervisor, audit, doorkeeper)
+        async with gateway:
+            log.info("the door for sites is open on port %d", gateway.port)
+            work = loop.run_in_executor(None, keeper.run, housekeeping_ends)
+            await end.wait()
+            housekeeping_ends.set()
+            await work
+        audit.append("daemon_ended")
+
+
+def run(home: CoordinatorHome) -> None:
+    """Serve until SIGTERM or SIGINT."""
+
+    async def until_told() -> None:
+        end, loop = asyncio.Event(), asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, end.set)
+        await serve(home, end)
+
+    asyncio.run(until_told())

@@ -1,0 +1,238 @@
+"""SuperLink and SuperExec of a coordinator, and Flower's command line before them; used by the daemon.
+
+SuperLink listens on the loopback alone, keeps its state in a database and authenticates nodes by the keys that
+enrolment bound to names; its ServerApps run in processes of their own, so that it may die without them. Whoever can
+reach its port on this machine can run code at every site, since Flower's Control API has no login: a coordinator's
+machine has no other users (server/COORDINATOR.md).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from server.deploy.home import CoordinatorHome
+from shared_model.certificates import load_spki, loopback_credentials
+from shared_model.errors import RoundError, StorageError
+from shared_model.flower_app import (
+    COORDINATOR,
+    NODES,
+    PATIENCE,
+    RUN_DIR,
+    SIGNING_KEY,
+    flower_command,
+    quiet_environment,
+    write_app,
+)  # fmt: skip
+from shared_model.private_files import make_private_folder, read_private, write_private
+from shared_model.supervisor import Service
+
+SUPERLINK, SUPEREXEC = "superlink", "superexec"
+COMMAND_S = 120.0  # `flwr` takes 2 s, more on a machine that is busy
+CONNECTION = "coordinator"
+NODES_FILE = "nodes.json"
+MAX_NODES_BYTES = 1 << 20
+ENDED = "finished:"
+
+_HOME = """\
+[superlink]
+default = "{name}"
+
+[superlink.{name}]
+address = "127.0.0.1:{port}"
+root-certificates = {certificate}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """What Flower says of a run. status: `pending`, `running`, `finished:completed`, `finished:failed`, ..."""
+
+    status: str
+    details: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self.status.startswith(ENDED)
+
+
+class Link:
+    """SuperLink's side of a coordinator's home."""
+
+    def __init__(self, home: CoordinatorHome) -> None:
+        self._home, self._folder = home, home.link
+        self._port = home.settings.link_port
+
+    def prepare(self) -> None:
+        """Write what SuperLink reads at its start: a loopback certificate of its own, Flower's home, the app."""
+        for name in ("home", "empty", "logs"):
+            make_private_folder(self._folder / name)
+        if not (self._folder / "link.pem").exists():
+            both, public = loopback_credentials(now=time.time())
+            begin = both.index(b"-----BEGIN CERTIFICATE")
+            write_private(self._folder / "link.key", both[:begin])
+            write_private(self._folder / "link.pem", public)
+        text = _HOME.format(name=CONNECTION, port=self._port, certificate=json.dumps(str(self.certificate)))
+        write_private(self._folder / "home" / "config.toml", text.encode())
+        write_app(self._folder / "app")
+
+    @property
+    def certificate(self) -> Path:
+        """What proves SuperLink to its neighbours on this machine."""
+        return self._folder / "link.pem"
+
+    def services(self) -> tuple[Service, Service]:
+        """SuperLink and SuperExec, for the supervisor."""
+        superlink = [
+            flower_command("flower-superlink"), "--host", "127.0.0.1", "--port", str(self._port),
+            "--ssl-ca-certfile", str(self.certificate), "--ssl-certfile", str(self.certificate),
+            "--ssl-keyfile", str(self._folder / "link.key"), "--enable-supernode-auth",
+            "--database", str(self._folder / "state.db"), "--isolation", "process",
+            "--disable-runtime-dependency-installation",
+        ]  # fmt: skip
+        superexec = [flower_command("flower-superexec"), "--runtime-api-address", f"127.0.0.1:{self._port}",
+                     "--root-certificates", str(self.certificate)]  # fmt: skip
+        return self._service(SUPERLINK, superlink), self._service(SUPEREXEC, superexec)
+
+    def _service(self, name: str, command: list[str]) -> Service:
+        return Service(name=name, command=command, environment=self.environment(), folder=self._folder / "empty",
+                       log=self._folder / "logs" / f"{name}.log")  # fmt: skip
+
+    def environment(self) -> dict[str, str]:
+        """Nothing is told to anybody, nothing is fetched or installed, one thread a process."""
+        return quiet_environment(self._folder / "home")
+
+    # --- Flower's commands ---
+
+    @property
+    def nodes(self) -> Nodes:
+        """Which node is which party."""
+        return Nodes(self._folder / NODES_FILE)
+
+    def register(self, site: str, node: bytes) -> int:
+        """Let a node in by its key; returns Flower's new id of it.
+
+        Raises:
+            RoundError: SuperLink has the key already, refuses or does not answer.
+        """
+        key = load_spki(node, ec.SECP384R1)
+        public = self._folder / f"{site}.pub"
+        write_private(public, key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
+        answer = self._flwr("supernode", "register", str(public), CONNECTION, "--name", site)
+        try:
+            return int(str(answer["node-id"]))
+        except (KeyError, ValueError):
+            raise RoundError(f"Flower gave the node of {site} no number", found=json.dumps(answer)[:200]) from None
+
+    def unregister(self, node_id: int) -> None:
+        """Shut a node out. One that is gone is fine.
+
+        Raises:
+            RoundError: SuperLink does not answer.
+        """
+        if node_id in self.node_ids():
+            self._flwr("supernode", "unregister", str(node_id), CONNECTION)
+
+    def submit(self, study: Path, *, patience_s: float) -> int:
+        """Start a Flower run of a study; returns its id.
+
+        Raises:
+            RoundError: SuperLink refuses or does not answer.
+        """
+        values: Mapping[str, object] = {
+            RUN_DIR: str(study), PATIENCE: float(patience_s), SIGNING_KEY: str(self._home.folder / "signing.key"),
+            COORDINATOR: self._home.settings.name, NODES: str(self._folder / NODES_FILE),
+        }  # fmt: skip
+        config = self._folder / "run.toml"
+        text = "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+        write_private(config, text.encode())
+        answer = self._flwr("run", str(self._folder / "app"), CONNECTION, "--run-config", str(config))
+        try:
+            return int(answer["run-id"])
+        except (KeyError, ValueError, TypeError):
+            raise RoundError("Flower gave the run no number", found=json.dumps(answer)[:200]) from None
+
+    def run_status(self, run_id: int) -> RunStatus:
+        """What became of a run.
+
+        Raises:
+            RoundError: SuperLink does not answer or does not know it.
+        """
+        answer = self._flwr("ls", CONNECTION, "--run-id", str(run_id))
+        try:
+            (run,) = answer["runs"]
+            return RunStatus(status=str(run["status"]), details=str(run["status-details"]))
+        except (KeyError, ValueError, TypeError):
+            raise RoundError(f"SuperLink does not know run {run_id}", found=json.dumps(answer)[:200]) from None
+
+    def stop(self, run_id: int) -> None:
+        """End a run, whatever it does; one that has ended is fine."""
+        if not self.run_status(run_id).ended:
+            self._flwr("stop", str(run_id), CONNECTION)
+
+    def node_ids(self) -> set[int]:
+        """Ids of all registered nodes."""
+        try:
+            return {int(node["node-id"]) for node in self._flwr("supernode", "ls", CONNECTION)["nodes"]}
+        except (KeyError, ValueError, TypeError):
+            raise RoundError("SuperLink does not list its nodes") from None
+
+    def _flwr(self, *arguments: str) -> dict[str, Any]:
+        command = [flower_command("flwr"), *arguments, "--format", "json"]
+        try:
+            done = subprocess.run(command, env=self.environment(), cwd=self._folder / "empty", capture_output=True,
+                                  timeout=COMMAND_S, check=False)  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise RoundError(f"SuperLink does not answer `flwr {arguments[0]}`", found=f"{COMMAND_S:g} s") from None
+        try:
+            answer = json.loads(done.stdout)
+        except ValueError:
+            answer = {}
+        if done.returncode or not isinstance(answer, dict) or not answer.get("success", True):
+            said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()[-300:]
+            raise RoundError(f"SuperLink refuses `flwr {arguments[0]}`", found=said or done.returncode,
+                             remedy=f"read {self._folder / 'logs'}") from None  # fmt: skip
+        return answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A node that is registered with SuperLink. key: hex SHA-256 of its public key (SPKI)."""
+
+    site: str
+    key: str
+
+
+class Nodes:
+    """Which Flower node is which enrolled party, on the disk: written by the daemon, read by the ServerApp.
+
+    Raises:
+        StorageError: the file is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> dict[int, Node]:
+        """Node id -> who."""
+        if not self._path.exists():
+            return {}
+        try:
+            found = json.loads(read_private(self._path, limit=MAX_NODES_BYTES))
+            return {int(node): Node(site=str(there["site"]), key=str(there["key"])) for node, there in found.items()}
+        except (ValueError, AttributeError, KeyError, TypeError):
+            raise StorageError(f"{self._path} is damaged", remedy="remove it; it is made again") from None
+
+    def write(self, nodes: Mapping[int, Node]) -> None:
+        """Replace the file."""
+        values = {str(node): {"site": there.site, "key": there.key} for node, there in sorted(nodes.items())}
+        write_private(self._path, (json.dumps(values, indent=1) + "\n").encode())

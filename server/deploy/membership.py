@@ -1,0 +1,83 @@
+"""Makes SuperLink's list of nodes agree with the registry: who is confirmed is registered, who is revoked is not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from server.deploy.home import CoordinatorHome
+from server.deploy.link import Link, Node
+from server.enrolment.registry import Enrolled, MemberState, Registry
+from shared_model.private_files import read_private, remove_private, write_private
+
+MARKER = "registering.json"
+
+
+class Membership:
+    """Called by the daemon every second or so; asks SuperLink only when something is to be done.
+
+    Args:
+        report: is told what was done: site, words.
+    """
+
+    def __init__(
+        self, home: CoordinatorHome, link: Link, registry: Registry, *, report: Callable[[str, str], None]
+    ) -> None:
+        self._link, self._registry, self._report = link, registry, report
+        self._marker: Path = home.link / MARKER
+        self._version: tuple[int, int] | None = None
+
+    def check_again(self) -> None:
+        """Compare with SuperLink's own list at the next step: it was started anew and may have lost its database."""
+        self._version = None
+
+    def step(self) -> None:
+        """Bring the two lists together.
+
+        Raises:
+            RoundError: SuperLink does not answer; try again later. StorageError: our disk refuses.
+        """
+        version = self._registry.version()
+        if version == self._version:
+            return
+        wanted = {m.member.site: m for m in self._registry.members() if m.state is MemberState.CONFIRMED}
+        known = self._link.node_ids()
+        nodes = {number: node for number, node in self._link.nodes.read().items() if number in known}
+        nodes |= self._interrupted(known - nodes.keys())
+        keys = {site: _key(member) for site, member in wanted.items()}
+        for number, node in list(nodes.items()):
+            if keys.get(node.site) != node.key:
+                self._link.unregister(number)
+                del nodes[number]
+                self._report(node.site, "its node is shut out")
+        self._link.nodes.write(nodes)
+        there = {node.site for node in nodes.values()}
+        for site in sorted(wanted.keys() - there):
+            nodes[self._register(wanted[site], known)] = Node(site=site, key=keys[site])
+            self._link.nodes.write(nodes)
+            remove_private(self._marker)
+            self._report(site, "its node is let in")
+        self._version = version
+
+    def _register(self, member: Enrolled, known: set[int]) -> int:
+        site = member.member.site
+        # SuperLink never tells which key a node has, and takes no key twice: should this process die between its
+        # answer and our record, the node that is new since the marker is the one.
+        note = {"site": site, "key": _key(member), "before": sorted(map(str, known))}
+        write_private(self._marker, json.dumps(note).encode())
+        number = self._link.register(site, member.node)
+        known.add(number)
+        return number
+
+    def _interrupted(self, unknown: set[int]) -> dict[int, Node]:
+        if not self._marker.exists():
+            return {}
+        note = json.loads(read_private(self._marker))
+        new = unknown - set(map(int, note["before"]))
+        return {new.pop(): Node(site=note["site"], key=note["key"])} if len(new) == 1 else {}
+
+
+def _key(member: Enrolled) -> str:
+    return hashlib.sha256(member.node).hexdigest()

@@ -1,0 +1,80 @@
+"""What the daemon puts into the audit log: what happened at the doors, and how studies went. Bounded against floods."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from server.deploy.home import CoordinatorHome
+from server.deploy.studies import studies
+from server.enrolment.door import GatewayEvent
+from server.rounds.follow import read_events
+from shared_model.audit import AuditLog
+
+DOOR, STUDY_EVENT = "door", "study_event"
+FLUSH_S: Final = 10.0
+MAX_KINDS: Final = 256  # of door events in one interval; more are counted as `other`
+KINDS: Final = frozenset({
+    "study_started", "study_resumed", "round_opened", "round_closed", "left_out", "attempt_failed", "model_chosen",
+    "tested", "alarm", "finished",
+})  # fmt: skip
+
+
+class Doorkeeper:
+    """Counts door events from any thread; the daemon writes the sums."""
+
+    def __init__(self, log: AuditLog, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log, self._clock, self._lock = log, clock, threading.Lock()
+        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._flushed = clock()
+
+    def note(self, event: GatewayEvent) -> None:
+        """Take one event; never blocks on the disk."""
+        key = (event.kind, event.reason[:80], event.site)
+        with self._lock:
+            if key not in self._counts and len(self._counts) >= MAX_KINDS:
+                key = (event.kind, "other", "")
+            self._counts[key] += 1
+
+    def step(self) -> None:
+        """Write what was counted, at most every `FLUSH_S` seconds.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        if self._clock() - self._flushed < FLUSH_S:
+            return
+        with self._lock:
+            counts, self._counts = self._counts, Counter()
+            self._flushed = self._clock()
+        for (kind, reason, site), count in sorted(counts.items()):
+            self._log.append(DOOR, event=kind, reason=reason, site=site, count=count)
+
+
+class StudyRecord:
+    """Copies what counts from the studies' journals into the audit log, each event once."""
+
+    def __init__(self, home: CoordinatorHome, log: AuditLog) -> None:
+        self._home, self._log = home, log
+        self._last: dict[str, int] = {}
+        for entry in log.entries():
+            if entry.kind == STUDY_EVENT:
+                self._last[str(entry.fields["study"])] = int(entry.fields["number"] or 0)
+
+    def step(self) -> None:
+        """Look at every study.
+
+        Raises:
+            StorageError: a journal is damaged, or the disk refuses.
+        """
+        for study in studies(self._home):
+            for number, event in read_events(study.journal, after=self._last.get(study.name, 0), limit=1000):
+                self._last[study.name] = number
+                if event.kind in KINDS:
+                    self._log.append(
+                        STUDY_EVENT, study=study.name, number=number, event=event.kind, code=event.code,
+                        round=event.round, attempt=event.attempt, site=event.site or "", text=event.text[:300],
+                    )  # fmt: skip

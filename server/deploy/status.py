@@ -1,0 +1,95 @@
+"""What `mammofed server status` shows: members, processes, studies; read from the disk, with or without the daemon."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from server.deploy.home import CoordinatorHome
+from server.deploy.studies import StudyFolder, studies
+from server.enrolment.registry import MemberState
+from shared_model.audit.log import AuditLog
+from shared_model.errors import StorageError
+from shared_model.protocol import Protocol
+
+PRESENT_S = 30.0  # a site beats every few seconds
+
+
+def status_of(home: CoordinatorHome, *, now: float | None = None) -> dict[str, Any]:
+    """Everything as plain values; the keys are those of `--json`."""
+    now = time.time() if now is None else now
+    here = _present(home)
+    with home.registry() as registry:
+        members = [
+            {"site": m.member.site, "role": m.member.role.value, "state": m.state.value, "reason": m.reason,
+             **_presence(here.get(m.member.site), now, counts=m.state is MemberState.CONFIRMED)}
+            for m in registry.members()
+        ]  # fmt: skip
+    return {"coordinator": home.settings.name, "daemon": _daemon(home), "processes": _processes(home),
+            "members": members, "studies": [_study(study) for study in studies(home)]}  # fmt: skip
+
+
+def show(status: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print it for a person or a machine."""
+    if as_json:
+        click.echo(json.dumps(status, indent=1))
+        return
+    console = Console()
+    running = "runs" if status["daemon"] else "does not run: start `mammofed server serve`"
+    console.print(f"Coordinator [bold]{status['coordinator']}[/bold]; its daemon {running}")
+    members = Table("Site", "Role", "State", "Here", "Approved", "Words", title="Members", title_justify="left")
+    for member in status["members"]:
+        members.add_row(member["site"], member["role"], member["state"], member["here"],
+                        ", ".join(member["approved"]), member["words"] or member["reason"])  # fmt: skip
+    console.print(members)
+    table = Table("Study", "Wanted", "State", "Rounds", "Words", title="Studies", title_justify="left")
+    for study in status["studies"]:
+        table.add_row(study["study"], study["wanted"], study["state"], f"{study['closed']} of {study['rounds']}",
+                      study["reason"])  # fmt: skip
+    console.print(table)
+
+
+def _present(home: CoordinatorHome) -> dict[str, Any]:
+    path = home.run / "present.json"
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}  # no daemon has written it yet
+    return found if isinstance(found, dict) else {}
+
+
+def _presence(there: Mapping[str, Any] | None, now: float, *, counts: bool) -> dict[str, Any]:
+    if there is None or not counts:
+        return {"here": "never" if counts else "", "approved": [], "words": ""}
+    ago = now - float(there.get("time", 0.0))
+    here = "yes" if ago <= PRESENT_S else f"{ago / 60:.0f} min ago" if ago < 7200 else f"{ago / 3600:.0f} h ago"
+    return {"here": here, "approved": list(there.get("approved", [])), "words": str(there.get("words", ""))}
+
+
+def _daemon(home: CoordinatorHome) -> bool:
+    try:
+        log: AuditLog = home.audit_log()
+    except StorageError:
+        return True  # it holds the log
+    log.close()
+    return False
+
+
+def _processes(home: CoordinatorHome) -> dict[str, Any]:
+    path = home.run / "processes.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def _study(study: StudyFolder) -> dict[str, Any]:
+    wanted, protocol = study.wanted(), Protocol.read(study.path / "protocol.json")
+    return {
+        "study": study.name, "wanted": wanted.wish.value, "state": study.state().value, "closed": study.closed(),
+        "rounds": protocol.rounds, "sites": [site.name for site in protocol.federation.sites],
+        "protocol_sha256": protocol.sha256, "folder": str(study.path), "reason": wanted.reason,
+    }  # fmt: skip
