@@ -64,6 +64,10 @@ class Policy(BaseModel):
     salt: Annotated[str, Field(min_length=16, max_length=200)]
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
 
+    def to_yaml(self) -> str:
+        """The file without its comments."""
+        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read the file.

@@ -207,7 +207,8 @@ class Tunnel:
     async def _close(self, end: asyncio.StreamWriter) -> None:
         """What is written goes out; an end that takes nothing is cut."""
         end.close()
-        with contextlib.suppress(OSError, TimeoutError):
+        # Cancelled as the tunnel closes: this is the task's last step, and asyncio's streams log a cancelled one.
+        with contextlib.suppress(OSError, TimeoutError, asyncio.CancelledError):
             async with asyncio.timeout(self._limits.linger_s):
                 await end.wait_closed()
         end.transport.abort()

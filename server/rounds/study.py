@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,12 +21,29 @@ MAX_NAMES = 8  # in one event; who took part stands in the journal's table
 
 @dataclass
 class Roster:
-    """Which node is which party, as the nodes described themselves. settled: nodes that need not be asked again."""
+    """Which node is which party, as the nodes described themselves. refused: why other nodes take no part, in words."""
 
     sites: dict[str, int] = field(default_factory=dict)
     evaluator: str = ""
     evaluator_node: int | None = None
-    settled: set[int] = field(default_factory=set)
+    refused: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def settled(self) -> set[int]:
+        """Nodes that stand for a party."""
+        return {*self.sites.values(), *([] if self.evaluator_node is None else [self.evaluator_node])}
+
+    def gone(self, connected: Collection[int]) -> list[str]:
+        """Parties whose node is not among those that are connected."""
+        names = [site for site, node in sorted(self.sites.items()) if node not in connected]
+        lost = self.evaluator_node is not None and self.evaluator_node not in connected
+        return [*names, self.evaluator] if lost else names
+
+    def forget(self, party: str) -> None:
+        """Let nobody stand for a party, until a node says again that it does."""
+        self.sites.pop(party, None)
+        if party == self.evaluator:
+            self.evaluator, self.evaluator_node = "", None
 
 
 @dataclass(kw_only=True)
@@ -35,6 +52,8 @@ class Study:
 
     initial: weights that the study began with, for the row "public weights only".
     study_id: name in requests; with round, attempt and weights it identifies a request for ever.
+    outage_s: seconds that an attempt waits for parties whose connection is lost; 0: nobody is waited for.
+    clock: seconds, monotonic.
     """
 
     protocol: Protocol
@@ -44,6 +63,8 @@ class Study:
     aggregator: Aggregator
     initial: Arrays
     stop: threading.Event
+    outage_s: float = 0.0
+    clock: Callable[[], float] = time.monotonic
     roster: Roster = field(default_factory=Roster)
 
     @property
