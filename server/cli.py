@@ -149,7 +149,7 @@ def propose(home: Path, protocol: Path, weights: Path) -> None:
     Example:  mammofed server propose coordinator study/protocol.yaml --weights study/initial.safetensors
     """
     from server.deploy.studies import propose as propose_study
-    from server.deploy.studies import read_protocol
+    from shared_model.proposal import read_protocol
 
     study = propose_study(_open(home), read_protocol(protocol), weights)
     click.echo(f"{study.name} is proposed; each site reviews and approves it.")
