@@ -165,13 +165,14 @@ def releases(here: str, there: object) -> Check:
 
 def round_time(line: Line, protocols: Sequence[Protocol]) -> list[Check]:
     """Seconds that one round spends on this line: weights down, update up, and Flower's polling; without training."""
-    if line.up is None or line.down is None:
+    if line.up is None:
         return []
+    down = line.down or line.up
     title, checks = "Round", []
     asked = [(p.study, p.model.size, p.federation.deadline_s) for p in protocols] or [("the largest model", "full", 0)]
     for study, size, deadline_s in asked:
         bytes_ = MODEL_BYTES[size]
-        seconds = bytes_ / line.down + bytes_ / line.up + POLL_S
+        seconds = bytes_ / down + bytes_ / line.up + POLL_S
         words = (f"{study}: {bytes_ / 1e6:.1f} MB each way take {seconds:.0f} s a round on this line (with Flower's "
                  "polling, without training)")  # fmt: skip
         to_do = "ask the network team for a faster line out, or the coordinator for a longer deadline"
