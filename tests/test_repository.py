@@ -97,6 +97,7 @@ def test_light_parts_do_not_name_torch() -> None:
     "modules",
     ["mammofed simulations.cli simulations.launch simulations.forecast.command", "client.app client.trainer.client",
      "shared_model.contract", "shared_model.audit.cli shared_model.signed_protocol shared_model.signed_request",
+     "client.deploy.doctor client.deploy.doctor_cli server.doctor shared_model.bundle.make",
      "client.deploy.tunnel server.enrolment.gateway server.enrolment.enrolment",
      "server.app server.rounds.loop server.rounds.summary server.reporting server.cli", "shared_model.imaging"],
 )  # fmt: skip

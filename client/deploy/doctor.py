@@ -22,6 +22,7 @@ from client.deploy.proxy import Proxy
 from client.deploy.tunnel import Tunnel
 from client.trainer.client import call
 from client.trainer.config import SiteConfig
+from shared_model.audit import verify
 from shared_model.doctor import Check, Diagnosis, Level, examined
 from shared_model.doctor.check import amber, failed, green, red
 from shared_model.doctor.machine import (
@@ -63,6 +64,9 @@ def examine(home: SiteHome, *, proxy: Proxy | None = None, now: Callable[[], flo
     protocols, found = _protocols_of(config)
     checks += found
     checks += _line_of(identity, proxy, protocols, now)
+    for path, what in ((home.courier / "audit.jsonl", "the courier's"), (home.state / "audit.jsonl", "the trainer's")):
+        if path.exists():
+            checks += examined("audit", "Audit log", functools.partial(audit, path, what))
     if config is not None:
         checks += _trainer_of(home, config, protocols)
     who = identity.settings.site if identity else "a site"
@@ -87,6 +91,19 @@ def programs(find: Callable[[str], str | None]) -> Check:
         return red("programs", "Flower's programs", f"not found: {', '.join(absent)}",
                    to_do="install the release again, and run doctor with that installation's `mammofed`")  # fmt: skip
     return green("programs", "Flower's programs", "flower-supernode and flower-superexec are installed")
+
+
+def audit(path: Path, what: str) -> Check:
+    """An audit log, line by line.
+
+    Raises:
+        AuditError, SignatureError, StorageError: changed, cut or unreadable.
+    """
+    found = verify(path)
+    if found.refusals:
+        return red("audit", "Audit log", f"{what}: {found.refusals} rewritten logs of the coordinator were refused",
+                   to_do="read its entries `head_refused` and call the coordinator: its history was changed")
+    return green("audit", "Audit log", f"{what}: whole and in order, {found.entries} entries")
 
 
 # --- coordinator ---

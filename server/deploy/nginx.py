@@ -154,6 +154,15 @@ def lists(members: Iterable[Enrolled]) -> str:
     return text
 
 
+def runs(pid_file: Path) -> int | None:
+    """The process of a running nginx."""
+    try:
+        number = int(pid_file.read_text())
+        return number if Path(f"/proc/{number}/comm").read_text().strip() == "nginx" else None
+    except (OSError, ValueError):
+        return None
+
+
 def reload(pid_file: Path) -> None:
     """Have a running nginx read its files again (SIGHUP to its master); one that is not running reads them anyway.
 
@@ -161,10 +170,9 @@ def reload(pid_file: Path) -> None:
         StorageError: it is another user's process.
     """
     try:
-        number = int(pid_file.read_text())
-        if Path(f"/proc/{number}/comm").read_text().strip() == "nginx":
+        if (number := runs(pid_file)) is not None:
             os.kill(number, signal.SIGHUP)
-    except (FileNotFoundError, ValueError, ProcessLookupError):
+    except ProcessLookupError:
         return
     except PermissionError:
         raise StorageError("nginx runs as another user and was not reloaded", found=str(pid_file),
