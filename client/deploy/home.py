@@ -61,7 +61,7 @@ class Policy(BaseModel):
     private_only: bool
     epsilon_limit: Annotated[float, Field(ge=0)] | None
     delta_limit: Annotated[float, Field(gt=0, lt=1)] | None
-    salt: Annotated[str, Field(min_length=16, max_length=200)]
+    salt: Annotated[str, Field(min_length=1, max_length=200)]
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
 
     def to_yaml(self) -> str:
