@@ -43,6 +43,7 @@ from shared_model.signing import SigningKey
 COURIER: Final[Party] = "courier"
 TRAINER: Final[Party] = "trainer"
 STATUS: Final = "status.json"
+_PATIENCE_S: Final = 60.0
 WRITE_S: Final = 15.0  # between writes of a status that is no news
 
 log = logging.getLogger("mammofed.courier")
@@ -217,6 +218,10 @@ class Presence:
             self._failures = 0
         except MammoFedError as error:
             words, wait = str(error), self._after_failure(error)
+        except Exception:  # an error of ours; the site must not fall silent because of it
+            log.exception("a step of the conversation failed")
+            words, wait = "this release has failed on the conversation with the coordinator; see its log", _PATIENCE_S
+            self.close()
         self._note(words, connected, notices)
         return wait
 
