@@ -28,6 +28,7 @@ MAX_TENSORS = 10_000
 # A trainer that was killed is back within some seconds (its supervisor, the import of torch). Without waiting for it,
 # all attempts of a round would be used up before that: a shim that fails, fails at once.
 PATIENCE_S = 30.0
+MAX_SKEW_S = 5.0  # Flower's SuperLink refuses a site whose clock is that much ahead; this is the other direction
 
 app = ClientApp()
 
@@ -54,14 +55,33 @@ def forward(message: Message, context: Context) -> Message:
     """Flower message -> frame -> trainer -> frame -> Flower reply. Failures come back as an `ErrorReply`, in words."""
     try:
         socket, site = _node(context)
-        left = message.metadata.created_at + message.metadata.ttl - time.time()
-        if left <= 0:
-            raise TrainerError(f"the message for {site} has outlived its time; it was not handed on",
-                               found=f"{-left:.1f} s too late", remedy="check the clocks of both sides")  # fmt: skip
+        left = _time_left(message, site)
         reply = decode(call(socket, site, encode(frame_of(message.content)), left, patience=PATIENCE_S))
     except MammoFedError as error:
         reply = Frame(ErrorReply(code=error.exit_code, reason=str(error)[:500]))
     return Message(content_of(reply), reply_to=message)
+
+
+def _time_left(message: Message, site: str) -> float:
+    """Seconds until nobody waits for the reply any more.
+
+    Raises:
+        TrainerError: the time is over, or by this machine's clock the message was not written yet.
+    """
+    now, written = time.time(), message.metadata.created_at
+    if written > now + MAX_SKEW_S:
+        raise TrainerError(
+            f"the message for {site} comes from the future; it was not handed on: this site's clock is behind",
+            found=f"{written - now:.1f} s", expected=f"at most {MAX_SKEW_S:g} s",
+            remedy="set this machine's clock by NTP; if it is right, the coordinator's is ahead",
+        )  # fmt: skip
+    left = written + message.metadata.ttl - now
+    if left <= 0:
+        raise TrainerError(
+            f"the message for {site} has outlived its time; it was not handed on", found=f"{-left:.1f} s too late",
+            remedy="check the connection, and set the clocks of both sides by NTP: this one may be ahead",
+        )  # fmt: skip
+    return left
 
 
 def frame_of(content: RecordDict) -> Frame:

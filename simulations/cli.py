@@ -93,6 +93,27 @@ def plan(overrides: tuple[str, ...], json_path: Path | None) -> None:
     plan_study(overrides, json_path=json_path)
 
 
+@simulate.command(context_settings={"ignore_unknown_options": True})
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.option("--site", "sites", multiple=True, metavar="NAME=PATIENTS",
+              help="A hospital and its number of training patients; repeated for each.")  # fmt: skip
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), required=True,
+              help="Folder for protocol.yaml and initial.safetensors.")  # fmt: skip
+def protocol(overrides: tuple[str, ...], sites: tuple[str, ...], output: Path) -> None:
+    """Write the protocol of a real study: noise calibrated to its epsilon, initial weights made.
+
+    Takes Hydra's overrides as the simulation does. `mammofed server propose` signs what it writes.
+
+    Example:  mammofed simulate protocol --site north=420 --site south=300 --output pilot name=pilot rounds=20
+    """
+    from simulations.proposal import draft, read_sites
+
+    proposal = draft(read_sites(sites), output, overrides)
+    for line in proposal.words():
+        click.echo(line)
+    click.echo(f"Written        {proposal.protocol_file}, {proposal.weights_file}")
+
+
 @simulate.command()
 @click.argument("run_dirs", metavar="RUN_DIR...", nargs=-1, required=True,
                 type=click.Path(exists=True, file_okay=False, path_type=Path))  # fmt: skip

@@ -7,7 +7,10 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+
+from shared_model.errors import ConfigError
 
 
 def compose_config(overrides: Sequence[str]) -> dict[str, Any]:
@@ -27,3 +30,16 @@ def study_name(overrides: Sequence[str]) -> str:
     with initialize_config_module(config_module="configs", version_base="1.3"):
         config = compose("config", overrides=[*overrides, "name=unnamed"], return_hydra_config=True)
     return str(config.hydra.runtime.choices["study"])
+
+
+def compose_study(overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration that `mammofed simulate` would run, named as it would name it.
+
+    Raises:
+        ConfigError: an override that Hydra refuses, in its words.
+    """
+    try:
+        named = any(override.startswith("name=") for override in overrides)
+        return compose_config([*overrides, *([] if named else [f"name={study_name(overrides)}"])])
+    except HydraException as error:
+        raise ConfigError(f"the configuration cannot be composed: {error}") from None

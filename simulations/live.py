@@ -44,7 +44,7 @@ STATE_STYLES = {
 }  # fmt: skip
 SEVERITY_STYLES = {"info": "", "warning": "yellow", "error": "bold red"}
 SITE_KINDS = ("site_present", "site_replied", "site_evaluated")  # a line each, while the sites are few
-LOUD_KINDS = ("alarm", "attempt_failed")  # kept above the live view, so that they do not scroll out of it
+LOUD_KINDS = ("alarm", "attempt_failed", "waiting")  # kept above the live view, so that they do not scroll out of it
 
 Advance = Callable[[int, int | None], None]  # (units done so far, units in all or None when unknown)
 

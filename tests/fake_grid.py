@@ -276,7 +276,9 @@ class FakeGrid(Grid):
         return replies[::-1]  # the order in which replies come means nothing
 
     def _deliver(self, message: Message) -> Message | None:
-        party = self.parties[message.metadata.dst_node_id]
+        party = self.parties.get(message.metadata.dst_node_id)
+        if party is None:  # as Flower answers for a node that is offline
+            return Message(Error(5, "node unavailable"), reply_to=message)
         content = copy.deepcopy(message.content)
         arrays = content.array_records.get("arrays", ArrayRecord())
         request = Frame(parse_message(str(content.config_records["message"]["json"])),

@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,12 @@ from numpy.typing import NDArray
 from client.privacy.ledger import LedgerEntry
 from client.privacy.randomness import SecureRandomness
 from client.trainer.personal import PersonalCopies
+from client.trainer.reference import keep_reference, read_reference
 from client.trainer.site import Site, study_folder
 from client.trainer.train import budget
 from client.training.features import FeatureCache
 from shared_model.cohort.batch import PatientBatch
-from shared_model.errors import BudgetExhaustedError, ProtocolError, StorageError
+from shared_model.errors import BudgetExhaustedError, ProtocolError
 from shared_model.evaluation import (
     BatchSource,
     Scores,
@@ -122,30 +122,18 @@ def _exact_report(site: Site, protocol: Protocol, request: EvaluateRequest, mode
     if request.scope == "test":
         path = site.config.state / "reference" / f"{study_folder(protocol)}.npy"
         if request.image_only:
-            _keep(path, scores.image)
+            keep_reference(path, scores.image)
         else:
             # For comparisons between studies on the evaluator's own disk; what is sent is the report below.
             keep_scores(kept_path(site.config.state, protocol), scores, vendors=_vendors(attributes),
                         pseudonyms=[site.cohort.pseudonyms[i] for i in indices])  # fmt: skip
-            reference = np.load(path, allow_pickle=False) if path.exists() else None
+            reference = read_reference(path, women=len(indices)) if path.exists() else None
     return test_report(scores, request.thresholds, request.temperature, protocol.evaluation, attributes, reference)
 
 
 def _vendors(attributes: pd.DataFrame) -> list[object]:
     """Each patient's vendor; None where the cohort does not say."""
     return list(attributes["vendor"]) if "vendor" in attributes else [None] * len(attributes)
-
-
-def _keep(path: Path, scores: NDArray[np.float64]) -> None:
-    """Keep the scores of the initial weights on `test` at the evaluator, for the paired comparison with the model."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, scores, allow_pickle=False)
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError("the evaluator cannot keep its reference scores", found=error.strerror,
-                           remedy="free some space, then resume the study") from None  # fmt: skip
 
 
 def _private_report(

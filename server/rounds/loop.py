@@ -9,7 +9,8 @@ from __future__ import annotations
 import fcntl
 import platform
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from server.aggregation.flower import Exchange, Grid, quiet_flower
+from server.aggregation.flower import Exchange, Grid, Signer, quiet_flower
 from server.aggregation.gate import norm_bounds
 from server.aggregation.strategies import Aggregator
 from server.rounds.checkpoint import Checkpoint, read_checkpoint, write_bytes, write_checkpoint
@@ -26,10 +27,10 @@ from server.rounds.ending import ask_sites, choose_model, measure_initial, open_
 from server.rounds.events import Observer
 from server.rounds.journal import Journal
 from server.rounds.one_round import Weights, run_round
-from server.rounds.roll_call import gather
 from server.rounds.states import StudyState, StudyStep
-from server.rounds.study import Study
+from server.rounds.study import Bound, Roster, Study
 from server.rounds.summary import write_summary
+from server.rounds.waiting import StopRequested, gather
 from shared_model.errors import ProtocolError, RoundError, StorageError, WeightsError
 from shared_model.messages import Arrays, weights_sha256
 from shared_model.protocol import Protocol
@@ -52,7 +53,8 @@ class StudyOutcome:
 
 def run_study(
     *, grid: Grid, protocol: Protocol, run_dir: Path, initial: Arrays, observer: Observer, stop: threading.Event,
-    patience_s: float = 0.0,
+    patience_s: float = 0.0, signer: Signer | None = None, bound: Bound | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> StudyOutcome:  # fmt: skip
     """Run or resume the study of `run_dir` until it is complete, cannot go on, or is stopped; then write its summary.
 
@@ -61,8 +63,14 @@ def run_study(
             the id that it gives to a message into that message.
         initial: weights that the protocol names by hash.
         observer: told of every event after it is on the disk; what it raises ends the run, resumably.
-        stop: checked between steps; the round that is running is closed first.
-        patience_s: how long to wait for nodes to connect at the start.
+        stop: checked between steps; the round that is running is closed first, unless it waits for lost parties.
+        patience_s: how long to wait for the parties at the start. 0: they are there or never will be, and nobody is
+            waited for later either; otherwise each further attempt waits, at most the protocol's deadline, for parties
+            that were lost.
+        signer: signs each request for its site (`server.rounds.signer`); None: unsigned, on one machine.
+        bound: which node was enrolled as which party, asked again at each roll call; a node that says another name, or
+            is bound to none, is left out. None: nobody was enrolled, on one machine, and names are believed.
+        clock: seconds, monotonic; what waits for lost parties are measured by.
 
     Raises:
         ProtocolError: the run directory belongs to another protocol, or the protocol bounds no update.
@@ -75,9 +83,11 @@ def run_study(
     with _alone(run_dir):
         _freeze(run_dir, protocol)
         with Journal(run_dir / "journal.sqlite", observer) as journal:
+            roster = Roster()
             study = Study(
-                protocol=protocol, run_dir=run_dir, journal=journal, exchange=Exchange(grid), stop=stop,
-                aggregator=Aggregator(protocol),
+                protocol=protocol, run_dir=run_dir, journal=journal, stop=stop, roster=roster, bound=bound,
+                exchange=Exchange(grid, signer=signer, name_of=roster.name_of), aggregator=Aggregator(protocol),
+                clock=clock, outage_s=protocol.federation.deadline_s if patience_s > 0 else 0.0,
                 initial={name: np.asarray(array, dtype=np.float32) for name, array in initial.items()},
             )  # fmt: skip
             outcome = _run(study, patience_s=patience_s)
@@ -95,6 +105,8 @@ def _run(study: Study, *, patience_s: float) -> StudyOutcome:
     try:
         reason = _walk(study)
         step = StudyStep.STOP if reason else StudyStep.COMPLETE
+    except StopRequested:
+        step, reason = StudyStep.STOP, STOPPED
     except RoundError as error:  # quorum or evaluator; anything else ends the process and leaves the state for resume
         step, reason = StudyStep.GIVE_UP, str(error)
     closed = journal.last_closed()

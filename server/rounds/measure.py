@@ -14,6 +14,7 @@ from typing import Any, Literal
 from server.aggregation.flower import Answer
 from server.rounds.roll_call import call_roll
 from server.rounds.study import Study, plain
+from server.rounds.waiting import wait_for_evaluator
 from shared_model.errors import RoundError
 from shared_model.messages import Arrays, ErrorReply, EvaluateReply, EvaluateRequest, Frame, weights_sha256
 
@@ -56,20 +57,24 @@ def evaluator_measures(
 
     Raises:
         RoundError: the evaluator is absent or failed each time, with the last reason.
+        StopRequested: somebody asked for it while the evaluator was waited for.
     """
-    fault = ""
+    fault, late = "", False
     frame = request(study, scope, round_number=round_number, weights=weights, calibration=calibration)
-    for _ in range(study.protocol.federation.attempts):
-        call_roll(study)
+    for attempt in range(study.protocol.federation.attempts):
+        if attempt:
+            wait_for_evaluator(study, failed=not late, round_number=round_number)
+        else:
+            call_roll(study)
         node = study.roster.evaluator_node
         if node is None:
-            fault = "no node is the evaluator"
+            fault, late = "no node is the evaluator", False
             continue
         answer = study.exchange.ask({node: frame}, timeout_s=study.protocol.federation.deadline_s)[node]
         found = check(study, answer, frame.message, site=study.roster.evaluator)
         if isinstance(found, Measurement):
             return found
-        fault = found
+        fault, late = found, answer.failure == "late"
     raise RoundError(f"the evaluator did not measure `{SPLIT[scope]}` of round {round_number}", found=fault,
                      remedy="bring the evaluator back and resume the study")  # fmt: skip
 

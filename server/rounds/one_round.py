@@ -15,6 +15,7 @@ from server.rounds.roll_call import call_roll
 from server.rounds.sampling import due
 from server.rounds.states import RoundState, RoundStep
 from server.rounds.study import Study, names_in_words
+from server.rounds.waiting import wait_for_sites
 from shared_model.errors import QuorumError, RoundError, StorageError
 from shared_model.messages import Arrays, weights_sha256
 
@@ -26,6 +27,7 @@ def run_round(study: Study, number: int, weights: Weights) -> Weights:
 
     Raises:
         QuorumError: too few sites contributed in each of them.
+        StopRequested: somebody asked for it while an attempt waited for lost sites.
         StorageError: the journal began this round from other weights, or the checkpoint cannot be written.
     """
     sha256, held = weights_sha256(weights), dict[str, Arrays]()
@@ -40,8 +42,11 @@ def run_round(study: Study, number: int, weights: Weights) -> Weights:
             return closed
     first = interrupted or (found.attempt + 1 if found is not None else 1)
     for number_of_attempt in range(first, first + study.protocol.federation.attempts):
-        call_roll(study)
         attempt = Attempt(study, number, number_of_attempt, weights=weights, sha256=sha256, held=held)
+        if number_of_attempt == first:
+            call_roll(study)
+        else:
+            wait_for_sites(study, attempt.sites, held=held, round_number=number)
         if number_of_attempt != interrupted:
             attempt.open()
         if attempt.collect() >= study.protocol.federation.quorum:

@@ -1,7 +1,8 @@
-"""Finds out which node is which party; called at the start of a study and whenever somebody is missing.
+"""Finds out which node is which party; called at the start of a session and before each attempt.
 
 A node is asked `describe` once. It counts only when it runs the protocol's release and has approved this very protocol;
-a node that does not answer is asked again at the next call, and until then its site is absent.
+a node that does not answer, or does not fit yet, is asked again at the next call while somebody is missing. A node that
+is not connected any more stands for nobody; it is asked anew when it comes back, under the same id or another one.
 """
 
 from __future__ import annotations
@@ -11,19 +12,6 @@ from server.rounds.study import Study, plain
 from shared_model.messages import DescribeReply, DescribeRequest, ErrorReply, Frame
 
 DESCRIBE_S = 120.0  # a describe computes nothing, but couriers poll and start a process for each message
-POLL_S = 1.0
-
-
-def gather(study: Study, *, patience_s: float) -> None:
-    """Wait until as many nodes are connected as the study has parties, at most `patience_s`; then call the roll."""
-    parties, waited = len(study.protocol.federation.sites) + 1, 0.0
-    while len(study.exchange.nodes()) < parties and waited < patience_s and not study.stop.is_set():
-        study.stop.wait(POLL_S)
-        waited += POLL_S
-    call_roll(study)
-    with study.journal.entry():
-        for name in missing_sites(study):
-            study.note("site_absent", "no node answered for this site", severity="warning", code="absent", site=name)
 
 
 def missing_sites(study: Study) -> list[str]:
@@ -32,33 +20,54 @@ def missing_sites(study: Study) -> list[str]:
 
 
 def call_roll(study: Study) -> None:
-    """Ask the nodes that are not settled yet who they are; nothing is sent when nobody is missing."""
-    roster = study.roster
+    """Forget the nodes that are gone, and ask those that stand for nobody who they are; nothing is sent when nobody is
+    missing."""
+    roster, connected = study.roster, study.exchange.nodes()
+    bound = None if study.bound is None else study.bound()
+    if bound is not None:  # a node that nobody is enrolled with is not even asked
+        connected = tuple(node for node in connected if node in bound)
+    _forget(study, connected)
     if not missing_sites(study) and roster.evaluator:
         return
-    unknown = [node for node in study.exchange.nodes() if node not in roster.settled]
+    settled = roster.settled
+    unknown = [node for node in connected if node not in settled]
     if not unknown:
         return
     timeout = min(DESCRIBE_S, study.protocol.federation.deadline_s)
     answers = study.exchange.ask({node: Frame(DescribeRequest()) for node in unknown}, timeout_s=timeout)
     with study.journal.entry():
         for node in unknown:
-            _settle(study, node, answers[node])
+            _settle(study, node, answers[node], enrolled=None if bound is None else bound[node])
 
 
-def _settle(study: Study, node: int, answer: Answer) -> None:
+def _forget(study: Study, connected: tuple[int, ...]) -> None:
+    roster = study.roster
+    gone = roster.gone(connected)
+    roster.refused = {node: words for node, words in roster.refused.items() if node in connected}
+    if not gone:
+        return
+    with study.journal.entry():
+        for name in gone:
+            roster.forget(name)
+            study.note("site_absent", "its node is not connected any more", severity="warning", code="lost", site=name)
+
+
+def _settle(study: Study, node: int, answer: Answer, *, enrolled: tuple[str, str] | None) -> None:
     reply = answer.frame.message if answer.frame else None
     if not isinstance(reply, DescribeReply):
         words = reply.reason if isinstance(reply, ErrorReply) else answer.detail or "it answered with another message"
         text = f"node {node} does not say who it is: {plain(words)}"
         study.note("site_absent", text, severity="warning", code="no_answer")
         return
-    study.roster.settled.add(node)
-    fault = _fault(study, reply)
+    fault = _fault(study, reply, enrolled)
     if fault:
         code, text = fault
+        if study.roster.refused.get(node) == text:
+            return  # said once is enough
+        study.roster.refused[node] = text
         study.note("alarm", f"node {node} is left out: {text}", severity="warning", code=code, site=reply.site)
         return
+    study.roster.refused.pop(node, None)
     if reply.role == "evaluator":
         study.roster.evaluator, study.roster.evaluator_node = reply.site, node
     else:
@@ -66,16 +75,18 @@ def _settle(study: Study, node: int, answer: Answer) -> None:
     study.note("site_present", f"{reply.role}, {plain(reply.device)}", site=reply.site)
 
 
-def _fault(study: Study, reply: DescribeReply) -> tuple[str, str] | None:
+def _fault(study: Study, reply: DescribeReply, enrolled: tuple[str, str] | None) -> tuple[str, str] | None:
     """Why a node cannot take part: a stable code and words, or None."""
     protocol, roster = study.protocol, study.roster
+    if enrolled is not None and (reply.site, reply.role) != enrolled:
+        return "another_name", f"it says that it is {reply.site} ({reply.role}), and was enrolled as {enrolled[0]}"
     if reply.release != protocol.release:
         return "release", f"it runs release {plain(reply.release)}, the protocol is for {protocol.release}"
     if protocol.sha256 not in reply.protocols:
         return "not_approved", "its administrator has not approved this protocol"
     if reply.role == "site" and reply.site not in {site.name for site in protocol.federation.sites}:
         return "unknown_site", "its name is not in the protocol"
-    # Which of two nodes with one name is genuine cannot be told from here; the first one keeps the name.
+    # Without enrolment nobody can tell which of two nodes with one name is genuine; the first one keeps the name.
     if reply.role == "site" and reply.site in roster.sites:
         return "second_node", "another node already stands for this site"
     if reply.role == "evaluator" and roster.evaluator:

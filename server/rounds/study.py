@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from server.aggregation.flower import Exchange
 from server.aggregation.strategies import Aggregator
 from server.rounds.events import Event, Kind, Severity
 from server.rounds.journal import Journal
+from shared_model.errors import RoundError
 from shared_model.messages import Arrays
 from shared_model.protocol import Protocol
 
@@ -19,14 +20,48 @@ MAX_REASON_CHARS = 300
 MAX_NAMES = 8  # in one event; who took part stands in the journal's table
 
 
+Bound = Callable[[], Mapping[int, tuple[str, str]]]
+"""Node id -> name and role (`site`, `evaluator`) of the party that enrolment bound it to, as it is now."""
+
+
 @dataclass
 class Roster:
-    """Which node is which party, as the nodes described themselves. settled: nodes that need not be asked again."""
+    """Which node is which party, as the nodes described themselves. refused: why other nodes take no part, in words."""
 
     sites: dict[str, int] = field(default_factory=dict)
     evaluator: str = ""
     evaluator_node: int | None = None
-    settled: set[int] = field(default_factory=set)
+    refused: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def settled(self) -> set[int]:
+        """Nodes that stand for a party."""
+        return {*self.sites.values(), *([] if self.evaluator_node is None else [self.evaluator_node])}
+
+    def gone(self, connected: Collection[int]) -> list[str]:
+        """Parties whose node is not among those that are connected."""
+        names = [site for site, node in sorted(self.sites.items()) if node not in connected]
+        lost = self.evaluator_node is not None and self.evaluator_node not in connected
+        return [*names, self.evaluator] if lost else names
+
+    def forget(self, party: str) -> None:
+        """Let nobody stand for a party, until a node says again that it does."""
+        self.sites.pop(party, None)
+        if party == self.evaluator:
+            self.evaluator, self.evaluator_node = "", None
+
+    def name_of(self, node: int) -> str:
+        """Name of the party that a node stands for.
+
+        Raises:
+            RoundError: of none.
+        """
+        if node == self.evaluator_node:
+            return self.evaluator
+        for site, stands in self.sites.items():
+            if stands == node:
+                return site
+        raise RoundError("a request for a node that nobody described", found=node)
 
 
 @dataclass(kw_only=True)
@@ -35,6 +70,9 @@ class Study:
 
     initial: weights that the study began with, for the row "public weights only".
     study_id: name in requests; with round, attempt and weights it identifies a request for ever.
+    bound: which node was enrolled as which party; None: nobody was, on one machine.
+    outage_s: seconds that an attempt waits for parties whose connection is lost; 0: nobody is waited for.
+    clock: seconds, monotonic.
     """
 
     protocol: Protocol
@@ -44,6 +82,9 @@ class Study:
     aggregator: Aggregator
     initial: Arrays
     stop: threading.Event
+    bound: Bound | None = None
+    outage_s: float = 0.0
+    clock: Callable[[], float] = time.monotonic
     roster: Roster = field(default_factory=Roster)
 
     @property

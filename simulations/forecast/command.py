@@ -10,15 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hydra.errors import HydraException
 from rich.console import Console
 
 from server.rounds.checkpoint import read_arrays
 from shared_model.contract import Contract, load_contract
-from shared_model.errors import ConfigError
 from shared_model.imaging import PipelineConfig
 from shared_model.protocol import Protocol
-from simulations.composition import compose_config, study_name
+from simulations.composition import compose_study
 from simulations.forecast import child, miniature, reckon
 from simulations.forecast.measured import Measured, read
 from simulations.forecast.show import Forecast, Stage, draw
@@ -86,7 +84,7 @@ def plan(overrides: Sequence[str], *, json_path: Path | None, console: Console |
         RoundError: the study cannot be run even in miniature.
     """
     console = console or Console()
-    config = compose(overrides)
+    config = compose_study(overrides)
     check(config)
     with console.status("Measuring this machine: a few women generated, prepared, trained on and judged ..."):
         forecast = forecast_of(config)
@@ -94,19 +92,6 @@ def plan(overrides: Sequence[str], *, json_path: Path | None, console: Console |
     if json_path is not None:
         json_path.write_text(json.dumps(asdict(forecast), indent=2) + "\n", encoding="utf-8")
     return forecast
-
-
-def compose(overrides: Sequence[str]) -> Config:
-    """The configuration that `mammofed simulate` would run.
-
-    Raises:
-        ConfigError: an override that Hydra refuses, in its words.
-    """
-    try:
-        named = any(override.startswith("name=") for override in overrides)
-        return compose_config([*overrides, *([] if named else [f"name={study_name(overrides)}"])])
-    except HydraException as error:
-        raise ConfigError(f"the configuration cannot be composed: {error}") from None
 
 
 def forecast_of(config: Config) -> Forecast:

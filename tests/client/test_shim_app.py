@@ -130,14 +130,14 @@ def test_a_dead_trainer_and_a_bad_node_configuration_are_answered_in_words(
 def test_a_trainer_that_is_just_being_started_is_waited_for(socket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A killed trainer is back in seconds; all attempts of a round are used up before that if each fails at once."""
     looked = threading.Event()
-    listens = client._listens
+    listens = client.listens
 
     def look(path: Path) -> bool:
         found = listens(path)
         looked.set()
         return found
 
-    monkeypatch.setattr(client, "_listens", look)
+    monkeypatch.setattr(client, "listens", look)
     with ThreadPoolExecutor(1) as courier:
         reply = courier.submit(answer, content_of(Frame(DescribeRequest())), context(socket, "a"), "query.describe")
         assert looked.wait(20)  # nobody listens yet
@@ -157,7 +157,20 @@ def test_a_message_that_has_lived_too_long_is_not_sent_on(socket: Path) -> None:
     message.metadata.created_at = time.time() - 20.0
     reply = frame_of(app(message, context(socket)).content)
     assert isinstance(reply.message, ErrorReply)
-    assert "outlived" in reply.message.reason
+    assert "outlived" in reply.message.reason and "this one may be ahead" in reply.message.reason
+
+
+@pytest.mark.parametrize(("ahead", "passed"), [(4.0, True), (60.0, False)])
+def test_a_message_from_the_future_tells_that_this_clock_is_behind(socket: Path, ahead: float, passed: bool) -> None:
+    message = Message(content_of(Frame(DescribeRequest())), 1, "query.describe", ttl=120.0)
+    message.metadata.created_at = time.time() + ahead
+    with listening({"a": Describes()}, socket):  # type: ignore[dict-item]
+        reply = frame_of(app(message, context(socket, "a")).content)
+    if passed:
+        assert isinstance(reply.message, DescribeReply)
+    else:
+        assert isinstance(reply.message, ErrorReply) and reply.message.code == TrainerError.exit_code
+        assert "this site's clock is behind" in reply.message.reason and "NTP" in reply.message.reason
 
 
 floats = st.floats(width=32, allow_nan=True, allow_infinity=True)

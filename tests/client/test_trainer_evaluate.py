@@ -6,8 +6,10 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,9 +17,10 @@ from client.privacy.accountant import Account
 from client.trainer import evaluate as evaluate_module
 from client.trainer.config import SiteConfig
 from client.trainer.evaluate import ImageOnly
+from client.trainer.reference import keep_reference, read_reference
 from client.trainer.service import TrainerService
 from shared_model.cohort import Cohort, split_indices
-from shared_model.errors import PrivacyError
+from shared_model.errors import PrivacyError, StorageError
 from shared_model.evaluation.auc import roc_auc
 from shared_model.evaluation.kept import kept_path, read_kept
 from shared_model.messages import ErrorReply, EvaluateReply, Frame, decode, encode
@@ -88,6 +91,31 @@ def test_the_model_is_compared_with_public_weights_on_the_same_women(small_study
     expected = document["models"]["fused"]["auc"] - public["models"]["image"]["auc"]
     assert gap["difference"] == pytest.approx(expected)
     assert gap["low"] <= gap["difference"] <= gap["high"]
+
+
+@pytest.mark.parametrize("place", [0, 200, -1])
+def test_reference_scores_of_which_a_byte_changed_are_refused(small_study: Make, opened: Any, place: int) -> None:
+    study = small_study()
+    config = study.config("evaluator")
+    service = opened(config)
+    ask_bytes(service, study, "test", image_only=True)
+    (path,) = (config.state / "reference").glob("*.npy")
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    reply = ask(service, study, "test", thresholds=THRESHOLDS, temperature=1.5)
+    assert isinstance(reply, ErrorReply) and reply.code == StorageError.exit_code and "are damaged" in reply.reason
+    data[place] ^= 1
+    path.write_bytes(data)
+    again = ask(service, study, "test", thresholds=THRESHOLDS, temperature=1.5)
+    assert "fused_vs_public" in json.loads(again.report)["comparisons"]
+
+
+def test_reference_scores_of_another_number_of_women_are_refused(tmp_path: Path) -> None:
+    keep_reference(tmp_path / "new" / "a.npy", np.arange(5.0))
+    assert read_reference(tmp_path / "new" / "a.npy", women=5).tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+    with pytest.raises(StorageError, match="another cohort"):
+        read_reference(tmp_path / "new" / "a.npy", women=6)
 
 
 def test_the_evaluator_keeps_the_chosen_models_scores_on_its_own_disk(small_study: Make, opened: Any) -> None:

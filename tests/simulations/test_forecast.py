@@ -17,8 +17,8 @@ from shared_model.contract import load_contract
 from shared_model.errors import ConfigError
 from shared_model.imaging import PipelineConfig
 from shared_model.protocol import Protocol
+from simulations.composition import compose_study
 from simulations.forecast import child, miniature, reckon
-from simulations.forecast.command import compose
 from simulations.forecast.measured import Measured, PhaseCost
 from simulations.forecast.show import Forecast, Stage, draw
 from simulations.forecast.sizes import Party, count, population_of, training_patients
@@ -31,7 +31,7 @@ PATIENTS = {"site_01": 40, "site_02": 30, "site_03": 30}
 
 
 def protocol(*overrides: str) -> Protocol:
-    config = compose(["study=smoke", "privacy=none", *overrides])
+    config = compose_study(["study=smoke", "privacy=none", *overrides])
     return build_protocol(
         config, patients=PATIENTS,
         sigmas=(1.5 if config["privacy"]["mode"] == "patient" else 0.0,) * len(config["training"]["phases"]),
@@ -64,7 +64,8 @@ def total(*arguments: Any, **settings: Any) -> float:
 
 
 def test_women_films_and_splits_are_counted_as_the_importer_finds_them(tmp_path: Path) -> None:
-    config = compose(["study=smoke", "sites=2", "patients=44", "held_out=12", "model.height=32", "model.width=32"])
+    overrides = ["study=smoke", "sites=2", "patients=44", "held_out=12", "model.height=32", "model.width=32"]
+    config = compose_study(overrides)
     population = population_of(config)
     parties = count(config, population)
     contract, imaging = load_contract(), config["imaging"]
@@ -86,7 +87,7 @@ def test_women_films_and_splits_are_counted_as_the_importer_finds_them(tmp_path:
 def test_of_a_very_large_study_the_first_women_of_each_hospital_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     from simulations.forecast import sizes
 
-    config = compose(["study=smoke", "patients=400"])
+    config = compose_study(["study=smoke", "patients=400"])
     whole = count(config, population_of(config))
     monkeypatch.setattr(sizes, "DRAWN", 200)
     part = count(config, population_of(config))
@@ -98,18 +99,18 @@ def test_of_a_very_large_study_the_first_women_of_each_hospital_are_drawn(monkey
 
 
 def test_other_women_than_synthetic_ones_are_refused_in_words() -> None:
-    config = compose(["study=smoke"])
+    config = compose_study(["study=smoke"])
     config["cohort"]["kind"] = "somewhere"
     with pytest.raises(ConfigError, match="only synthetic"):
         population_of(config)
 
 
 def test_the_name_is_that_of_a_run_because_the_split_depends_on_it() -> None:
-    assert compose(["study=smoke"])["name"] == "smoke"
-    assert compose([])["name"] == "quick"
-    assert compose(["study=smoke", "name=mine"])["name"] == "mine"
+    assert compose_study(["study=smoke"])["name"] == "smoke"
+    assert compose_study([])["name"] == "quick"
+    assert compose_study(["study=smoke", "name=mine"])["name"] == "mine"
     with pytest.raises(ConfigError, match="sitez"):
-        compose(["sitez=3"])
+        compose_study(["sitez=3"])
 
 
 def test_seconds_of_rounds_are_those_of_the_busiest_process() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,30 +75,3 @@ def test_a_silent_node_is_asked_again_and_joins_later(tmp_path: Path) -> None:
     assert run(grid, protocol, tmp_path, observer=wake).status == "COMPLETE"
     assert {number for number, _ in grid.party("ash").trained} == {3, 4}
     assert "no reply within 5 s" in events(tmp_path, "no_answer")[0][1]
-
-
-class Waiting(threading.Event):
-    """A stop that nobody presses; counts waits instead of sleeping, and does something at the third."""
-
-    def __init__(self, third: Callable[[], object]) -> None:
-        super().__init__()
-        self.waits, self._third = list[float](), third
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.waits.append(timeout or 0.0)
-        if len(self.waits) == 3:
-            self._third()
-        return False
-
-
-@pytest.mark.parametrize("comes", [True, False])
-def test_waiting_for_nodes_ends(tmp_path: Path, comes: bool) -> None:
-    """Flower's own wait has no end; ours ends when all are there, or after `patience_s`."""
-    protocol = fake.make_protocol()
-    grid = fake.make_grid(protocol)
-    node = next(node for node, party in grid.parties.items() if party.name == "ash")
-    absent = grid.parties.pop(node)
-    stop = Waiting(lambda: grid.parties.update({node: absent} if comes else {}))
-    assert run(grid, protocol, tmp_path, stop=stop, patience_s=8.0).status == "COMPLETE"
-    assert stop.waits == [1.0] * (3 if comes else 8)
-    assert outcomes(tmp_path, "ash") == {"contributed" if comes else "failed"}
