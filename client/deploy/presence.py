@@ -44,6 +44,7 @@ COURIER: Final[Party] = "courier"
 TRAINER: Final[Party] = "trainer"
 STATUS: Final = "status.json"
 _PATIENCE_S: Final = 60.0
+SLOW_S: Final = 3.0
 WRITE_S: Final = 15.0  # between writes of a status that is no news
 
 log = logging.getLogger("mammofed.courier")
@@ -362,13 +363,14 @@ class Presence:
         and the coordinator finds the difference.
         """
         told, its.told = its.told, None
-        wanted = its.wanted or 0
+        wanted, began = its.wanted or 0, time.monotonic()
         for since, statement in dict.fromkeys(((wanted, told), (wanted, None), (0, None))):
             try:
                 return audit(since, statement)
             except MammoFedError as error:
-                notices.append(plain(f"audit log of the trainer: {error}"))
-                if isinstance(error, TrainerError):  # nobody is there; it comes again with the next beat
+                if not notices:
+                    notices.append(plain(f"audit log of the trainer: {error}"))
+                if time.monotonic() - began > SLOW_S:  # it does not answer; the heartbeat is not to wait for it
                     break
         return None
 
