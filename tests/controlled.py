@@ -89,7 +89,7 @@ class Hub:
     def open(
         self, *, limits: GatewayLimits | None = None, enrol_limits: EnrolLimits | None = None,
         control_limits: ControlLimits | None = None, roles: frozenset[Role] = frozenset(Role), port: int = 0,
-        enrol_port: int = 0,
+        enrol_port: int = 0, threads: int = 32,
     ) -> Iterator[Hub]:  # fmt: skip
         witness = Witness(self.audit, alarm=lambda site, said: self.alarms.append((site, said)))
         self.service = ControlService(
@@ -98,7 +98,7 @@ class Hub:
             left=lambda site, reason: self.gone.append((site, reason)),
             limits=control_limits or ControlLimits(look_s=0.02),
         )  # fmt: skip
-        with ControlServer(self.service, peers=self.peers, roll=self.roll, threads=32) as self.server:
+        with ControlServer(self.service, peers=self.peers, roll=self.roll, threads=threads) as self.server:
             credentials = self.home.authority.server_credentials(["localhost", "127.0.0.1"])
             ca = self.home.authority.ca_pem
             self.gateway = Gateway(

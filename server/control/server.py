@@ -17,7 +17,7 @@ from shared_model.control import MAX_REPLY_BYTES, MAX_REQUEST_BYTES
 from shared_model.enrolment import MAX_DOCUMENT_BYTES
 from shared_model.errors import ConfigError, StorageError
 
-THREADS: Final = 128  # a watch holds one; made as they are needed
+THREADS: Final = 256  # made as they are needed. A site's watch holds one, its other calls one at most: some 100 sites
 STRANGER_THREADS: Final = 8
 GRACE_S: Final = 2.0
 WRITE_S: Final = 1.0
@@ -30,7 +30,7 @@ class ControlServer:
 
     Args:
         roll: its file is written here, at most once a second.
-        threads: workers for members.
+        threads: workers for members; a call that finds none free is refused, and tried again by the site.
     """
 
     def __init__(self, service: ControlService, *, peers: Peers, roll: Roll, threads: int = THREADS) -> None:

@@ -397,6 +397,22 @@ def test_watches_of_one_site_are_few(tmp_path: Path) -> None:
             kept.close()
 
 
+def test_a_coordinator_without_a_free_worker_says_so_and_the_line_stays(tmp_path: Path) -> None:
+    hub = Hub(tmp_path)
+    hub.offer()
+    hub.board.tell("quick", kind="study_started")
+    north = hub.home.enrol("north")
+    with hub.open(threads=1), hub.line(north) as line:
+        watch = line.client.watch(WatchRequest())
+        assert next(watch).kind == "study_started"
+        with pytest.raises(ControlError, match="busy") as told:
+            line.client.beat(beat(hub.home.clock))
+        assert told.value.reason == "busy"
+        hub.board.tell("quick", kind="finished")
+        assert next(watch).kind == "finished"
+        watch.close()
+
+
 # --- the map of source ports ---
 
 
