@@ -196,6 +196,7 @@ class Presence:
         while not self._over.wait(self.step()):
             pass
         self.close()
+        self._note("the courier has ended", False, ())
 
     # --- one step ---
 
@@ -223,7 +224,8 @@ class Presence:
             log.exception("a step of the conversation failed")
             words, wait = "this release has failed on the conversation with the coordinator; see its log", _PATIENCE_S
             self.close()
-        self._note(words, connected, notices)
+        if not self._over.is_set():  # what broke because it ends is no news
+            self._note(words, connected, notices)
         return wait
 
     def _after_failure(self, error: MammoFedError) -> float:
@@ -247,7 +249,7 @@ class Presence:
 
     def _renew(self) -> list[str]:
         """Ask for the next certificate; what goes wrong is a notice: the old one is still good."""
-        if self._clock() - self._renewed < self._pace.renew_s:
+        if 0 <= self._clock() - self._renewed < self._pace.renew_s:
             return []
         self._renewed = self._clock()
         try:
