@@ -139,7 +139,8 @@ def decline(home: Path, study: str) -> None:
 @HOME
 @click.option("--only", type=click.Choice(["courier", "trainer"]), help="One role, for a user of its own.")
 @click.option("--proxy", help="HTTP proxy of the hospital, e.g. http://proxy:3128 (default: $https_proxy).")
-def join(home: Path, only: str | None, proxy: str | None) -> None:
+@click.option("--group", help="Group that reaches the trainer's socket, where the courier is another user.")
+def join(home: Path, only: str | None, proxy: str | None, group: str | None) -> None:
     """Run this site's trainer and courier in the foreground. A service for systemd; Ctrl-C ends it.
 
     Example:  mammofed site join site
@@ -151,7 +152,7 @@ def join(home: Path, only: str | None, proxy: str | None) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     found = proxy or os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")
-    run(_open(home), only=only, proxy=Proxy.parse(found) if found else None)
+    run(_open(home), only=only, proxy=Proxy.parse(found) if found else None, group=group)
 
 
 def _open(home: Path) -> SiteHome:
