@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from server.doctor_cli import doctor
+
 if TYPE_CHECKING:
     from server.deploy.home import CoordinatorHome
 
@@ -149,7 +151,7 @@ def propose(home: Path, protocol: Path, weights: Path) -> None:
     Example:  mammofed server propose coordinator study/protocol.yaml --weights study/initial.safetensors
     """
     from server.deploy.studies import propose as propose_study
-    from server.deploy.studies import read_protocol
+    from shared_model.proposal import read_protocol
 
     study = propose_study(_open(home), read_protocol(protocol), weights)
     click.echo(f"{study.name} is proposed; each site reviews and approves it.")
@@ -222,6 +224,9 @@ def serve(home: Path) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     run(_open(home))
+
+
+server.add_command(doctor)
 
 
 def _open(home: Path) -> CoordinatorHome:

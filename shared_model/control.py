@@ -119,11 +119,16 @@ class PartyLog(Document):
 
 
 class BeatRequest(Document):
-    """A sign of life. time: the site's clock, seconds since 1970."""
+    """A sign of life. time: the site's clock, seconds since 1970.
+
+    approved, declined: SHA-256 of the protocols that the site's administrator has decided on.
+    """
 
     time: float = Field(gt=0, lt=1e11, allow_inf_nan=False)
     release: Annotated[str, Field(max_length=40)]
     trainer: TrainerState
+    approved: tuple[Sha256, ...] = Field(default=(), max_length=MAX_PROTOCOLS)
+    declined: tuple[Sha256, ...] = Field(default=(), max_length=MAX_PROTOCOLS)
     logs: tuple[PartyLog, ...] = Field(default=(), max_length=2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Final
 
@@ -19,12 +20,12 @@ HEAD: Final = """\
 
 
 def protocol_yaml(protocol: Protocol) -> str:
-    """The file's text; :func:`read_protocol_yaml` gives the same protocol again, to its hash."""
+    """The file's text; :func:`read_protocol` gives the same protocol again, to its hash."""
     return HEAD + yaml.safe_dump(protocol.model_dump(mode="json"), sort_keys=False, width=120)
 
 
-def read_protocol_yaml(path: Path) -> Protocol:
-    """Read a protocol that a person may have edited.
+def read_protocol(path: Path) -> Protocol:
+    """Read a protocol that a person may have edited, as YAML or as the JSON of a run directory.
 
     Raises:
         ProtocolError: unreadable, too large, no YAML, aliases or repeated keys, or naming every field that is wrong.
@@ -47,4 +48,6 @@ def read_protocol_yaml(path: Path) -> Protocol:
         raise ProtocolError(f"{path} is no YAML: {words}", remedy="correct the line that it names") from None
     if not isinstance(values, dict):
         raise ProtocolError(f"{path} is no protocol", found=type(values).__name__, expected="fields with values")
+    if set(values) == {"protocol", "sha256"}:  # a run directory's protocol.json
+        return Protocol.from_json(json.dumps(values, default=str), source=str(path))
     return Protocol.create({str(key): value for key, value in values.items()}, source=str(path))

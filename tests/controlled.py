@@ -121,9 +121,12 @@ class Hub:
         settings = identity.settings.model_copy(update={"port": self.gateway.port, "enrol_port": self.door.port})
         return SiteIdentity(identity.folder, settings, clock=identity._clock)
 
-    def line(self, identity: SiteIdentity, **options: Any) -> ControlLine:
+    def line(self, identity: SiteIdentity, *, enrol_port: int | None = None, **options: Any) -> ControlLine:
         options.setdefault("limits", TunnelLimits(linger_s=0.5))
-        return ControlLine(self.at(identity), **options)
+        there = self.at(identity)
+        if enrol_port is not None:
+            there.settings = there.settings.model_copy(update={"enrol_port": enrol_port})
+        return ControlLine(there, **options)
 
 
 @contextmanager

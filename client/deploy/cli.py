@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from client.deploy.doctor_cli import doctor
+
 if TYPE_CHECKING:
     from client.deploy.home import SiteHome
+    from client.deploy.proxy import Proxy
     from shared_model.signed_protocol import SignedProtocol
 
 HOME = click.argument("home", type=click.Path(file_okay=False, path_type=Path))
 STUDY = click.argument("study")
+PROXY = click.option("--proxy", envvar="MAMMOFED_PROXY",
+                     help="http://[user:password@]host:port; better as MAMMOFED_PROXY.")  # fmt: skip
 
 
 @click.command()
@@ -138,21 +143,45 @@ def decline(home: Path, study: str) -> None:
 @click.command()
 @HOME
 @click.option("--only", type=click.Choice(["courier", "trainer"]), help="One role, for a user of its own.")
-@click.option("--proxy", help="HTTP proxy of the hospital, e.g. http://proxy:3128 (default: $https_proxy).")
+@PROXY
 @click.option("--group", help="Group that reaches the trainer's socket, where the courier is another user.")
 def join(home: Path, only: str | None, proxy: str | None, group: str | None) -> None:
     """Run this site's trainer and courier in the foreground. A service for systemd; Ctrl-C ends it.
 
     Example:  mammofed site join site
     """
-    import os
-
     from client.deploy.join import run
-    from client.deploy.proxy import Proxy
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    found = proxy or os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")
-    run(_open(home), only=only, proxy=Proxy.parse(found) if found else None, group=group)
+    run(_open(home), only=only, proxy=_proxy(proxy), group=group)
+
+
+@click.command()
+@HOME
+@click.option("--reason", default="", help="For the coordinator.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@PROXY
+def leave(home: Path, reason: str, yes: bool, proxy: str | None) -> None:
+    """Take no part any more: the coordinator shuts this site's keys out. Ledger and audit logs stay here.
+
+    Example:  mammofed site leave site --reason "the project has ended"
+    """
+    from client.deploy.control import ControlLine
+    from shared_model.control import MAX_WORDS, LeaveRequest
+
+    there = _open(home)
+    if not yes:
+        click.confirm("Leave the consortium? To come back takes a new invitation and new keys.", abort=True)
+    with ControlLine(there.identity(), proxy=_proxy(proxy)) as line:
+        line.client.leave(LeaveRequest(reason=reason[:MAX_WORDS]))
+    click.echo("The coordinator has it on record. What this site gave to closed rounds stays in their models.")
+    click.echo(f"Next  stop the services; keep {there.trainer / 'state'}: the ledger is the memory of what was spent")
+
+
+def _proxy(url: str | None) -> Proxy | None:
+    from client.deploy.proxy import Proxy
+
+    return Proxy.parse(url) if url else None
 
 
 def _open(home: Path) -> SiteHome:
@@ -173,4 +202,4 @@ def _proposal(home: SiteHome, study: str) -> SignedProtocol:
     return found[study]
 
 
-COMMANDS = (init, status, review, approve, decline, join)
+COMMANDS = (init, status, review, approve, decline, join, leave, doctor)

@@ -1,10 +1,5 @@
 """Examines a site: its machine, its line to the coordinator, its certificate, its cohort, its policy, its budget.
 
-    <home>/identity/          keys and certificate (`SiteIdentity`)
-    <home>/coordinator.json   the coordinator's name and key, once enrolled
-    <home>/courier/           state of the courier
-    <home>/trainer/           trainer.json, protocols/ (approved), state/ (ledger)
-
 Run by the site's administrator as root or, role by role, as the users who own these; what a user may not read is said.
 Nothing is changed. The functions that decide take plain values; those of one name with `_of` fetch them.
 """
@@ -15,14 +10,12 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from client.deploy import doctor_data, gpu
+from client.deploy.home import SiteHome
 from client.deploy.identity import SiteIdentity, Stage, Standing
 from client.deploy.line import Line, measure
 from client.deploy.proxy import Proxy
@@ -42,46 +35,18 @@ from shared_model.doctor.machine import (
     program,
     versions_here,
 )  # fmt: skip
-from shared_model.errors import MammoFedError, StorageError
+from shared_model.errors import MammoFedError
 from shared_model.messages import DescribeReply, DescribeRequest, Frame, decode, encode
 from shared_model.protocol import Protocol
-from shared_model.signed_protocol import Coordinator
 
 MODEL_BYTES = {"tiny": 450_000, "small": 1_040_000, "medium": 15_000_000, "full": 30_100_000}
 """Weights of each size in float32 with a wide table of clinical features; a test builds them and compares."""
 POLL_S = 7.0  # SuperNode asks every 3 s, SuperExec every second, the ServerApp every 3 s (research on Flower, 3)
 DESCRIBE_S = 10.0
 CERTIFICATE_UNEASY_DAYS = 7.0
-SOCKETS = ("/run/mammofed/trainer.sock", "trainer.sock")  # of the service files; else in the home itself
 
 
-@dataclass(frozen=True, kw_only=True)
-class SiteHome:
-    """Where a site's things lie. socket: of the trainer."""
-
-    home: Path
-    socket: Path
-    proxy: Proxy | None = None
-
-    @classmethod
-    def at(cls, home: Path, *, socket: Path | None = None, proxy: Proxy | None = None) -> SiteHome:
-        """The usual places under `home`."""
-        usual = [home / name for name in SOCKETS]  # an absolute name stays as it is
-        found = next((path for path in usual if path.exists()), usual[-1])
-        return cls(home=home, socket=(socket or found).absolute(), proxy=proxy)
-
-    @property
-    def identity(self) -> Path:
-        """Keys and certificate."""
-        return self.home / "identity"
-
-    @property
-    def trainer_json(self) -> Path:
-        """The trainer's configuration."""
-        return self.home / "trainer" / "trainer.json"
-
-
-def examine(where: SiteHome, *, now: Callable[[], float] = time.time) -> Diagnosis:
+def examine(home: SiteHome, *, proxy: Proxy | None = None, now: Callable[[], float] = time.time) -> Diagnosis:
     """All checks of a site. Takes some seconds: up to five of them are the transfer, the rest torch's start."""
     checks: list[Check] = []
     checks += examined("versions", "Versions", versions_here)
@@ -89,24 +54,27 @@ def examine(where: SiteHome, *, now: Callable[[], float] = time.time) -> Diagnos
     checks += examined("memory", "Memory", lambda: memory(
         available_memory(), red_below=GIB, amber_below=4 * GIB, what="trainer and courier"))  # fmt: skip
     checks += examined("disk", "Disk", lambda: disk_of(
-        where.home, red_below=GIB, amber_below=5 * GIB, what="the site's own files"))  # fmt: skip
-    try:
-        identity = SiteIdentity.open(where.identity, clock=now)
-    except MammoFedError:
-        identity = None
+        home.folder, red_below=GIB, amber_below=5 * GIB, what="ledger, replies and logs"))  # fmt: skip
+    identity = _identity_of(home, now)
     checks += examined("certificate", "Certificate", lambda: certificate(
-        SiteIdentity.open(where.identity, clock=now).standing()))  # fmt: skip
-    config, found = _config_of(where)
+        SiteIdentity.open(home.folder / "identity", clock=now).standing()))  # fmt: skip
+    config, found = _config_of(home)
     checks += found
-    protocols, found = _protocols_of(where, config)
+    protocols, found = _protocols_of(config)
     checks += found
-    checks += _line_of(where, identity, protocols, now)
+    checks += _line_of(identity, proxy, protocols, now)
     if config is not None:
-        checks += _trainer_of(where, config, protocols)
-    who, role = (identity.settings.site, str(identity.settings.role)) if identity else (
-        (config.site, config.role) if config else ("a site", "site"))  # fmt: skip
-    return Diagnosis(who=who, role=role, release=version("mammofed"),
+        checks += _trainer_of(home, config, protocols)
+    who = identity.settings.site if identity else "a site"
+    return Diagnosis(who=who, role=str(identity.settings.role) if identity else "site", release=version("mammofed"),
                      when=f"{datetime.fromtimestamp(now(), UTC):%Y-%m-%d %H:%M} UTC", checks=tuple(checks))  # fmt: skip
+
+
+def _identity_of(home: SiteHome, now: Callable[[], float]) -> SiteIdentity | None:
+    try:
+        return SiteIdentity.open(home.folder / "identity", clock=now)
+    except MammoFedError:
+        return None  # `certificate` says why
 
 
 # --- machine ---
@@ -140,7 +108,7 @@ def certificate(standing: Standing) -> Check:
 
 
 def _line_of(
-    where: SiteHome, identity: SiteIdentity | None, protocols: Sequence[Protocol], now: Callable[[], float]
+    identity: SiteIdentity | None, through: Proxy | None, protocols: Sequence[Protocol], now: Callable[[], float]
 ) -> list[Check]:
     line: Line | None = None
 
@@ -149,16 +117,16 @@ def _line_of(
         assert identity is not None
         if identity.standing().stage is Stage.ENROLLING:
             return []  # `certificate` says so
-        line = asyncio.run(measure(Tunnel(identity, proxy=where.proxy, clock=now), clock=now))
+        line = asyncio.run(measure(Tunnel(identity, proxy=through, clock=now), clock=now))
         return [admitted(line), releases(version("mammofed"), line.hello.get("release")), *round_time(line, protocols)]
 
     checks: list[Check] = []
     if identity is not None:
         host = identity.settings.host
         checks += examined("dns", "DNS", lambda: name_of(
-            host, name="dns", title="DNS", proxied=where.proxy is not None))  # fmt: skip
-        if where.proxy is not None:
-            checks += examined("proxy", "Proxy", lambda: proxy(where.proxy))
+            host, name="dns", title="DNS", proxied=through is not None))  # fmt: skip
+        if through is not None:
+            checks += examined("proxy", "Proxy", lambda: proxy(through))
         checks += examined("line", "Coordinator", look)
     ahead_s = None if line is None else line.ahead_s
     doubt_s = 0.0 if line is None else line.rtt_s / 2
@@ -223,55 +191,40 @@ def _rate(bytes_per_second: float) -> str:
 # --- trainer ---
 
 
-def _config_of(where: SiteHome) -> tuple[SiteConfig | None, list[Check]]:
+def _config_of(home: SiteHome) -> tuple[SiteConfig | None, list[Check]]:
     try:
-        return SiteConfig.read(where.trainer_json), []
+        return home.config_for(home.trusted_coordinator()), []
     except MammoFedError as error:
-        return None, [failed("trainer_config", "Trainer's configuration", error)]
+        return None, [failed("policy", "Policy", error)]
 
 
-def _protocols_of(where: SiteHome, config: SiteConfig | None) -> tuple[list[Protocol], list[Check]]:
-    if config is None:
-        return [], []
+def _protocols_of(config: SiteConfig | None) -> tuple[list[Protocol], list[Check]]:
+    """Approved protocols that are in order, and what is wrong with the others."""
     found: list[Protocol] = []
     checks: list[Check] = []
-    try:
-        coordinator = _coordinator_of(where.home / "coordinator.json")
-    except StorageError as error:
-        return [], [failed("coordinator", "Coordinator's key", error)]
-    for path in sorted(config.protocols.glob("*.json"))[:100]:
+    for path in sorted(config.protocols.glob("*.json"))[:100] if config else ():
 
         def look(path: Path = path) -> list[Check]:
-            found.append(doctor_data.read_protocol(path, coordinator))
+            assert config is not None
+            found.append(doctor_data.read_protocol(path, config.coordinator))
             return []
 
         checks += examined("protocol", f"Protocol {path.stem[:40]}", look)
     return found, checks
 
 
-def _coordinator_of(path: Path) -> Coordinator | None:
-    try:
-        return Coordinator.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as error:
-        raise StorageError(f"{path} cannot be read", found=type(error).__name__,
-                           remedy="restore it from a backup, or enrol again") from None  # fmt: skip
-
-
-def _trainer_of(where: SiteHome, config: SiteConfig, protocols: Sequence[Protocol]) -> list[Check]:
-    checks = examined("state_disk", "Disk", lambda: disk_of(
-        config.state, red_below=GIB, amber_below=5 * GIB, what="ledger and replies", name="state_disk"))  # fmt: skip
-    checks += examined("policy", "Policy", lambda: doctor_data.policy(config))
+def _trainer_of(home: SiteHome, config: SiteConfig, protocols: Sequence[Protocol]) -> list[Check]:
+    checks = examined("policy", "Policy", lambda: doctor_data.policy(config))
     checks += examined("cohort", "Cohort", lambda: doctor_data.cohort_of(config, protocols))
     checks += examined("gpu", "GPU", lambda: (
         gpu.gpu("cpu", gpu.TorchSees(torch="", cuda=None), None) if config.device == "cpu"
         else gpu.gpu(config.device, gpu.torch_sees(), gpu.driver_version())))  # fmt: skip
-    checks += examined("trainer", "Trainer", lambda: trainer_of(where.socket, config, version("mammofed")))
-    for protocol in protocols:
-        checks += examined("budget", "Privacy budget", functools.partial(doctor_data.budget_of, config, protocol))
     if not protocols:
-        checks.append(green("protocols", "Protocols", "none is approved yet"))
+        return [*checks, green("protocols", "Protocols", "none is approved yet, so no trainer runs")]
+    checks += examined("trainer", "Trainer", lambda: trainer_of(home.socket, config, version("mammofed")))
+    for protocol in protocols:
+        checks += examined("terms", "Study", functools.partial(doctor_data.terms, config, protocol))
+        checks += examined("budget", "Privacy budget", functools.partial(doctor_data.budget_of, config, protocol))
     return checks
 
 

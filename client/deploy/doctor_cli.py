@@ -13,21 +13,21 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 @click.argument("home", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--html", type=_OUT, help="Also write one page, to mail to the coordinator: it names no patient.")
 @click.option("--json", "json_", type=_OUT, help="Also write the findings for scripts.")
-@click.option("--trainer-socket", type=click.Path(path_type=Path), help="The trainer's socket (default: as usual).")
 @click.option("--proxy", envvar="MAMMOFED_PROXY", help="http://[user:password@]host:port; better as MAMMOFED_PROXY.")
-def doctor(home: Path, html: Path | None, json_: Path | None, trainer_socket: Path | None, proxy: str | None) -> None:
+def doctor(home: Path, html: Path | None, json_: Path | None, proxy: str | None) -> None:
     """Examine this site: machine, line, certificate, cohort, policy, budget; says what to do. Changes nothing.
 
     Exit code 0 when nothing is red, else 80.
 
     Example:  mammofed site doctor /srv/mammofed --html doctor.html
     """
-    from client.deploy.doctor import SiteHome, examine
+    from client.deploy.doctor import examine
+    from client.deploy.home import SiteHome
     from client.deploy.proxy import Proxy
     from shared_model.doctor.page import as_html, as_json, show, write
 
     through = Proxy.parse(proxy) if proxy else None
-    diagnosis = examine(SiteHome.at(home.absolute(), socket=trainer_socket, proxy=through))
+    diagnosis = examine(SiteHome(home.resolve()), proxy=through)
     show(diagnosis)
     if html is not None:
         write(as_html(diagnosis), html)

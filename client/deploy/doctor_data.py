@@ -45,20 +45,36 @@ def policy(config: SiteConfig) -> list[Check]:
     title = "Policy"
     if config.role == "evaluator":
         return [*checks, green("policy", title, "an evaluator trains nothing, so it has no budget")]
-    said = []
-    if config.epsilon_limit is not None:
-        said.append(f"at most epsilon {config.epsilon_limit:g} for each patient, over all studies")
-    private_only = getattr(config, "private_only", None)  # not in every release's configuration
-    if private_only is not None:
-        said.append("only studies with differential privacy" if private_only else "studies without privacy too")
-    if config.epsilon_limit is None:
-        words = "; ".join(["no limit of the site's own on epsilon: each protocol's counts, study after study", *said])
-        to_do = "set `epsilon_limit` in trainer.json: the most that a patient may ever spend"
-        return [*checks, amber("policy", title, words, to_do=to_do)]
-    if private_only is False:
-        return [*checks, amber("policy", title, "; ".join(said),
-                               to_do="set `private_only` in trainer.json unless the data are public")]  # fmt: skip
-    return [*checks, green("policy", title, "; ".join(said))]
+    limits = [f"{name} at most {value:g}" for name, value in
+              (("epsilon of a patient over all studies", config.epsilon_limit), ("delta", config.delta_limit))
+              if value is not None]  # fmt: skip
+    kinds = "only studies with differential privacy" if config.private_only else "studies without privacy too"
+    said = "; ".join([kinds, *limits])
+    missing = [words for absent, words in (
+        (config.epsilon_limit is None, "set `epsilon_limit`: without it each study spends its own, after the others"),
+        (config.delta_limit is None, "set `delta_limit`"),
+        (not config.private_only, "set `private_only: true` unless these data are public"),
+    ) if absent]  # fmt: skip
+    if missing:
+        return [*checks, amber("policy", title, said, to_do="in policy.yaml, " + "; ".join(missing))]
+    return [*checks, green("policy", title, said)]
+
+
+def terms(config: SiteConfig, protocol: Protocol) -> list[Check]:
+    """What the trainer will refuse about an approved study, before anybody asks it to train."""
+    title = f"Study {protocol.study}"
+    if config.role == "evaluator":
+        return []
+    if config.site not in {site.name for site in protocol.federation.sites}:
+        return [red("terms", title, f"{config.site} has no part in it", to_do="decline it: it was approved in error")]
+    if config.private_only and not protocol.private:
+        return [red("terms", title, "it trains without differential privacy, which the policy refuses",
+                    to_do="decline it, or change `private_only` in policy.yaml")]  # fmt: skip
+    limit = config.delta_limit
+    if limit is not None and protocol.private and protocol.privacy.delta > limit:
+        return [red("terms", title, f"its delta {protocol.privacy.delta:g} is above the policy's {limit:g}",
+                    to_do="decline it, or change `delta_limit` in policy.yaml")]  # fmt: skip
+    return [green("terms", title, "approved, and within the policy")]
 
 
 def split_pinned(config: SiteConfig) -> Check:

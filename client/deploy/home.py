@@ -208,14 +208,30 @@ class SiteHome:
         Raises:
             ConfigError: the policy is wrong, or no protocol was approved yet.
         """
-        policy, coordinator = Policy.read(self.policy_file), self.trusted_coordinator()
+        coordinator = self.trusted_coordinator()
         if coordinator is None:
             raise ConfigError("nothing was approved at this site yet, so the trainer has nothing to serve",
                               remedy="`mammofed site review`, then `mammofed site approve`")  # fmt: skip
+        return self.config_for(coordinator)
+
+    def _party(self) -> Party:
+        """Who this is: as the trainer was told, or before the first approval as the courier's files say."""
+        path = self.trainer / "party.json"
+        if not path.exists():
+            settings = self.identity().settings
+            return Party(site=settings.site, role=settings.role)
         try:
-            party = Party.model_validate_json(read_private(self.trainer / "party.json"))
+            return Party.model_validate_json(read_private(path))
         except ValidationError:
-            raise ConfigError(f"{self.trainer / 'party.json'} is damaged", remedy="approve the study again") from None
+            raise ConfigError(f"{path} is damaged", remedy="approve the study again") from None
+
+    def config_for(self, coordinator: Coordinator | None) -> SiteConfig:
+        """What the trainer would be configured with; for doctor, before anything was approved.
+
+        Raises:
+            ConfigError: the policy is wrong.
+        """
+        policy, party = Policy.read(self.policy_file), self._party()
         role: Literal["site", "evaluator"] = "site" if party.role is Role.SITE else "evaluator"
         rest = "train" if role == "site" else "selection"
         return SiteConfig(

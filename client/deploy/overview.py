@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from client.deploy.home import SiteHome
+from client.deploy.presence import STATUS
+from client.deploy.status import CourierStatus
 from client.trainer.client import listens
 from shared_model.errors import MammoFedError
 from shared_model.fingerprint import six_words
@@ -36,7 +40,7 @@ def status_of(home: SiteHome) -> dict[str, Any]:
         "site": identity.settings.site, "role": identity.settings.role.value,
         "coordinator": f"{identity.settings.host}:{identity.settings.port}",
         "certificate": there.stage.value, "certificate_words": there.words, "words": identity.words(six_words),
-        "trainer": listens(home.socket), "line": _line(home), "studies": studies, "studies_words": words,
+        "trainer": listens(home.socket), "courier": _courier(home), "studies": studies, "studies_words": words,
     }  # fmt: skip
 
 
@@ -54,19 +58,26 @@ def show(status: Mapping[str, Any], *, as_json: bool) -> None:
     if status["certificate"] == "enrolling":
         for use, words in status["words"].items():
             table.add_row(f"  read aloud: {use}", words)
-    table.add_row("Line", str(status["line"].get("words", "the courier does not run")))
+    courier = status["courier"]
+    table.add_row("Courier", "runs" if courier["runs"] else "does not run: start `mammofed site join`")
+    table.add_row("Line", courier["words"])
+    for notice in courier["notices"]:
+        table.add_row("", f"[yellow]{escape(notice)}[/yellow]")
     table.add_row("Trainer", "serves" if status["trainer"] else "does not run")
     for name, study in status["studies"].items():
-        table.add_row(f"Study {name}", f"{study['standing']}, {study['rounds']} rounds")
+        last = courier["studies"].get(name, {})
+        table.add_row(f"Study {name}", f"{study['standing']}, round {last.get('round', 0)} of {study['rounds']}; "
+                      f"{escape(last.get('words', '')) or 'not begun'}")  # fmt: skip
     if not status["studies"]:
         table.add_row("Studies", status["studies_words"] or "none proposed")
     console.print(table)
 
 
-def _line(home: SiteHome) -> dict[str, Any]:
-    path = home.courier / "status.json"
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}  # the courier has not written it yet
-    return found if isinstance(found, dict) else {}
+def _courier(home: SiteHome) -> dict[str, Any]:
+    found = CourierStatus.read(home.courier / STATUS)
+    if found is None:
+        return {"runs": False, "connected": False, "words": "never connected", "notices": [], "studies": {}}
+    stale = found.is_stale(time.time())
+    return {"runs": not stale, "connected": found.connected and not stale, "words": found.words, "heard": found.heard,
+            "notices": list(found.notices),
+            "studies": {name: study.model_dump() for name, study in found.studies.items()}}  # fmt: skip

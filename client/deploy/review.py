@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from client.deploy.home import SiteHome
+from client.deploy.inbox import Inbox
+from shared_model.fingerprint import six_words
 from shared_model.signed_protocol import SignedProtocol
 
 if TYPE_CHECKING:
@@ -53,7 +56,5 @@ def _limit(limit: float | None) -> str:
 
 def _fingerprints(home: SiteHome) -> dict[str, str]:
     """Six words for each other member's node key, worked out here from the key itself."""
-    from client.deploy.presence import members  # type: ignore[attr-defined]
-    from shared_model.fingerprint import six_words
-
-    return {site: six_words(node) for site, node in members(home.courier).items()}
+    inbox = Inbox(home.courier, site=home.identity().settings.site, release=version("mammofed"))
+    return {member.site: six_words(member.node) for member in inbox.members()}

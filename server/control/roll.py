@@ -14,24 +14,26 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from shared_model.certificates import Member, Role
-from shared_model.control import MAX_MEMBERS, BeatRequest, Document, TrainerState, Words, plain
+from shared_model.control import MAX_MEMBERS, MAX_PROTOCOLS, BeatRequest, Document, TrainerState, Words, plain
 from shared_model.private_files import read_private, write_private
-from shared_model.protocol import Name
+from shared_model.protocol import Name, Sha256
 
 FILE = "present.json"
 
 
 class Sign(Document):
-    """A member's last sign of life. seen: the coordinator's clock; clock_ahead: the member's less that, in seconds.
+    """A member's last sign of life. time: the coordinator's clock; clock_ahead: the member's less that, in seconds.
 
-    words: what is wrong, empty when all is well.
+    approved, declined: SHA-256 of protocols. words: what is wrong, empty when all is well.
     """
 
     role: Role
-    seen: float
+    time: float
     clock_ahead: float
     release: Annotated[str, Field(max_length=40)]
     trainer: TrainerState
+    approved: tuple[Sha256, ...] = Field(default=(), max_length=MAX_PROTOCOLS)
+    declined: tuple[Sha256, ...] = Field(default=(), max_length=MAX_PROTOCOLS)
     words: Words = ""
 
 
@@ -69,8 +71,8 @@ class Roll:
         """Note a sign of life."""
         now = self._clock()
         trainer = TrainerState(up=beat.trainer.up, device=plain(beat.trainer.device))
-        sign = Sign(role=member.role, seen=now, clock_ahead=beat.time - now, release=plain(beat.release),
-                    trainer=trainer, words=words[:400])  # fmt: skip
+        sign = Sign(role=member.role, time=now, clock_ahead=beat.time - now, release=plain(beat.release),
+                    trainer=trainer, approved=beat.approved, declined=beat.declined, words=words[:400])  # fmt: skip
         with self._lock:
             self._signs[member.site] = sign
             self._changed = True

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from server.deploy.home import CoordinatorHome
@@ -31,9 +30,8 @@ from server.rounds.states import StudyState
 from shared_model.certificates import Role
 from shared_model.errors import ConfigError, ProtocolError, StorageError, WeightsError
 from shared_model.messages import weights_sha256
-from shared_model.plain_yaml import check_plain
 from shared_model.private_files import make_private_folder, read_private, write_private
-from shared_model.protocol import MAX_PROTOCOL_BYTES, Protocol
+from shared_model.protocol import Protocol
 from shared_model.signed_protocol import SignedProtocol
 
 INITIAL, SIGNED, WANTED = "initial.safetensors", "signed.json", "wanted.json"
@@ -140,32 +138,6 @@ def find_study(home: CoordinatorHome, name: str) -> StudyFolder:
             return study
     raise ConfigError(f"there is no study {name}", expected=", ".join(s.name for s in studies(home)) or "none yet",
                       remedy="propose it first: `mammofed server propose`")  # fmt: skip
-
-
-def read_protocol(path: Path) -> Protocol:
-    """Read a protocol that a person wrote or `mammofed simulate protocol` made, YAML or JSON.
-
-    Raises:
-        ProtocolError: absent, too large, no plain YAML, or naming every field that is wrong.
-    """
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_PROTOCOL_BYTES + 1)
-    except OSError as error:
-        raise ProtocolError(f"cannot read the protocol {path}: {error.strerror}") from None
-    if len(data) > MAX_PROTOCOL_BYTES:
-        raise ProtocolError(f"{path} is too large", expected=f"at most {MAX_PROTOCOL_BYTES} bytes")
-    try:
-        text = data.decode("utf-8")
-        check_plain(text, source=str(path), error=ProtocolError)
-        values = yaml.safe_load(text)
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ProtocolError(f"{path} is no YAML: {str(error)[:200]}") from None
-    if not isinstance(values, dict):
-        raise ProtocolError(f"{path} is no mapping of fields", found=type(values).__name__)
-    if set(values) == {"protocol", "sha256"}:  # a run directory's protocol.json
-        values = values["protocol"]
-    return Protocol.create(values, source=str(path))
 
 
 def propose(home: CoordinatorHome, protocol: Protocol, weights: Path) -> StudyFolder:

@@ -124,6 +124,11 @@ class AuditLog:
                 yield entry
 
     @property
+    def key(self) -> VerifyKey:
+        """The public key that checks its heads."""
+        return self._key.public
+
+    @property
     def sequence(self) -> int:
         """Number of the last entry."""
         return len(self._hashes) // 32

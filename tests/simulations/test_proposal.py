@@ -11,7 +11,7 @@ from client.privacy.accountant import Account
 from server.rounds.checkpoint import read_arrays
 from shared_model.errors import ConfigError, ProtocolError, StorageError, WeightsError
 from shared_model.messages import weights_sha256
-from shared_model.proposal import protocol_yaml, read_protocol_yaml
+from shared_model.proposal import protocol_yaml, read_protocol
 from shared_model.protocol import MAX_PROTOCOL_BYTES, Protocol
 from simulations import proposal
 from simulations.cli import simulate
@@ -24,7 +24,7 @@ def test_the_command_writes_a_complete_calibrated_protocol_and_its_weights(tmp_p
                  "name=pilot", "rounds=5", "privacy.epsilon=3.0"]  # fmt: skip
     done = CliRunner().invoke(simulate, arguments)
     assert done.exit_code == 0, done.output
-    protocol = read_protocol_yaml(tmp_path / "pilot" / "protocol.yaml")
+    protocol = read_protocol(tmp_path / "pilot" / "protocol.yaml")
     assert protocol.sha256 in done.output and "north 420" in done.output and "423" not in done.output
     assert (protocol.study, protocol.rounds, protocol.private) == ("pilot", 5, True)
     assert [(site.name, site.patients) for site in protocol.federation.sites] == [("north", 420), ("south", 300)]
@@ -78,14 +78,23 @@ def test_sites_of_another_form_are_refused(texts: list[str], words: str) -> None
 def test_a_protocol_survives_yaml_to_its_hash(tmp_path: Path, strategy: str) -> None:
     protocol = fake.make_protocol(**fake.STRATEGIES[strategy], federation__server_tau=1e-300, privacy__delta=1e-7)
     (tmp_path / "protocol.yaml").write_text(protocol_yaml(protocol))
-    assert read_protocol_yaml(tmp_path / "protocol.yaml").sha256 == protocol.sha256
+    assert read_protocol(tmp_path / "protocol.yaml").sha256 == protocol.sha256
+
+
+def test_the_protocol_of_a_run_directory_is_one_too_and_a_changed_one_is_found(tmp_path: Path) -> None:
+    protocol, path = fake.make_protocol(), tmp_path / "protocol.json"
+    path.write_text(protocol.to_json())
+    assert read_protocol(path) == protocol
+    path.write_text(protocol.to_json().replace('"seed": 3', '"seed": 4'))
+    with pytest.raises(ProtocolError, match="was changed after it was frozen"):
+        read_protocol(path)
 
 
 def test_a_site_whose_name_yaml_would_read_as_something_else_survives(tmp_path: Path) -> None:
     sites = [{"name": name, "patients": 40, "weight": 0.5} for name in ("no", "1e3")]
     protocol = fake.make_protocol(federation__sites=sites, federation__sites_per_round=2, federation__quorum=2)
     (tmp_path / "protocol.yaml").write_text(protocol_yaml(protocol))
-    assert read_protocol_yaml(tmp_path / "protocol.yaml") == protocol
+    assert read_protocol(tmp_path / "protocol.yaml") == protocol
 
 
 TEXT = protocol_yaml(fake.make_protocol())
@@ -102,12 +111,12 @@ TEXT = protocol_yaml(fake.make_protocol())
 def test_a_file_that_is_no_protocol_is_refused_in_words(tmp_path: Path, data: bytes, words: str) -> None:
     (tmp_path / "protocol.yaml").write_bytes(data)
     with pytest.raises(ProtocolError, match=words):
-        read_protocol_yaml(tmp_path / "protocol.yaml")
+        read_protocol(tmp_path / "protocol.yaml")
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError, match="No such file"):
-        read_protocol_yaml(tmp_path / "protocol.yaml")
+        read_protocol(tmp_path / "protocol.yaml")
 
 
 def test_the_file_is_short_enough_for_a_hundred_sites() -> None:

@@ -15,8 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from client.deploy import doctor, doctor_data, gpu
-from client.deploy.doctor import MODEL_BYTES, SiteHome, examine
-from client.deploy.identity import SiteIdentity, Stage, Standing
+from client.deploy.doctor import MODEL_BYTES, examine
+from client.deploy.home import SiteHome
+from client.deploy.identity import Stage, Standing
 from client.deploy.line import Line, measure
 from client.deploy.proxy import Proxy
 from client.deploy.tunnel import Tunnel
@@ -24,6 +25,7 @@ from client.privacy.ledger import Ledger, LedgerEntry
 from client.trainer.config import SiteConfig
 from server.enrolment.gateway import Gateway, Upstream
 from server.enrolment.http_guard import TRANSFER_BYTES
+from shared_model.certificates import Role
 from shared_model.doctor import Check, Level
 from shared_model.doctor.page import as_html, as_json
 from shared_model.errors import CertificateError, DoctorError
@@ -32,7 +34,7 @@ from shared_model.signed_protocol import Coordinator as Signer
 from shared_model.signed_protocol import SignedProtocol
 from shared_model.signing import SigningKey
 from tests.conftest import SmallStudy
-from tests.enrolled import DAY, Coordinator, in_a_loop
+from tests.enrolled import DAY, Coordinator, in_a_loop, words
 
 NOWHERE = Upstream(port=9)
 SITE = "site-01"
@@ -43,24 +45,30 @@ def coordinator(tmp_path: Path) -> Coordinator:
     return Coordinator(tmp_path / "hub", clock=None)
 
 
-def make_home(coordinator: Coordinator, study: SmallStudy, *, limit: float | None = 8.0) -> Path:
-    """A site as `site init` and `approve` leave it, enrolled."""
-    home = study.root / "home"
-    home.mkdir(mode=0o700)
-    identity = coordinator.begin(SITE, folder=home / "identity")
-    coordinator.exchange(identity)
-    from tests.enrolled import words
+KEY = SigningKey.generate()
+HUB = Signer.of("hub", KEY.public)
 
+
+def make_home(coordinator: Coordinator, study: SmallStudy, *, key: SigningKey | None = KEY) -> SiteHome:
+    """A site as `site init`, `join` and `approve` leave it. key: signs the approved protocol; None: nothing was."""
+    home = SiteHome.create(study.root / "home", cohort=study.config(SITE).cohort, role=Role.SITE)
+    identity = coordinator.begin(SITE, folder=home.folder / "identity")
+    coordinator.exchange(identity)
     coordinator.enrolment.confirm(SITE, identity.words(words))
     assert coordinator.exchange(identity)
-    config = study.config(SITE).model_copy(update={"state": home / "trainer/state", "epsilon_limit": limit})
-    (home / "trainer").mkdir()
-    (home / "trainer/trainer.json").write_text(config.to_json())
+    text = home.policy_file.read_text()
+    if not study.protocol.private:
+        text = text.replace("private_only: true", "private_only: false")
+    home.policy_file.write_text(text.replace("device: auto", "device: cpu"))
+    if key is not None:
+        home.trust(HUB)
+        approved = SignedProtocol.sign(study.protocol, name="hub", key=key)
+        (home.protocols / "unit.json").write_text(approved.to_json())
     return home
 
 
-def point(home: Path, port: int) -> None:
-    path = home / "identity/site.json"
+def point(home: SiteHome, port: int) -> None:
+    path = home.folder / "identity/site.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"port": port}))
 
 
@@ -69,9 +77,9 @@ def named(checks: Any, name: str) -> Check:
     return found
 
 
-async def examined_through(door: Gateway, home: Path, **options: Any) -> Any:
+async def examined_through(door: Gateway, home: SiteHome, **options: Any) -> Any:
     point(home, door.port)
-    return await asyncio.to_thread(examine, SiteHome.at(home, **options))
+    return await asyncio.to_thread(examine, home, **options)
 
 
 # --- the whole ---
@@ -129,29 +137,29 @@ def test_a_coordinator_that_is_not_there_and_a_name_that_is_unknown(
     coordinator: Coordinator, small_study: Callable[..., SmallStudy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = make_home(coordinator, small_study())
-    found = examine(SiteHome.at(home))  # port 1: nobody listens
+    found = examine(home)  # port 1: nobody listens
     assert named(found.checks, "line").level is Level.RED
-    path = home / "identity/site.json"
+    path = home.folder / "identity/site.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "no-such-host.invalid"}))
-    found = examine(SiteHome.at(home))
+    found = examine(home)
     assert named(found.checks, "dns").level is Level.RED and "not known here" in named(found.checks, "line").words
     there = Proxy(host="no-such-proxy.invalid", port=3128, credentials="it:secret")
-    found = examine(SiteHome.at(home, proxy=there))
+    found = examine(home, proxy=there)
     assert named(found.checks, "proxy").level is Level.RED
     assert named(found.checks, "dns").level is Level.GREEN  # the proxy's business
     assert "no-such-proxy" not in as_html(found) and "secret" not in repr(found)
 
 
 def test_an_empty_folder_is_red_and_says_what_to_run(tmp_path: Path) -> None:
-    found = examine(SiteHome.at(tmp_path))
+    found = examine(SiteHome(tmp_path))
     assert "site init" in named(found.checks, "certificate").remedy
-    assert named(found.checks, "trainer_config").level is Level.RED
+    assert named(found.checks, "policy").level is Level.RED
 
 
 def test_a_key_that_others_can_read_is_red(coordinator: Coordinator, small_study: Callable[..., SmallStudy]) -> None:
     home = make_home(coordinator, small_study())
-    (home / "identity/tls.pem").chmod(0o644)
-    check = named(examine(SiteHome.at(home)).checks, "certificate")
+    (home.folder / "identity/tls.pem").chmod(0o644)
+    check = named(examine(home).checks, "certificate")
     assert check.level is Level.RED and "open to other users" in check.words and "new keys" in check.remedy
 
 
@@ -161,7 +169,7 @@ def test_the_command_writes_page_and_json_and_ends_with_its_code(
     from client.deploy.doctor_cli import doctor as command
 
     home = make_home(coordinator, small_study())
-    options = [str(home), "--html", str(tmp_path / "d.html"), "--json", str(tmp_path / "d.json")]
+    options = [str(home.folder), "--html", str(tmp_path / "d.html"), "--json", str(tmp_path / "d.json")]
     ended = CliRunner().invoke(command, options)
     assert isinstance(ended.exception, DoctorError) and ended.exception.exit_code == 80
     assert "must be put right" in ended.output
@@ -257,7 +265,7 @@ async def test_an_expired_certificate_says_what_to_do(
     coordinator: Coordinator, small_study: Callable[..., SmallStudy]
 ) -> None:
     home = make_home(coordinator, small_study())
-    found = await asyncio.to_thread(examine, SiteHome.at(home), now=lambda: time.time() + 31 * DAY)
+    found = await asyncio.to_thread(examine, home, now=lambda: time.time() + 31 * DAY)
     check = named(found.checks, "certificate")
     assert check.level is Level.RED and "ran out" in check.words and "new invitation" in check.remedy
 
@@ -318,14 +326,36 @@ def test_without_nvidia_s_program_there_is_no_driver(monkeypatch: pytest.MonkeyP
 @pytest.fixture
 def site(small_study: Callable[..., SmallStudy]) -> tuple[SiteConfig, Protocol, SmallStudy]:
     study = small_study(private=True, patients=80)
-    return study.config(SITE).model_copy(update={"epsilon_limit": 8.0}), study.protocol, study
+    limits = {"epsilon_limit": 8.0, "delta_limit": 1e-5, "private_only": True}
+    return study.config(SITE).model_copy(update=limits), study.protocol, study
 
 
-def test_a_policy_without_a_limit_is_amber(site: tuple[SiteConfig, Protocol, SmallStudy]) -> None:
-    config = site[0]
-    assert named(doctor_data.policy(config), "policy").level is Level.GREEN
-    without = config.model_copy(update={"epsilon_limit": None})
-    assert named(doctor_data.policy(without), "policy").level is Level.AMBER
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"epsilon_limit": None}, "epsilon_limit"), ({"delta_limit": None}, "delta_limit"),
+     ({"private_only": False}, "private_only")],
+)  # fmt: skip
+def test_a_policy_that_leaves_something_open_is_amber(
+    site: tuple[SiteConfig, Protocol, SmallStudy], changes: dict[str, object], words: str
+) -> None:
+    assert named(doctor_data.policy(site[0]), "policy").level is Level.GREEN
+    check = named(doctor_data.policy(site[0].model_copy(update=changes)), "policy")
+    assert check.level is Level.AMBER and words in check.remedy
+    evaluator = site[0].model_copy(update={**changes, "role": "evaluator"})
+    assert named(doctor_data.policy(evaluator), "policy").level is Level.GREEN
+
+
+def test_an_approved_study_that_the_trainer_will_refuse_is_red(site: tuple[SiteConfig, Protocol, SmallStudy]) -> None:
+    config, protocol, _ = site
+    assert named(doctor_data.terms(config, protocol), "terms").level is Level.GREEN
+    stranger = config.model_copy(update={"site": "elsewhere"})
+    strict = config.model_copy(update={"delta_limit": 1e-9})
+    public = protocol.model_copy(update={"privacy": protocol.privacy.model_copy(update={"mode": "none"})})
+    for check, said in (
+        (doctor_data.terms(stranger, protocol), "no part"), (doctor_data.terms(strict, protocol), "delta"),
+        (doctor_data.terms(config, public), "without differential privacy"),
+    ):  # fmt: skip
+        assert named(check, "terms").level is Level.RED and said in named(check, "terms").words
 
 
 def test_a_split_that_was_changed_is_red(site: tuple[SiteConfig, Protocol, SmallStudy]) -> None:
@@ -367,9 +397,9 @@ def test_a_damaged_cohort_and_an_absent_one_are_red(
     home, cohort = make_home(coordinator, study), study.config(SITE).cohort
     labels = cohort / "labels.npy"
     labels.write_bytes(labels.read_bytes()[:-1] + b"\x07")
-    assert named(examine(SiteHome.at(home)).checks, "cohort").level is Level.RED
+    assert named(examine(home).checks, "cohort").level is Level.RED
     shutil.rmtree(cohort)
-    assert named(examine(SiteHome.at(home)).checks, "cohort").level is Level.RED
+    assert named(examine(home).checks, "cohort").level is Level.RED
 
 
 @pytest.mark.parametrize(
@@ -399,25 +429,21 @@ def test_the_prediction_counts_the_rounds_that_are_left_once(site: tuple[SiteCon
 
 def test_a_damaged_ledger_is_red(coordinator: Coordinator, small_study: Callable[..., SmallStudy]) -> None:
     home = make_home(coordinator, small_study(private=True))
-    state = home / "trainer/state"
-    state.mkdir()
+    state = home.state
+    state.mkdir(exist_ok=True)
     (state / "ledger.json").write_text("{}")
-    check = named(examine(SiteHome.at(home)).checks, "budget")
+    check = named(examine(home).checks, "budget")
     assert check.level is Level.RED and "damaged" in check.words and str(state) not in check.words
 
 
 def test_approved_protocols_are_read_under_the_coordinator_s_signature(
     coordinator: Coordinator, small_study: Callable[..., SmallStudy]
 ) -> None:
-    study = small_study()
-    home, key = make_home(coordinator, study), SigningKey.generate()
-    (home / "coordinator.json").write_text(Signer.of("hub", key.public).model_dump_json())
-    approved = study.config(SITE).protocols / "approved.json"
-    assert named(examine(SiteHome.at(home)).checks, "protocol").level is Level.RED  # it is not signed
-    approved.write_text(SignedProtocol.sign(study.protocol, name="hub", key=key).to_json())
-    assert [check for check in examine(SiteHome.at(home)).checks if check.name == "protocol"] == []
-    approved.write_text(SignedProtocol.sign(study.protocol, name="hub", key=SigningKey.generate()).to_json())
-    assert named(examine(SiteHome.at(home)).checks, "protocol").level is Level.RED
+    home = make_home(coordinator, small_study(), key=SigningKey.generate())
+    assert named(examine(home).checks, "protocol").level is Level.RED
+    (home.protocols / "unit.json").unlink()
+    found = examine(home).checks
+    assert "none is approved" in named(found, "protocols").words and "trainer" not in {check.name for check in found}
 
 
 def test_a_trainer_that_answers_and_one_that_died(
@@ -443,9 +469,9 @@ def test_the_doctor_changes_nothing(coordinator: Coordinator, small_study: Calla
     home = make_home(coordinator, small_study(private=True))
 
     def everything() -> dict[str, bytes]:
-        return {str(path): path.read_bytes() for path in sorted(home.rglob("*")) if path.is_file()}
+        return {str(path): path.read_bytes() for path in sorted(home.folder.rglob("*")) if path.is_file()}
 
     before = everything()
-    examine(SiteHome.at(home))
+    examine(home)
     assert everything() == before
-    assert SiteIdentity.open(home / "identity").standing().stage is Stage.READY
+    assert home.identity().standing().stage is Stage.READY
