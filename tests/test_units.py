@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+import stat
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 import pytest
 
 from mammofed import cli
-from tests.confined import APPLIED, SYSTEMD_ONLY, Accounts, service_of
+from tests.confined import APPLIED, SYSTEMD_ONLY, Accounts, Machine, service_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE, COORDINATOR = ROOT / "client" / "deploy" / "units", ROOT / "server" / "deploy" / "units"
@@ -111,3 +114,46 @@ def test_systemd_understands_it_and_finds_it_confined(unit: Path) -> None:
     judged = subprocess.run(["systemd-analyze", "security", "--offline=yes", f"--threshold={limit}", str(unit)],
                             capture_output=True, text=True, check=False)  # fmt: skip
     assert judged.returncode == 0, judged.stdout[-500:]
+
+
+@pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None or shutil.which("systemd-sysusers") is None,
+                    reason="systemd's own tools are not installed")  # fmt: skip
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files get owners")
+@pytest.mark.parametrize("folder", ACCOUNTS, ids=ACCOUNTS.values())
+def test_systemd_makes_the_same_of_users_and_folders_as_the_tests_do(folder: Path, tmp_path: Path) -> None:
+    """Or the tests of the roles would try another machine than the one that is installed."""
+    users, places = (folder / f"{ACCOUNTS[folder]}.{kind}.conf" for kind in ("sysusers", "tmpfiles"))
+    real, ours = tmp_path / "real", tmp_path / "ours"
+    for root in (real, ours):
+        for name in ("mammofed", "mammofed-evaluator", "mammofed-server"):
+            (root / "var/lib" / name / "trainer" / "protocols").mkdir(parents=True)
+            (root / "var/lib" / name / "policy.yaml").touch(mode=0o600)
+            for file, mode in (("trainer/protocols/a.json", 0o644), ("trainer/run-me", 0o755)):
+                (root / "var/lib" / name / file).touch(mode=mode)
+    (real / "etc").mkdir()
+    subprocess.run(["systemd-sysusers", f"--root={real}", str(users)], check=True, capture_output=True)
+    subprocess.run(["systemd-tmpfiles", "--create", f"--root={real}", str(places)], check=True, capture_output=True)
+    accounts = Accounts.read(users)
+    machine = Machine(ours, accounts, {"/var/lib": str(ours / "var/lib")})
+    machine.lay_out(places)
+    found_users, found_groups = (_numbers(real / "etc" / kind) for kind in ("passwd", "group"))
+    assert set(accounts.users) <= set(found_users) and set(accounts.groups) <= set(found_groups)
+    seen = {_named(real, found_users, found_groups), _named(ours, accounts.users, accounts.groups)}
+    assert len(seen) == 1
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """Name -> number of a passwd or group file."""
+    rows = [line.split(":") for line in path.read_text().splitlines() if line.count(":") > 2]
+    return {row[0]: int(row[2]) for row in rows}
+
+
+def _named(root: Path, users: Mapping[str, int], groups: Mapping[str, int]) -> str:
+    """Every path under /var with mode, owner and group by name."""
+    user, group = ({number: name for name, number in names.items()} for names in (users, groups))
+    lines = []
+    for path in sorted((root / "var").rglob("*")):
+        status = path.stat()
+        lines.append(f"{path.relative_to(root)} {stat.S_IMODE(status.st_mode):04o} "
+                     f"{user.get(status.st_uid, 'root')} {group.get(status.st_gid, 'root')}")  # fmt: skip
+    return "\n".join(lines)

@@ -241,13 +241,15 @@ print(json.dumps(found))
 @needs_roles
 def test_the_trainer_cannot_change_what_was_approved_nor_the_cohort_nor_see_the_other_roles(site: Site) -> None:
     home = site.home
-    cohort = home.folder / "cohorts" / "cohort"
+    cohort, anybody = home.folder / "cohorts" / "cohort", site.machine.root / "anybody"
+    anybody.mkdir(exist_ok=True)
+    anybody.chmod(0o777)
     places = {
         "approval": home.protocols / "approved.json", "approvals": home.protocols, "cohort": cohort / "cohort.json",
         "pixels": cohort / "pixels.npy", "policy": home.policy_file, "ledger's folder": home.state,
         "tls": home.folder / "identity" / "tls.pem", "courier": home.courier / "signing.key",
         "importer": home.folder / "importer" / "importer.key", "etc": Path("/etc"), "usr": Path("/usr"),
-        "code": ROOT / "mammofed.py",
+        "code": ROOT / "mammofed.py", "a folder for anybody": anybody,
     }  # fmt: skip
     found = site.probe(TRAINER, TOUCH, *map(str, places.values()))
     outcome = {name: found[str(path)] for name, path in places.items()}
