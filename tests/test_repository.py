@@ -98,6 +98,7 @@ def test_light_parts_do_not_name_torch() -> None:
     ["mammofed simulations.cli simulations.launch simulations.forecast.command", "client.app client.trainer.client",
      "shared_model.contract", "shared_model.audit.cli shared_model.signed_protocol shared_model.signed_request",
      "client.deploy.presence server.control.server server.enrolment.gateway server.enrolment.enrol_door",
+     "client.deploy.doctor client.deploy.doctor_cli server.doctor shared_model.bundle.make",
      "server.app server.rounds.loop server.rounds.summary server.reporting server.cli", "shared_model.imaging"],
 )  # fmt: skip
 def test_light_parts_do_not_load_torch_by_a_detour(modules: str) -> None:
