@@ -388,6 +388,19 @@ def test_other_initial_weights_than_approved_are_refused(tmp_path: Path) -> None
     assert grid.timeouts == []
 
 
+@pytest.mark.parametrize(("strategy", "numbers"), [("fedavg", 34_000_000), ("scaffold", 17_000_000)])
+def test_a_model_that_no_message_can_hold_is_refused_before_anything_is_sent(
+    tmp_path: Path, strategy: str, numbers: int
+) -> None:
+    weights = {"encoder.weight": np.zeros(numbers, dtype=np.float32)}
+    protocol = fake.make_protocol(weights, **fake.STRATEGIES[strategy])
+    grid = fake.make_grid(protocol)
+    with pytest.raises(WeightsError, match=r"too large for one message.*at most 133169152 bytes.*smaller model"):
+        run_study(grid=grid, protocol=protocol, run_dir=tmp_path, initial=weights, observer=lambda _: None,
+                  stop=threading.Event())  # fmt: skip
+    assert grid.timeouts == []
+
+
 def test_two_coordinators_cannot_work_on_one_run_directory(tmp_path: Path) -> None:
     protocol, seen = fake.make_protocol(), list[str]()
 
