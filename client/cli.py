@@ -1,4 +1,4 @@
-"""The site's commands: `mammofed site example | import | data | quarantine | exclude`; thin, the work is in ingest."""
+"""The site's commands: `mammofed site ...`; thin. Data: the work is in `ingest`; taking part: in `deploy`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from client.deploy.cli import COMMANDS
+
 if TYPE_CHECKING:
     from client.ingest.imports import Imported
     from client.ingest.site_file import SiteFile
@@ -18,10 +20,14 @@ SITE = click.argument("site_yaml", type=click.Path(exists=True, dir_okay=False, 
 
 @click.group()
 def site() -> None:
-    """What a hospital runs: its own data into a checked, de-identified, prepared cohort.
+    """What a hospital runs: its own data into a prepared cohort, and its part in a consortium's studies.
 
     Start with:  mammofed site example north
     """
+
+
+for command in COMMANDS:
+    site.add_command(command)
 
 
 @site.command()

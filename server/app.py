@@ -2,8 +2,10 @@
 
 Run configuration: `run-dir`, an absolute path with `protocol.json` and, unless the protocol names public weights of the
 package, `initial.safetensors` in it (Flower starts this process in a folder of its own), and `patience-seconds`, how
-long to wait for sites to connect. A file `stop` in the run directory stops the study after the round that is running;
-it is taken away when it has been seen.
+long to wait for sites to connect. `signing-key` (absolute path) and `coordinator` (name) make it sign every request;
+both empty or absent: unsigned, for a study on one machine, which no enrolled site answers. `nodes` (absolute path) is
+the daemon's record of which node was enrolled as which party; a node with another name is left out. A file `stop` in
+the run directory stops the study after the round that is running; it is taken away when it has been seen.
 """
 
 from __future__ import annotations
@@ -16,9 +18,13 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from server.aggregation.flower import Signer
+from server.deploy.nodes import Nodes
 from server.rounds.checkpoint import read_arrays
 from server.rounds.events import Observer
 from server.rounds.loop import run_study
+from server.rounds.signer import read_signer
+from server.rounds.study import Bound
 from shared_model.errors import ConfigError, QuorumError
 from shared_model.messages import Arrays
 from shared_model.protocol import Protocol
@@ -36,6 +42,7 @@ def main(grid: Grid, context: Context) -> None:
 
     Raises:
         ConfigError: the run configuration is incomplete.
+        SignatureError, StorageError: the signing key cannot be used.
         WeightsError: the initial weights are absent, or not those that the protocol names.
         QuorumError: the study did not complete; Flower then reports the run as failed, which plain Flower would not.
     """
@@ -45,19 +52,43 @@ def main(grid: Grid, context: Context) -> None:
             "Flower's run configuration is incomplete", found=sorted(context.run_config),
             expected="run-dir (absolute path) and patience-seconds (number)",
         )  # fmt: skip
-    run(grid, Path(run_dir), patience_s=float(patience_s))
+    run(grid, Path(run_dir), patience_s=float(patience_s), signer=_signer(context), bound=_bound(context))
 
 
-def run(grid: Grid, folder: Path, *, patience_s: float, observer: Observer = lambda _: None) -> None:
+def run(
+    grid: Grid, folder: Path, *, patience_s: float, observer: Observer = lambda _: None, signer: Signer | None = None,
+    bound: Bound | None = None,
+) -> None:  # fmt: skip
     """Run or resume the study of a run directory; raises as :func:`main`. observer: told of every event."""
     protocol = Protocol.read(folder / "protocol.json")
     with _stop_when_asked(folder / STOP_FILE) as stop:
         outcome = run_study(
             grid=grid, protocol=protocol, run_dir=folder, initial=_initial(folder, protocol), observer=observer,
-            stop=stop, patience_s=patience_s,
+            stop=stop, patience_s=patience_s, signer=signer, bound=bound,
         )  # fmt: skip
     if outcome.status != "COMPLETE":
         raise QuorumError(f"the study is {outcome.status}", found=outcome.reason, remedy=f"resume it in {folder}")
+
+
+def _signer(context: Context) -> Signer | None:
+    path, name = (context.run_config.get(key, "") for key in ("signing-key", "coordinator"))
+    if path == "" and name == "":
+        return None
+    if not isinstance(path, str) or not Path(path).is_absolute() or not isinstance(name, str) or not name:
+        raise ConfigError("Flower's run configuration names half a signer", expected="signing-key (absolute path) and "
+                          "coordinator (name), or neither", remedy="start the study with `mammofed server start`")
+    return read_signer(Path(path), name=name)
+
+
+def _bound(context: Context) -> Bound | None:
+    path = context.run_config.get("nodes", "")
+    if path == "":
+        return None
+    if not isinstance(path, str) or not Path(path).is_absolute():
+        raise ConfigError("Flower's run configuration: nodes is no absolute path",
+                          remedy="start the study with `mammofed server start`")  # fmt: skip
+    nodes = Nodes(Path(path))
+    return lambda: {number: (node.site, node.role) for number, node in nodes.read().items()}
 
 
 def _initial(folder: Path, protocol: Protocol) -> Arrays:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from server.doctor_cli import doctor
+
 if TYPE_CHECKING:
     from server.deploy.home import CoordinatorHome
 
@@ -222,6 +224,9 @@ def serve(home: Path) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     run(_open(home))
+
+
+server.add_command(doctor)
 
 
 def _open(home: Path) -> CoordinatorHome:

@@ -29,6 +29,7 @@ from shared_model.signed_protocol import Coordinator
 
 SECRET_BYTES = 20  # 160 bits: not to be guessed, so its plain SHA-256 may lie on the coordinator's disk
 MAX_DOCUMENT_BYTES = 64 << 10
+COURIER_SUFFIX = "-courier"  # of the name under which a site's courier keeps its audit log; no site is called so
 _PREFIX = "mfi1"
 
 Fingerprint = Callable[[bytes], str]

@@ -150,6 +150,18 @@ class AuditError(MammoFedError):
         super().__init__(f"line {line}: {problem}" if line else problem, found=found, expected=expected, remedy=remedy)
 
 
+class DoctorError(MammoFedError):
+    """A doctor found a check red; the table says which and what to do."""
+
+    exit_code = 80
+
+
+class BundleError(MammoFedError):
+    """An air-gap bundle cannot be made, or is not the one that was made."""
+
+    exit_code = 81
+
+
 class EnrolmentError(MammoFedError):
     """An invitation, a certificate request or a confirmation is refused."""
 

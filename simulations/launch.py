@@ -35,6 +35,7 @@ from shared_model.weights import public_weights
 from simulations.baselines.study import run_comparison, wanted
 from simulations.deltas import write_other_deltas
 from simulations.engine import LocalGrid, TrainerPool
+from simulations.engine.deployment import run_deployment
 from simulations.engine.flower import FlowerSettings, run_on_ray
 from simulations.hospitals import STAGES, check_cohort, check_held_out, sources
 from simulations.live import LiveView, stop_on_interrupt
@@ -183,7 +184,15 @@ def _on_flower(
                       observe=view.observe, stop=stop)  # fmt: skip
 
 
-ENGINES = {"local": _on_trainer_processes, "flower": _on_flower}
+def _on_deployment(
+    config: Config, run_dir: Path, site_files: list[Path], view: LiveView, stop: threading.Event
+) -> StudyOutcome:
+    """The engine `deployment`: a coordinator and sites as they are deployed, each in processes of its own."""
+    return run_deployment(config["engine"], run_dir=run_dir, site_files=site_files, observe=view.observe, stop=stop,
+                          say=view.note)  # fmt: skip
+
+
+ENGINES = {"local": _on_trainer_processes, "flower": _on_flower, "deployment": _on_deployment}
 
 
 def _cohorts_of(config: Config, view: LiveView) -> dict[str, Path]:

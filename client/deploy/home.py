@@ -64,6 +64,10 @@ class Policy(BaseModel):
     salt: Annotated[str, Field(min_length=16, max_length=200)]
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
 
+    def to_yaml(self) -> str:
+        """The file without its comments."""
+        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read the file.
@@ -190,10 +194,19 @@ class SiteHome:
         Raises:
             ConfigError: the policy is wrong, or no protocol was approved yet.
         """
-        policy, coordinator = Policy.read(self.policy_file), self.trusted_coordinator()
+        coordinator = self.trusted_coordinator()
         if coordinator is None:
             raise ConfigError("nothing was approved at this site yet, so the trainer has nothing to serve",
                               remedy="`mammofed site review`, then `mammofed site approve`")  # fmt: skip
+        return self.config_for(coordinator)
+
+    def config_for(self, coordinator: Coordinator | None) -> SiteConfig:
+        """What the trainer would be configured with; for doctor, before anything was approved.
+
+        Raises:
+            ConfigError: the policy is wrong.
+        """
+        policy = Policy.read(self.policy_file)
         settings = self.identity().settings
         role: Literal["site", "evaluator"] = "site" if settings.role is Role.SITE else "evaluator"
         rest = "train" if role == "site" else "selection"

@@ -15,11 +15,14 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 from client.app import SITE_KEY, SOCKET_KEY
 from client.deploy.home import SiteHome
+from client.deploy.presence import Presence, courier_log
 from client.deploy.proxy import Proxy
+from client.deploy.trainer_link import TrainerLink
 from client.deploy.tunnel import Tunnel, TunnelStatus
 from client.gate import BUNDLES, bundle_sha256, write_command
 from shared_model.errors import ConfigError, MammoFedError
@@ -36,7 +39,7 @@ log = logging.getLogger("mammofed.site")
 
 
 class TrainerSide:
-    """The trainer's service: started once something was approved, started again when what it reads has changed."""
+    """The trainer's service, started once something was approved; it finds later approvals by itself."""
 
     def __init__(self, home: SiteHome, supervisor: Supervisor) -> None:
         self._home, self._supervisor = home, supervisor
@@ -150,8 +153,15 @@ async def _courier(home: SiteHome, supervisor: Supervisor, *, proxy: Proxy | Non
     def say(status: TunnelStatus) -> None:
         log.info("line to the coordinator: %s", status.words)
 
-    async with Tunnel(home.identity(), proxy=proxy, report=say) as tunnel:
-        yield CourierSide(home, supervisor, tunnel_port=tunnel.port)
+    site = home.identity().settings.site
+    with courier_log(home.courier, site) as audit:
+        audit.append("courier_started", bundle=(home.courier / BUNDLE_LIST).read_text().strip())
+        trainer = TrainerLink(home.socket, site).as_trainer()
+        async with Tunnel(home.identity(), proxy=proxy, report=say) as tunnel:
+            presence = Presence(home.courier, home.identity(), audit=audit, release=version("mammofed"),
+                                trainer=trainer, proxy=proxy)  # fmt: skip
+            with presence:
+                yield CourierSide(home, supervisor, tunnel_port=tunnel.port)
 
 
 @asynccontextmanager

@@ -17,7 +17,8 @@ import socket
 import ssl
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -130,34 +131,52 @@ class Tunnel:
         """How the line is, by the last connection."""
         return self._status
 
-    async def hello(self) -> dict[str, Any]:
-        """Ask the gateway who we are to it: `site`, `role`, `not_after`; for doctor.
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A connection of our own to the gateway, as SuperNode's are; for `hello` and doctor. Cut at the end.
 
         Raises:
-            CertificateError: it refuses us, with the reason. TunnelError: it cannot be reached.
+            CertificateError: it refuses us, with the reason. TunnelError: it cannot be reached, or what was made of
+                its answers (ValueError, OSError) shows that it is no gateway.
         """
         try:
             reader, writer = await self._dial()
             try:
-                async with asyncio.timeout(self._limits.connect_s):
-                    writer.write(b"GET /mammofed/hello HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
-                    answer = await reader.read(CHUNK)
-                    while part := await reader.read(CHUNK):
-                        answer = (answer + part)[:CHUNK]
-                    self._look(answer)
-                    if not answer:
-                        raise _closed()
+                yield reader, writer
             finally:
                 writer.transport.abort()
-            head, _, body = answer.partition(b"\r\n\r\n")
-            document = json.loads(body) if head.startswith(b"HTTP/1.1 200") else None
-            if not isinstance(document, dict):
-                raise ValueError
         except (OSError, ValueError, MammoFedError) as error:
             raised = _in_words(error)
             self._note(raised)
             raise raised from None
         self._note(None)
+
+    def look(self, data: bytes) -> None:
+        """Check the first bytes of an answer on such a connection.
+
+        Raises:
+            CertificateError: they are a refusal, with the coordinator's reason. TunnelError: there are none.
+        """
+        self._look(data)
+        if not data:
+            raise _closed()
+
+    async def hello(self) -> dict[str, Any]:
+        """Ask the gateway who we are to it: `site`, `role`, `not_after`, `time`, `release`.
+
+        Raises:
+            CertificateError: it refuses us, with the reason. TunnelError: it cannot be reached.
+        """
+        async with self.connection() as (reader, writer), asyncio.timeout(self._limits.connect_s):
+            writer.write(b"GET /mammofed/hello HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
+            answer = await reader.read(CHUNK)
+            while part := await reader.read(CHUNK):
+                answer = (answer + part)[:CHUNK]
+            self.look(answer)
+            head, _, body = answer.partition(b"\r\n\r\n")
+            document = json.loads(body) if head.startswith(b"HTTP/1.1 200") else None
+            if not isinstance(document, dict):
+                raise ValueError("no gateway")
         return document
 
     # --- one connection ---
@@ -188,7 +207,8 @@ class Tunnel:
     async def _close(self, end: asyncio.StreamWriter) -> None:
         """What is written goes out; an end that takes nothing is cut."""
         end.close()
-        with contextlib.suppress(OSError, TimeoutError):
+        # Cancelled as the tunnel closes: this is the task's last step, and asyncio's streams log a cancelled one.
+        with contextlib.suppress(OSError, TimeoutError, asyncio.CancelledError):
             async with asyncio.timeout(self._limits.linger_s):
                 await end.wait_closed()
         end.transport.abort()

@@ -43,11 +43,12 @@ def call(socket: Path, site: str, data: bytes, timeout: float, *, patience: floa
 def _wait_for(socket: Path, patience: float) -> None:
     """Until somebody listens on `socket` or `patience` seconds are over. A trainer listens once it can answer."""
     deadline = time.monotonic() + patience
-    while time.monotonic() < deadline and not _listens(socket):
+    while time.monotonic() < deadline and not listens(socket):
         time.sleep(POLL_S)
 
 
-def _listens(socket: Path) -> bool:
+def listens(socket: Path) -> bool:
+    """Whether a trainer listens on `socket`."""
     with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:

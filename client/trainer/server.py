@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import grp
 import logging
 import os
 import signal
@@ -64,13 +65,20 @@ class _Handler:
 
 
 @contextlib.contextmanager
-def listening(services: Mapping[str, TrainerService], socket: Path) -> Iterator[grpc.Server]:
-    """Serve on `socket` (readable by this user only) until the block ends; used by :func:`main` and by tests.
+def listening(
+    services: Mapping[str, TrainerService], socket: Path, *, group: str | None = None
+) -> Iterator[grpc.Server]:
+    """Serve on `socket` until the block ends; used by :func:`main` and by tests.
+
+    Args:
+        group: whose members may knock as well (the courier's user is one); None: this user only.
 
     Raises:
-        ConfigError: the path is no free socket, or cannot be bound.
+        ConfigError: the path is no free socket, or cannot be bound; or there is no such group, or this user is not in
+            it.
     """
     target = address(socket)
+    number = None if group is None else _group(group)
     _clear(socket)
     threads = len(services) + SPARE_THREADS
     server = grpc.server(ThreadPoolExecutor(threads, "trainer"), options=CHANNEL_OPTIONS,
@@ -79,8 +87,15 @@ def listening(services: Mapping[str, TrainerService], socket: Path) -> Iterator[
     before = os.umask(0o177)  # the socket is the border of the patients' side: no other user may knock
     try:
         server.add_insecure_port(target)
+        if number is not None:
+            os.chown(socket, -1, number)
+            socket.chmod(0o660)  # connect(2) asks for the right to write; the group gets no other
     except RuntimeError:
         raise ConfigError("trainer socket: cannot listen there", found=str(socket)) from None
+    except PermissionError:
+        socket.unlink(missing_ok=True)
+        raise ConfigError("trainer socket: it cannot be given to that group", found=group,
+                          remedy="make the trainer's user a member of it") from None  # fmt: skip
     finally:
         os.umask(before)
     server.start()
@@ -99,10 +114,19 @@ def _clear(socket: Path) -> None:
         socket.unlink()
 
 
+def _group(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError("trainer socket: there is no such group", found=name,
+                          remedy="make it, and put the users of trainer and courier into it") from None  # fmt: skip
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m client.trainer.server", description=__doc__)
     parser.add_argument("sites", nargs="+", type=Path, metavar="SITE.JSON", help="configuration of each hosted site")
     parser.add_argument("--socket", required=True, type=Path, help="Unix socket to listen on (absolute path)")
+    parser.add_argument("--group", help="group that may use the socket as well: the courier's, if it is another user")
     parser.add_argument("--threads", type=int, default=1, help="intra-op threads; 1 where processes share the cores")
     parser.add_argument("--stop-with-stdin", action="store_true", help="end when the starting process goes away")
     return parser.parse_args(arguments)
@@ -140,8 +164,9 @@ def _warm(services: Iterable[TrainerService]) -> None:
 
 
 def serve(
-    sites: Sequence[Path], socket: Path, *, stop: threading.Event, ready: Callable[[], None] | None = None
-) -> None:
+    sites: Sequence[Path], socket: Path, *, stop: threading.Event, ready: Callable[[], None] | None = None,
+    group: str | None = None,
+) -> None:  # fmt: skip
     """Host the parties of `sites` on `socket` until `stop` is set. Threads and torch must be settled before.
 
     Args:
@@ -151,7 +176,7 @@ def serve(
         MammoFedError: a site cannot be opened, or the socket cannot be bound.
     """
     services = _services(sites)
-    with listening(services, socket):
+    with listening(services, socket, group=group):
         threading.Thread(target=_warm, args=(services.values(),), daemon=True).start()
         log.info("ready: %s", ", ".join(f"{name} ({s.device})" for name, s in services.items()))
         if ready is not None:
@@ -174,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
         if options.stop_with_stdin:
             threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
-        serve(options.sites, options.socket, stop=stop)
+        serve(options.sites, options.socket, stop=stop, group=options.group)
     except MammoFedError as error:
         log.error("%s", error)
         return error.exit_code

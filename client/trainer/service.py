@@ -14,8 +14,10 @@ from client.trainer.models import WarmModels
 from client.trainer.site import Site, release
 from client.trainer.train import answer_train
 from client.training.features import FeatureCache
-from shared_model.errors import MammoFedError, MessageError, TrainerError
+from shared_model.errors import ConfigError, MammoFedError, MessageError, TrainerError
 from shared_model.messages import (
+    AuditReply,
+    AuditRequest,
     DescribeReply,
     DescribeRequest,
     ErrorReply,
@@ -34,7 +36,9 @@ log = logging.getLogger("mammofed.trainer")
 
 
 class TrainerService:
-    """Answers `describe`, `train` and `evaluate` for one site.
+    """Answers `describe`, `train`, `evaluate` and `audit` for one site.
+
+    With a coordinator, training and evaluation need its signature over exactly this request (`client.trainer.record`).
 
     Args:
         config: the site's own settings.
@@ -91,21 +95,41 @@ class TrainerService:
             wanted: whether the asker still waits; asked again when the turn comes, before anything is spent.
         """
         try:
-            if isinstance(parse_fields(data), DescribeRequest):
-                return encode(Frame(self._describe()))
+            match parse_fields(data):
+                case DescribeRequest():
+                    return encode(Frame(self._describe()))
+                case AuditRequest() as request:
+                    return encode(Frame(self._audit(request)))
             with self._compute:
                 if not wanted():
                     raise TrainerError("the request was given up before its turn came; nothing was done")
-                return self._answer(decode(data))
+                return self._checked(decode(data))
         except MammoFedError as error:
             log.warning("%s: refused or failed: %s", self._site.config.site, error)
             config = self._site.config
-            reason = without_identity(str(error), paths=(config.cohort, config.state, config.protocols))
-            return encode(Frame(ErrorReply(code=error.exit_code, reason=reason)))
+            paths = (config.cohort, config.state, config.protocols)
+            return self._refusal(error, without_identity(str(error), paths=paths))
         except Exception as error:  # the asker gets an answer whatever happens; the cause stays in the site's own log
             log.exception("%s: internal failure", self._site.config.site)
-            reason = f"internal failure ({type(error).__name__}); the site's own log has the details"
-            return encode(Frame(ErrorReply(code=TrainerError.exit_code, reason=reason)))
+            words = f"internal failure ({type(error).__name__}); the site's own log has the details"
+            return self._refusal(TrainerError(words), words)
+
+    def _refusal(self, error: MammoFedError, words: str) -> bytes:
+        if self._site.record is not None:
+            self._site.record.refused(error, words=words)
+        return encode(Frame(ErrorReply(code=error.exit_code, reason=words)))
+
+    def _checked(self, frame: Frame) -> bytes:
+        record = self._site.record
+        if record is None:
+            if frame.envelope is not None:
+                raise ConfigError("the request is signed, and this trainer knows no coordinator to check that with",
+                                  remedy="name the coordinator in the trainer's configuration")  # fmt: skip
+            return self._answer(frame)
+        signed = record.admit(frame)
+        reply = self._answer(Frame(signed.request, frame.arrays))  # what was signed, not what came beside it
+        record.answered(signed, reply)
+        return reply
 
     def _answer(self, frame: Frame) -> bytes:
         match frame.message:
@@ -115,6 +139,12 @@ class TrainerService:
                 return answer_evaluate(self._site, request, frame.arrays)
             case other:
                 raise MessageError("a trainer answers requests only", found=other.kind)
+
+    def _audit(self, request: AuditRequest) -> AuditReply:
+        if self._site.record is None:
+            raise ConfigError("this trainer knows no coordinator, so it keeps no audit log",
+                              remedy="name the coordinator in the trainer's configuration")  # fmt: skip
+        return self._site.record.exchange(request)
 
     def _describe(self) -> DescribeReply:
         config = self._site.config

@@ -18,14 +18,24 @@ from client.privacy.accountant import Account
 from client.privacy.ledger import Ledger
 from client.trainer.config import SiteConfig
 from client.trainer.models import WarmModels
+from client.trainer.record import SiteRecord
 from client.trainer.replies import ReplyStore
 from client.training.features import FeatureCache
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import Contract, load_contract
-from shared_model.errors import CohortError, ConfigError, PrivacyError, ProtocolError, StorageError, WeightsError
+from shared_model.errors import (
+    CohortError,
+    ConfigError,
+    PrivacyError,
+    ProtocolError,
+    SignatureError,
+    StorageError,
+    WeightsError,
+)
 from shared_model.fusion import FusionModel, load_arrays
 from shared_model.messages import Arrays, check_shapes, weights_sha256
 from shared_model.protocol import Protocol
+from shared_model.signed_protocol import SignedProtocol
 
 KEPT_REPLIES = 4      # the coordinator repeats only the round that it is in; each reply is as large as the model
 LOAD_BYTES = 64 << 20  # pixels in memory at a time while films are encoded or scored
@@ -46,6 +56,10 @@ class Site:
         ConfigError: the state is in use, or the device does not exist.
         CohortError: the cohort is absent, damaged, or another site's.
         PrivacyError: the split is not the one that this state began with.
+        AuditError, SignatureError, StorageError: with a coordinator, the audit log or its key cannot be used.
+
+    Attributes:
+        record: requests and audit log of a site with a coordinator; None where nothing is signed.
     """
 
     def __init__(self, config: SiteConfig, models: WarmModels, *, features: FeatureCache | None = None) -> None:
@@ -54,13 +68,21 @@ class Site:
         self.cohort = Cohort.open(config.cohort)
         if config.role == "site" and self.cohort.site != config.site:
             raise CohortError("the cohort was prepared for another site", found=self.cohort.site, expected=config.site)
-        self._lock = _claim(config.state)
-        _pin_split(config)
-        self._indices = split_indices(self.cohort, salt=config.salt, fractions=config.fractions)
-        self.ledger = Ledger(config.state / "ledger.json")
-        self.features = features or FeatureCache(self.cohort, load_bytes=LOAD_BYTES)
-        self.replies = ReplyStore(config.state / "replies", keep=KEPT_REPLIES)
         self._protocols: dict[tuple[str, int, int], Protocol] = {}
+        self.record: SiteRecord | None = None
+        self._lock = _claim(config.state)
+        try:
+            _pin_split(config)
+            self._indices = split_indices(self.cohort, salt=config.salt, fractions=config.fractions)
+            self.ledger = Ledger(config.state / "ledger.json")
+            self.features = features or FeatureCache(self.cohort, load_bytes=LOAD_BYTES)
+            self.replies = ReplyStore(config.state / "replies", keep=KEPT_REPLIES)
+            if config.coordinator is not None:
+                self.record = SiteRecord(config.state, site=config.site, coordinator=config.coordinator,
+                                         release=release())  # fmt: skip
+        except BaseException:  # who cannot be opened keeps nobody else out
+            self.close()
+            raise
 
     def open(self) -> None:
         """Take the lock on the state again after :meth:`close`; what is kept warm stays.
@@ -78,6 +100,8 @@ class Site:
 
     def close(self) -> None:
         """Let go of the lock on the state (the end of the process does so, too)."""
+        if self.record is not None:
+            self.record.close()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -95,26 +119,34 @@ class Site:
         return chosen
 
     def approved(self) -> dict[str, Protocol]:
-        """The protocols on this site's disk by hash. One that is damaged is passed over, loudly."""
+        """The protocols on this site's disk by hash. One that is damaged, or not signed by the coordinator where there
+        is one, is passed over, loudly."""
         found: dict[str, Protocol] = {}
         for path in sorted(self.config.protocols.glob("*.json"))[:MAX_PROTOCOLS]:
             status = path.stat()
             key = (path.name, status.st_mtime_ns, status.st_size)
             if key not in self._protocols:
                 try:
-                    self._protocols[key] = Protocol.read(path)
-                except ProtocolError as error:
+                    self._protocols[key] = self._read(path)
+                except (ProtocolError, SignatureError) as error:
                     log.warning("%s: not served: %s", self.config.site, error)
                     continue
             protocol = self._protocols[key]
             found[protocol.sha256] = protocol
         return found
 
+    def _read(self, path: Path) -> Protocol:
+        coordinator = self.config.coordinator
+        if coordinator is None:
+            return Protocol.read(path)
+        return SignedProtocol.read(path, coordinator=coordinator, release=release()).protocol
+
     def protocol(self, sha256: str, *, study: str) -> Protocol:
         """The approved protocol that a request names, checked against what is installed and prepared here.
 
         Raises:
             ProtocolError: not approved, of another study or release, or the site has no part in it.
+            PrivacyError: the site's own policy forbids it, whoever approved it.
             CohortError: the cohort was prepared by another contract or pipeline, or does not fit the public size.
         """
         protocol = self.approved().get(sha256)
@@ -127,6 +159,7 @@ class Site:
         if protocol.release != release():
             raise ProtocolError(f"{self.config.site} runs another release than the protocol asks for", found=release(),
                                 expected=protocol.release, remedy="install that release at the site")  # fmt: skip
+        self._check_policy(protocol)
         self._check_cohort(protocol)
         return protocol
 
@@ -142,6 +175,21 @@ class Site:
                                 found=contract.version, expected=protocol.contract.version,
                                 remedy="install the protocol's release at the site")  # fmt: skip
         return tuple(tuple(columns) for columns in contract.groups.values())
+
+    def _check_policy(self, protocol: Protocol) -> None:
+        """What a site forbids whatever it is asked. Its limit on epsilon is no refusal: it abstains once it is used up
+        (`train.budget`). An evaluator trains nobody, so that there is no patient to protect from it."""
+        config, delta = self.config, protocol.privacy.delta
+        if config.role != "site":
+            return
+        if config.private_only and not protocol.private:
+            raise PrivacyError(f"{config.site} trains with differential privacy only", found="a protocol without",
+                               expected="privacy for each patient",
+                               remedy="ask the coordinator for a private protocol")  # fmt: skip
+        if protocol.private and config.delta_limit is not None and delta > config.delta_limit:
+            raise PrivacyError(f"the protocol's delta is greater than {config.site} allows", found=delta,
+                               expected=f"at most {config.delta_limit}",
+                               remedy="ask the coordinator for a smaller delta")  # fmt: skip
 
     def _check_cohort(self, protocol: Protocol) -> None:
         cohort, pipeline = self.cohort, protocol.pipeline

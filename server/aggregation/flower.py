@@ -1,15 +1,16 @@
 """The coordinator's one adapter to Flower: typed frames out, typed frames back. Called by the round loop.
 
 Layout of a message's content, in both directions (the courier's shim has the same): an ArrayRecord `arrays` with the
-tensors and a ConfigRecord `message` whose entry `json` holds the fields. Strategies may add entries of their own beside
-`json` (server-round, proximal-mu); nobody reads them. Replies are matched by the id of the request alone: Flower
-reports a lost node with its own node id as sender, so the sender proves nothing.
+tensors and a ConfigRecord `message` whose entry `json` holds the fields. Where the coordinator signs, the entry
+`envelope` beside it holds its signature over the request, for each site its own. Strategies may add entries of their
+own beside `json` (server-round, proximal-mu); nobody reads them. Replies are matched by the id of the request alone:
+Flower reports a lost node with its own node id as sender, so the sender proves nothing.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,20 +24,25 @@ from shared_model.messages import (
     MAX_HEADER_BYTES,
     MAX_REPORT_BYTES,
     Arrays,
+    EvaluateRequest,
     Frame,
     Request,
+    TrainRequest,
     parse_message,
 )
 from shared_model.npy import read_header
 
 __all__ = [
-    "ARRAYS", "MESSAGE", "Answer", "Exchange", "Grid", "array_record", "arrays_of", "quiet_flower", "request_config",
+    "ARRAYS", "MESSAGE", "Answer", "Exchange", "Grid", "Signer", "array_record", "arrays_of", "quiet_flower",
+    "request_config",
 ]  # fmt: skip
 
-ARRAYS, MESSAGE, FIELDS = "arrays", "message", "json"
+ARRAYS, MESSAGE, FIELDS, ENVELOPE = "arrays", "message", "json", "envelope"
 MAX_TENSORS = 10_000
 MAX_FIELDS_CHARS = MAX_HEADER_BYTES + MAX_REPORT_BYTES
 MESSAGE_TYPES = {"describe": "query.describe", "train": "train", "evaluate": "evaluate"}
+
+Signer = Callable[[str, TrainRequest | EvaluateRequest], bytes]  # (site, request) -> `SignedRequest.to_json`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +62,17 @@ class Answer:
 
 
 class Exchange:
-    """Sends requests to nodes and collects what came by the deadline; nothing else of Flower's grid is used."""
+    """Sends requests to nodes and collects what came by the deadline; nothing else of Flower's grid is used.
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+    Args:
+        signer: seals each request to train or evaluate for the site that it goes to; None: nothing is signed.
+        name_of: name of the party behind a node.
+    """
+
+    def __init__(
+        self, grid: Grid, *, signer: Signer | None = None, name_of: Callable[[int], str] = lambda _: ""
+    ) -> None:
+        self._grid, self._signer, self._name_of = grid, signer, name_of
         self.ignored = 0  # replies to nothing that was asked, or a second time; for the journal
 
     def nodes(self) -> tuple[int, ...]:
@@ -84,6 +97,8 @@ class Exchange:
         sent = list(messages)
         for message in sent:
             message.metadata.ttl = timeout_s
+            if self._signer is not None:
+                self._seal(message, self._signer)
         sizes = {message.metadata.dst_node_id: _size(message.content) for message in sent}
         replies = list(self._grid.send_and_receive(sent, timeout=timeout_s)) if sent else []
         waiting = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
@@ -98,6 +113,15 @@ class Exchange:
             answers[node] = Answer(node=node, frame=None, failure="late", bytes_down=sizes[node], bytes_up=0,
                                    detail=f"no reply within {timeout_s:g} s")  # fmt: skip
         return answers
+
+    def _seal(self, message: Message, signer: Signer) -> None:
+        """Give a request its envelope, in a content of its own: strategies use one for all sites. The record of the
+        weights stays shared."""
+        fields = message.content.config_records[MESSAGE]
+        request = parse_message(str(fields[FIELDS]))
+        if isinstance(request, TrainRequest | EvaluateRequest):
+            envelope = signer(self._name_of(message.metadata.dst_node_id), request)
+            message.content = RecordDict({**message.content, MESSAGE: ConfigRecord({**fields, ENVELOPE: envelope})})
 
 
 def quiet_flower() -> None:
@@ -141,8 +165,12 @@ def _message(frame: Frame, node: int, arrays: ArrayRecord | None) -> Message:
 
 
 def _size(content: RecordDict) -> int:
-    """Bytes of the encoded arrays and of the fields; Flower's own envelope, some hundred bytes, is not counted."""
-    fields = sum(len(str(record.get(FIELDS, ""))) for record in content.config_records.values())
+    """Bytes of the encoded arrays, the fields and their signature; what Flower adds, some hundred bytes, is not
+    counted."""
+    fields = sum(
+        len(str(record.get(FIELDS, ""))) + len(envelope if isinstance(envelope := record.get(ENVELOPE), bytes) else b"")
+        for record in content.config_records.values()
+    )
     return fields + sum(len(array.data) for record in content.array_records.values() for array in record.values())
 
 

@@ -14,16 +14,27 @@ import signal
 import ssl
 import threading
 from collections.abc import Callable
+from importlib.metadata import version
 
+from server.control.roll import Roll
+from server.control.server import ControlServer
+from server.control.service import ControlService
+from server.control.witness import Witness
+from server.deploy.board import StudyBoard
 from server.deploy.home import CoordinatorHome
 from server.deploy.link import SUPERLINK, Link
 from server.deploy.membership import Membership
 from server.deploy.record import Doorkeeper, StudyRecord
 from server.deploy.studies import Reconciler
+from server.enrolment.enrol_door import EnrolDoor
+from server.enrolment.enrolment import Enrolment
 from server.enrolment.gateway import Gateway, Upstream
+from server.enrolment.peers import Peers
+from server.enrolment.registry import Registry
 from shared_model.audit import AuditLog
-from shared_model.certificates import server_context
+from shared_model.certificates import enrolling_server_context, server_context
 from shared_model.errors import MammoFedError, RoundError
+from shared_model.fingerprint import six_words
 from shared_model.supervisor import Supervisor
 
 STEP_S = 1.0
@@ -106,20 +117,42 @@ async def serve(home: CoordinatorHome, end: asyncio.Event) -> None:
         registry = stack.enter_context(home.registry())
         upstream = Upstream(port=home.settings.link_port,
                             context=ssl.create_default_context(cadata=link.certificate.read_text()))  # fmt: skip
+        control = stack.enter_context(_control(home, registry, audit))
         gateway = Gateway(
             context=server_context(credentials, ca_pem=authority.ca_pem), registry=registry, upstream=upstream,
-            host=home.settings.listen, port=home.settings.port, report=doorkeeper.note,
+            control=control.members, host=home.settings.listen, port=home.settings.port, report=doorkeeper.note,
+        )  # fmt: skip
+        enrol_door = EnrolDoor(
+            context=enrolling_server_context(credentials, ca_pem=authority.ca_pem), control=control.strangers,
+            host=home.settings.listen, port=home.settings.enrol_port, report=doorkeeper.note,
         )  # fmt: skip
         housekeeping_ends = threading.Event()
         stack.callback(housekeeping_ends.set)
         keeper = Housekeeper(home, link, supervisor, audit, doorkeeper)
-        async with gateway:
-            log.info("the door for sites is open on port %d", gateway.port)
+        async with gateway, enrol_door:
+            log.info("doors are open: sites on port %d, enrolment on port %d", gateway.port, enrol_door.port)
             work = loop.run_in_executor(None, keeper.run, housekeeping_ends)
             await end.wait()
             housekeeping_ends.set()
             await work
         audit.append("daemon_ended")
+
+
+def _control(home: CoordinatorHome, registry: Registry, audit: AuditLog) -> ControlServer:
+    """The control service over this home's studies and members."""
+    peers, roll = Peers(), Roll(home.run / "present.json")
+    enrolment = Enrolment(home.authority(), registry, fingerprint=six_words, coordinator=home.coordinator)
+
+    def shut_out(site: str, words: str) -> None:
+        enrolment.revoke(site, reason=words[:300])
+        audit.append("revoked", site=site, reason=words[:300])
+
+    service = ControlService(
+        peers=peers, registry=registry, enrolment=enrolment, board=StudyBoard(home), roll=roll,
+        witness=Witness(audit, alarm=shut_out), release=version("mammofed"),
+        left=lambda site, reason: shut_out(site, f"it left: {reason}"),
+    )  # fmt: skip
+    return ControlServer(service, peers=peers, roll=roll)
 
 
 def run(home: CoordinatorHome) -> None:

@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from server.deploy.home import CoordinatorHome
+from server.deploy.nodes import Nodes
 from shared_model.certificates import load_spki, loopback_credentials
-from shared_model.errors import RoundError, StorageError
+from shared_model.errors import RoundError
 from shared_model.flower_app import (
     COORDINATOR,
     NODES,
@@ -32,14 +33,13 @@ from shared_model.flower_app import (
     quiet_environment,
     write_app,
 )  # fmt: skip
-from shared_model.private_files import make_private_folder, read_private, write_private
+from shared_model.private_files import make_private_folder, write_private
 from shared_model.supervisor import Service
 
 SUPERLINK, SUPEREXEC = "superlink", "superexec"
 COMMAND_S = 120.0  # `flwr` takes 2 s, more on a machine that is busy
 CONNECTION = "coordinator"
 NODES_FILE = "nodes.json"
-MAX_NODES_BYTES = 1 << 20
 ENDED = "finished:"
 
 _HOME = """\
@@ -202,37 +202,3 @@ class Link:
             raise RoundError(f"SuperLink refuses `flwr {arguments[0]}`", found=said or done.returncode,
                              remedy=f"read {self._folder / 'logs'}") from None  # fmt: skip
         return answer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Node:
-    """A node that is registered with SuperLink. key: hex SHA-256 of its public key (SPKI)."""
-
-    site: str
-    key: str
-
-
-class Nodes:
-    """Which Flower node is which enrolled party, on the disk: written by the daemon, read by the ServerApp.
-
-    Raises:
-        StorageError: the file is damaged.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def read(self) -> dict[int, Node]:
-        """Node id -> who."""
-        if not self._path.exists():
-            return {}
-        try:
-            found = json.loads(read_private(self._path, limit=MAX_NODES_BYTES))
-            return {int(node): Node(site=str(there["site"]), key=str(there["key"])) for node, there in found.items()}
-        except (ValueError, AttributeError, KeyError, TypeError):
-            raise StorageError(f"{self._path} is damaged", remedy="remove it; it is made again") from None
-
-    def write(self, nodes: Mapping[int, Node]) -> None:
-        """Replace the file."""
-        values = {str(node): {"site": there.site, "key": there.key} for node, there in sorted(nodes.items())}
-        write_private(self._path, (json.dumps(values, indent=1) + "\n").encode())

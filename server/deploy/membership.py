@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from server.deploy.home import CoordinatorHome
-from server.deploy.link import Link, Node
+from server.deploy.link import Link
+from server.deploy.nodes import Node
 from server.enrolment.registry import Enrolled, MemberState, Registry
 from shared_model.private_files import read_private, remove_private, write_private
 
@@ -46,7 +48,7 @@ class Membership:
         known = self._link.node_ids()
         nodes = {number: node for number, node in self._link.nodes.read().items() if number in known}
         nodes |= self._interrupted(known - nodes.keys())
-        keys = {site: _key(member) for site, member in wanted.items()}
+        keys = {site: _node(member).key for site, member in wanted.items()}
         for number, node in list(nodes.items()):
             if keys.get(node.site) != node.key:
                 self._link.unregister(number)
@@ -55,7 +57,7 @@ class Membership:
         self._link.nodes.write(nodes)
         there = {node.site for node in nodes.values()}
         for site in sorted(wanted.keys() - there):
-            nodes[self._register(wanted[site], known)] = Node(site=site, key=keys[site])
+            nodes[self._register(wanted[site], known)] = _node(wanted[site])
             self._link.nodes.write(nodes)
             remove_private(self._marker)
             self._report(site, "its node is let in")
@@ -65,7 +67,7 @@ class Membership:
         site = member.member.site
         # SuperLink never tells which key a node has, and takes no key twice: should this process die between its
         # answer and our record, the node that is new since the marker is the one.
-        note = {"site": site, "key": _key(member), "before": sorted(map(str, known))}
+        note = {"node": asdict(_node(member)), "before": sorted(map(str, known))}
         write_private(self._marker, json.dumps(note).encode())
         number = self._link.register(site, member.node)
         known.add(number)
@@ -76,8 +78,8 @@ class Membership:
             return {}
         note = json.loads(read_private(self._marker))
         new = unknown - set(map(int, note["before"]))
-        return {new.pop(): Node(site=note["site"], key=note["key"])} if len(new) == 1 else {}
+        return {new.pop(): Node(**note["node"])} if len(new) == 1 else {}
 
 
-def _key(member: Enrolled) -> str:
-    return hashlib.sha256(member.node).hexdigest()
+def _node(member: Enrolled) -> Node:
+    return Node(site=member.member.site, role=member.member.role.value, key=hashlib.sha256(member.node).hexdigest())

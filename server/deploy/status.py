@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from server.control.roll import FILE, Present, Sign
 from server.deploy.home import CoordinatorHome
 from server.deploy.studies import StudyFolder, studies
 from server.enrolment.registry import MemberState
@@ -24,15 +26,16 @@ PRESENT_S = 30.0  # a site beats every few seconds
 def status_of(home: CoordinatorHome, *, now: float | None = None) -> dict[str, Any]:
     """Everything as plain values; the keys are those of `--json`."""
     now = time.time() if now is None else now
-    here = _present(home)
+    here, found = _present(home), [_study(study) for study in studies(home)]
+    known = {study["protocol_sha256"]: study["study"] for study in found}
     with home.registry() as registry:
         members = [
             {"site": m.member.site, "role": m.member.role.value, "state": m.state.value, "reason": m.reason,
-             **_presence(here.get(m.member.site), now, counts=m.state is MemberState.CONFIRMED)}
+             **_presence(here.get(m.member.site), now, known, counts=m.state is MemberState.CONFIRMED)}
             for m in registry.members()
         ]  # fmt: skip
     return {"coordinator": home.settings.name, "daemon": _daemon(home), "processes": _processes(home),
-            "members": members, "studies": [_study(study) for study in studies(home)]}  # fmt: skip
+            "members": members, "studies": found}  # fmt: skip
 
 
 def show(status: Mapping[str, Any], *, as_json: bool) -> None:
@@ -43,10 +46,11 @@ def show(status: Mapping[str, Any], *, as_json: bool) -> None:
     console = Console()
     running = "runs" if status["daemon"] else "does not run: start `mammofed server serve`"
     console.print(f"Coordinator [bold]{status['coordinator']}[/bold]; its daemon {running}")
-    members = Table("Site", "Role", "State", "Here", "Approved", "Words", title="Members", title_justify="left")
+    members = Table("Site", "Role", "State", "Here", "Trainer", "Approved", "Words", title="Members",
+                    title_justify="left")  # fmt: skip
     for member in status["members"]:
-        members.add_row(member["site"], member["role"], member["state"], member["here"],
-                        ", ".join(member["approved"]), member["words"] or member["reason"])  # fmt: skip
+        members.add_row(member["site"], member["role"], member["state"], member["here"], member["trainer"],
+                        ", ".join(member["approved"]), escape(member["words"] or member["reason"]))  # fmt: skip
     console.print(members)
     table = Table("Study", "Wanted", "State", "Rounds", "Words", title="Studies", title_justify="left")
     for study in status["studies"]:
@@ -55,21 +59,21 @@ def show(status: Mapping[str, Any], *, as_json: bool) -> None:
     console.print(table)
 
 
-def _present(home: CoordinatorHome) -> dict[str, Any]:
-    path = home.run / "present.json"
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}  # no daemon has written it yet
-    return found if isinstance(found, dict) else {}
+def _present(home: CoordinatorHome) -> Mapping[str, Sign]:
+    path = home.run / FILE
+    return Present.read(path).members if path.exists() else {}
 
 
-def _presence(there: Mapping[str, Any] | None, now: float, *, counts: bool) -> dict[str, Any]:
+def _presence(
+    there: Sign | None, now: float, known: Mapping[str, str], *, counts: bool
+) -> dict[str, Any]:
     if there is None or not counts:
-        return {"here": "never" if counts else "", "approved": [], "words": ""}
-    ago = now - float(there.get("time", 0.0))
+        return {"here": "not since the daemon began" if counts else "", "approved": [], "trainer": "", "words": ""}
+    ago = now - there.time
     here = "yes" if ago <= PRESENT_S else f"{ago / 60:.0f} min ago" if ago < 7200 else f"{ago / 3600:.0f} h ago"
-    return {"here": here, "approved": list(there.get("approved", [])), "words": str(there.get("words", ""))}
+    approved = [known[sha256] for sha256 in there.approved if sha256 in known]
+    return {"here": here, "approved": approved, "trainer": there.trainer.device if there.trainer.up else "down",
+            "words": there.words}  # fmt: skip
 
 
 def _daemon(home: CoordinatorHome) -> bool:

@@ -15,6 +15,7 @@ from server.enrolment.authority import Authority
 from server.enrolment.registry import Enrolled, MemberState, Registry
 from shared_model.certificates import Member, der, read_csr, spki
 from shared_model.enrolment import (
+    COURIER_SUFFIX,
     EnrolReply,
     EnrolRequest,
     Fingerprint,
@@ -70,6 +71,9 @@ class Enrolment:
         if not 0 < hours <= MAX_INVITE_HOURS:
             raise EnrolmentError("an invitation is short-lived", found=f"{hours} hours",
                                  expected=f"more than 0, at most {MAX_INVITE_HOURS:g}")  # fmt: skip
+        if member.site.endswith(COURIER_SUFFIX):
+            raise EnrolmentError("not a name for a site", found=member.site, expected=f"no name in {COURIER_SUFFIX}",
+                                 remedy="a site's courier has such a name; choose another")  # fmt: skip
         invitation = Invite(member, self._authority.ca_der)
         self._registry.invite(member, invitation.sha256, expires=self._clock() + hours * 3600)
         return invitation

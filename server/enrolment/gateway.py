@@ -19,13 +19,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from ipaddress import ip_address
 from typing import Any, Self
 
 import h11
 
 from server.enrolment.door import Door, GatewayEvent, GatewayLimits
-from server.enrolment.http_guard import HELLO, Answer, judge, node_key_header
+from server.enrolment.http_guard import Answer, judge, node_key_header, own_answer
 from server.enrolment.http_relay import CHUNK, Side, serve
 from server.enrolment.peers import ControlUpstream, Peer, carry
 from server.enrolment.registry import Admitted, Registry
@@ -205,13 +206,15 @@ class Gateway(Door):
         except StorageError:
             self._report(GatewayEvent(kind="refused", reason="unavailable", site=site))
             return Answer(503, {"words": REFUSALS["unavailable"]})
-        if (request.method, request.target) == (b"GET", HELLO):
-            member = live.admitted.member
-            return Answer(200, {"site": member.site, "role": member.role, "not_after": live.admitted.not_after})
-        answer = judge(request, node_key=node_key)
-        if answer is not None:
+        answer = own_answer(request, self._hello(live.admitted)) or judge(request, node_key=node_key)
+        if answer is not None and answer.status != 200:
             self._report(GatewayEvent(kind="denied", reason=str(answer.document["words"]), site=site))
         return answer
+
+    def _hello(self, admitted: Admitted) -> dict[str, object]:
+        member = admitted.member
+        return {"site": member.site, "role": member.role, "not_after": admitted.not_after, "time": self._clock(),
+                "release": version("mammofed")}  # fmt: skip
 
     async def _connect(self) -> Side:
         there = self._upstream

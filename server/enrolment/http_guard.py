@@ -30,7 +30,12 @@ FLEET_ROUTES = frozenset(
 HELLO = b"/mammofed/hello"
 """Answered by the gateway itself: who you are to it. For doctor and for the tunnel's own look at the line."""
 
+TRANSFER = b"/mammofed/transfer"
+"""For doctor's look at the line: GET sends TRANSFER_BYTES, POST takes at most MAX_TRANSFER_BYTES and keeps nothing."""
+
 NODE_KEY_HEADER = b"flwr-public-key"
+TRANSFER_BYTES = 1 << 20
+MAX_TRANSFER_BYTES = 4 << 20
 MAX_BODY_BYTES = 160 << 20  # Flower cuts arrays into objects of 5 MB; a message of 100 MB passes even in one piece
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization",
                          b"proxy-connection", b"te", b"trailer", b"upgrade", b"host", b"expect"})  # fmt: skip
@@ -48,6 +53,27 @@ def node_key_header(node: bytes) -> bytes:
     """The value of Flower's public-key header for a node key (SPKI, DER): base64 of its PEM."""
     key = load_spki(node, ec.SECP384R1)
     return base64.b64encode(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+
+
+def own_answer(request: h11.Request, hello: Mapping[str, object]) -> Answer | None:
+    """The gateway's answer to what is asked of itself; None: it is for SuperLink, let `judge` decide.
+
+    Args:
+        hello: who the member is to the gateway, its time and its release.
+    """
+    asked = request.method, request.target
+    if asked == (b"GET", HELLO):
+        return Answer(200, hello)
+    if asked == (b"GET", TRANSFER):
+        return Answer(200, {"filler": "." * TRANSFER_BYTES})
+    if asked == (b"POST", TRANSFER):
+        lengths = [value for name, value in request.headers if name == b"content-length"]
+        if len(lengths) != 1:
+            return _denied(411, "expected a Content-Length")
+        if int(lengths[0]) > MAX_TRANSFER_BYTES:  # h11 has checked that these are digits
+            return _denied(413, f"expected at most {MAX_TRANSFER_BYTES} bytes")
+        return Answer(200, {"bytes": int(lengths[0])})
+    return None
 
 
 def judge(request: h11.Request, *, node_key: bytes) -> Answer | None:

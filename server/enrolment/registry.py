@@ -80,6 +80,15 @@ class Admitted:
     not_after: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Issued:
+    """A certificate on record. state: `valid`, `superseded` or `revoked`."""
+
+    site: str
+    state: str
+    certificate: x509.Certificate
+
+
 class Registry:
     """The registry in `folder`; a context manager, safe between threads and processes of one machine.
 
@@ -268,6 +277,12 @@ class Registry:
             self._db.execute("INSERT INTO certificates VALUES (?, ?, ?, ?, ?, 'valid')",
                              (hashlib.sha256(encoded).hexdigest(), site, digest, encoded, self._clock()))  # fmt: skip
             return certificate
+
+    def issued(self) -> list[Issued]:
+        """All certificates that were ever issued, oldest first; for a revocation list and for doctor."""
+        with self._lock, self._in_words():
+            rows = self._db.execute("SELECT site, state, der FROM certificates ORDER BY issued, sha256").fetchall()
+        return [Issued(site=site, state=state, certificate=load_certificate(found)) for site, state, found in rows]
 
     def admit(self, certificate: bytes) -> Admitted:
         """Whom a certificate (DER, as TLS has verified it) lets in right now.

@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from server.aggregation.flower import Exchange, Grid, quiet_flower
+from server.aggregation.flower import Exchange, Grid, Signer, quiet_flower
 from server.aggregation.gate import norm_bounds
 from server.aggregation.strategies import Aggregator
 from server.rounds.checkpoint import Checkpoint, read_checkpoint, write_bytes, write_checkpoint
@@ -28,7 +28,7 @@ from server.rounds.events import Observer
 from server.rounds.journal import Journal
 from server.rounds.one_round import Weights, run_round
 from server.rounds.states import StudyState, StudyStep
-from server.rounds.study import Study
+from server.rounds.study import Bound, Roster, Study
 from server.rounds.summary import write_summary
 from server.rounds.waiting import StopRequested, gather
 from shared_model.errors import ProtocolError, RoundError, StorageError, WeightsError
@@ -53,7 +53,8 @@ class StudyOutcome:
 
 def run_study(
     *, grid: Grid, protocol: Protocol, run_dir: Path, initial: Arrays, observer: Observer, stop: threading.Event,
-    patience_s: float = 0.0, clock: Callable[[], float] = time.monotonic,
+    patience_s: float = 0.0, signer: Signer | None = None, bound: Bound | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> StudyOutcome:  # fmt: skip
     """Run or resume the study of `run_dir` until it is complete, cannot go on, or is stopped; then write its summary.
 
@@ -66,7 +67,10 @@ def run_study(
         patience_s: how long to wait for the parties at the start. 0: they are there or never will be, and nobody is
             waited for later either; otherwise each further attempt waits, at most the protocol's deadline, for parties
             that were lost.
-        clock: seconds, monotonic; what that wait is measured by.
+        signer: signs each request for its site (`server.rounds.signer`); None: unsigned, on one machine.
+        bound: which node was enrolled as which party, asked again at each roll call; a node that says another name, or
+            is bound to none, is left out. None: nobody was enrolled, on one machine, and names are believed.
+        clock: seconds, monotonic; what waits for lost parties are measured by.
 
     Raises:
         ProtocolError: the run directory belongs to another protocol, or the protocol bounds no update.
@@ -79,10 +83,11 @@ def run_study(
     with _alone(run_dir):
         _freeze(run_dir, protocol)
         with Journal(run_dir / "journal.sqlite", observer) as journal:
+            roster = Roster()
             study = Study(
-                protocol=protocol, run_dir=run_dir, journal=journal, exchange=Exchange(grid), stop=stop,
-                aggregator=Aggregator(protocol), clock=clock,
-                outage_s=protocol.federation.deadline_s if patience_s > 0 else 0.0,
+                protocol=protocol, run_dir=run_dir, journal=journal, stop=stop, roster=roster, bound=bound,
+                exchange=Exchange(grid, signer=signer, name_of=roster.name_of), aggregator=Aggregator(protocol),
+                clock=clock, outage_s=protocol.federation.deadline_s if patience_s > 0 else 0.0,
                 initial={name: np.asarray(array, dtype=np.float32) for name, array in initial.items()},
             )  # fmt: skip
             outcome = _run(study, patience_s=patience_s)

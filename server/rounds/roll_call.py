@@ -23,6 +23,9 @@ def call_roll(study: Study) -> None:
     """Forget the nodes that are gone, and ask those that stand for nobody who they are; nothing is sent when nobody is
     missing."""
     roster, connected = study.roster, study.exchange.nodes()
+    bound = None if study.bound is None else study.bound()
+    if bound is not None:  # a node that nobody is enrolled with is not even asked
+        connected = tuple(node for node in connected if node in bound)
     _forget(study, connected)
     if not missing_sites(study) and roster.evaluator:
         return
@@ -34,7 +37,7 @@ def call_roll(study: Study) -> None:
     answers = study.exchange.ask({node: Frame(DescribeRequest()) for node in unknown}, timeout_s=timeout)
     with study.journal.entry():
         for node in unknown:
-            _settle(study, node, answers[node])
+            _settle(study, node, answers[node], enrolled=None if bound is None else bound[node])
 
 
 def _forget(study: Study, connected: tuple[int, ...]) -> None:
@@ -49,14 +52,14 @@ def _forget(study: Study, connected: tuple[int, ...]) -> None:
             study.note("site_absent", "its node is not connected any more", severity="warning", code="lost", site=name)
 
 
-def _settle(study: Study, node: int, answer: Answer) -> None:
+def _settle(study: Study, node: int, answer: Answer, *, enrolled: tuple[str, str] | None) -> None:
     reply = answer.frame.message if answer.frame else None
     if not isinstance(reply, DescribeReply):
         words = reply.reason if isinstance(reply, ErrorReply) else answer.detail or "it answered with another message"
         text = f"node {node} does not say who it is: {plain(words)}"
         study.note("site_absent", text, severity="warning", code="no_answer")
         return
-    fault = _fault(study, reply)
+    fault = _fault(study, reply, enrolled)
     if fault:
         code, text = fault
         if study.roster.refused.get(node) == text:
@@ -72,16 +75,18 @@ def _settle(study: Study, node: int, answer: Answer) -> None:
     study.note("site_present", f"{reply.role}, {plain(reply.device)}", site=reply.site)
 
 
-def _fault(study: Study, reply: DescribeReply) -> tuple[str, str] | None:
+def _fault(study: Study, reply: DescribeReply, enrolled: tuple[str, str] | None) -> tuple[str, str] | None:
     """Why a node cannot take part: a stable code and words, or None."""
     protocol, roster = study.protocol, study.roster
+    if enrolled is not None and (reply.site, reply.role) != enrolled:
+        return "another_name", f"it says that it is {reply.site} ({reply.role}), and was enrolled as {enrolled[0]}"
     if reply.release != protocol.release:
         return "release", f"it runs release {plain(reply.release)}, the protocol is for {protocol.release}"
     if protocol.sha256 not in reply.protocols:
         return "not_approved", "its administrator has not approved this protocol"
     if reply.role == "site" and reply.site not in {site.name for site in protocol.federation.sites}:
         return "unknown_site", "its name is not in the protocol"
-    # Which of two nodes with one name is genuine cannot be told from here; the first one keeps the name.
+    # Without enrolment nobody can tell which of two nodes with one name is genuine; the first one keeps the name.
     if reply.role == "site" and reply.site in roster.sites:
         return "second_node", "another node already stands for this site"
     if reply.role == "evaluator" and roster.evaluator:

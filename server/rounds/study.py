@@ -12,11 +12,16 @@ from server.aggregation.flower import Exchange
 from server.aggregation.strategies import Aggregator
 from server.rounds.events import Event, Kind, Severity
 from server.rounds.journal import Journal
+from shared_model.errors import RoundError
 from shared_model.messages import Arrays
 from shared_model.protocol import Protocol
 
 MAX_REASON_CHARS = 300
 MAX_NAMES = 8  # in one event; who took part stands in the journal's table
+
+
+Bound = Callable[[], Mapping[int, tuple[str, str]]]
+"""Node id -> name and role (`site`, `evaluator`) of the party that enrolment bound it to, as it is now."""
 
 
 @dataclass
@@ -45,6 +50,19 @@ class Roster:
         if party == self.evaluator:
             self.evaluator, self.evaluator_node = "", None
 
+    def name_of(self, node: int) -> str:
+        """Name of the party that a node stands for.
+
+        Raises:
+            RoundError: of none.
+        """
+        if node == self.evaluator_node:
+            return self.evaluator
+        for site, stands in self.sites.items():
+            if stands == node:
+                return site
+        raise RoundError("a request for a node that nobody described", found=node)
+
 
 @dataclass(kw_only=True)
 class Study:
@@ -52,6 +70,7 @@ class Study:
 
     initial: weights that the study began with, for the row "public weights only".
     study_id: name in requests; with round, attempt and weights it identifies a request for ever.
+    bound: which node was enrolled as which party; None: nobody was, on one machine.
     outage_s: seconds that an attempt waits for parties whose connection is lost; 0: nobody is waited for.
     clock: seconds, monotonic.
     """
@@ -63,6 +82,7 @@ class Study:
     aggregator: Aggregator
     initial: Arrays
     stop: threading.Event
+    bound: Bound | None = None
     outage_s: float = 0.0
     clock: Callable[[], float] = time.monotonic
     roster: Roster = field(default_factory=Roster)

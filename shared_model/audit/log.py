@@ -69,6 +69,9 @@ class AuditLog:
         self._contents, self._hashes = bytearray(), bytearray()
         self._witnessed: dict[str, Witnessed] = {}
         self.log = ""
+        self.news = 0
+        """Number of the last entry that is more than a head recorded. Two parties that told each other of every entry
+        would never end, since to record a head is an entry as well: one of them tells of news only."""
         self._file = AppendFile(path)
         try:
             self._start()
@@ -121,6 +124,11 @@ class AuditLog:
                 yield entry
 
     @property
+    def key(self) -> VerifyKey:
+        """The public key that checks its heads."""
+        return self._key.public
+
+    @property
     def sequence(self) -> int:
         """Number of the last entry."""
         return len(self._hashes) // 32
@@ -160,6 +168,11 @@ class AuditLog:
         """Up to which entry `owner`'s log is recorded here; what its next statement must begin `since`."""
         known = self._witnessed.get(owner)
         return known.sequence if known else 0
+
+    def refuses(self, owner: str) -> bool:
+        """Whether `owner`'s log was caught rewriting; then no statement of it is taken."""
+        known = self._witnessed.get(owner)
+        return known is not None and known.refused
 
     def record(self, statement: Statement, *, owner: str, key: VerifyKey) -> None:
         """Check that another party's log only grew since the last time, and record its head.
@@ -260,6 +273,8 @@ class AuditLog:
         """Account for an entry that is on the disk."""
         self._contents += entry.content
         self._hashes += bytes.fromhex(entry.sha256)
+        if entry.kind != HEAD_RECORDED:
+            self.news = entry.sequence
         fields = entry.fields
         if entry.kind == OPENED:
             self.log = str(fields["log"])

@@ -130,14 +130,14 @@ def test_a_dead_trainer_and_a_bad_node_configuration_are_answered_in_words(
 def test_a_trainer_that_is_just_being_started_is_waited_for(socket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A killed trainer is back in seconds; all attempts of a round are used up before that if each fails at once."""
     looked = threading.Event()
-    listens = client._listens
+    listens = client.listens
 
     def look(path: Path) -> bool:
         found = listens(path)
         looked.set()
         return found
 
-    monkeypatch.setattr(client, "_listens", look)
+    monkeypatch.setattr(client, "listens", look)
     with ThreadPoolExecutor(1) as courier:
         reply = courier.submit(answer, content_of(Frame(DescribeRequest())), context(socket, "a"), "query.describe")
         assert looked.wait(20)  # nobody listens yet

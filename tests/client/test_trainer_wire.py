@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import socket as sockets
 import stat
@@ -161,6 +162,24 @@ def test_one_busy_site_does_not_silence_another(place: Path) -> None:
 def test_the_socket_is_for_this_user_only_and_goes_away(place: Path) -> None:
     with serve({"north": Echo()}, place):
         assert stat.S_IMODE(place.stat().st_mode) & 0o077 == 0
+    assert not place.exists()
+
+
+def test_the_socket_may_be_for_one_group_and_nobody_else(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = grp.getgrgid(os.getegid())
+    with listening({"north": Echo()}, place, group=mine.gr_name):  # type: ignore[dict-item]
+        status = place.stat()
+        assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o660, mine.gr_gid)
+        assert call(place, "north", b"x", 20.0) == b"x"
+    with pytest.raises(ConfigError, match="no such group"), listening({}, place, group="no-group-of-this-name"):
+        pass
+
+    def forbidden(*_: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "chown", forbidden)
+    with pytest.raises(ConfigError, match="a member of it"), listening({}, place, group=mine.gr_name):
+        pass
     assert not place.exists()
 
 

@@ -1,0 +1,83 @@
+"""What `mammofed site status` shows; read from the disk, so it works whether or not anything runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from client.deploy.home import SiteHome
+from client.deploy.presence import STATUS
+from client.deploy.status import CourierStatus
+from client.trainer.client import listens
+from shared_model.errors import MammoFedError
+from shared_model.fingerprint import six_words
+
+
+def status_of(home: SiteHome) -> dict[str, Any]:
+    """Everything as plain values; the keys are those of `--json`."""
+    from client.trainer.consent import proposals, standing
+    from client.trainer.site import release
+
+    identity = home.identity()
+    try:
+        studies = {name: {"standing": standing(home, signed.protocol), "rounds": signed.protocol.rounds,
+                          "protocol_sha256": signed.sha256}
+                   for name, signed in proposals(home, release=release()).items()}  # fmt: skip
+    except MammoFedError as error:
+        studies = {}
+        words = str(error)
+    else:
+        words = ""
+    there = identity.standing()
+    return {
+        "site": identity.settings.site, "role": identity.settings.role.value,
+        "coordinator": f"{identity.settings.host}:{identity.settings.port}",
+        "certificate": there.stage.value, "certificate_words": there.words, "words": identity.words(six_words),
+        "trainer": listens(home.socket), "courier": _courier(home), "studies": studies, "studies_words": words,
+    }  # fmt: skip
+
+
+def show(status: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print it for a person or a machine."""
+    if as_json:
+        click.echo(json.dumps(status, indent=1))
+        return
+    console = Console()
+    table = Table(show_header=False, title=f"{status['site']} ({status['role']})", title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    table.add_row("Coordinator", status["coordinator"])
+    table.add_row("Certificate", f"{status['certificate']}: {status['certificate_words']}")
+    if status["certificate"] == "enrolling":
+        for use, words in status["words"].items():
+            table.add_row(f"  read aloud: {use}", words)
+    courier = status["courier"]
+    table.add_row("Courier", "runs" if courier["runs"] else "does not run: start `mammofed site join`")
+    table.add_row("Line", courier["words"])
+    for notice in courier["notices"]:
+        table.add_row("", f"[yellow]{escape(notice)}[/yellow]")
+    table.add_row("Trainer", "serves" if status["trainer"] else "does not run")
+    for name, study in status["studies"].items():
+        last = courier["studies"].get(name, {})
+        table.add_row(f"Study {name}", f"{study['standing']}, round {last.get('round', 0)} of {study['rounds']}; "
+                      f"{escape(last.get('words', '')) or 'not begun'}")  # fmt: skip
+    if not status["studies"]:
+        table.add_row("Studies", status["studies_words"] or "none proposed")
+    console.print(table)
+
+
+def _courier(home: SiteHome) -> dict[str, Any]:
+    found = CourierStatus.read(home.courier / STATUS)
+    if found is None:
+        return {"runs": False, "connected": False, "words": "never connected", "notices": [], "studies": {}}
+    stale = found.is_stale(time.time())
+    return {"runs": not stale, "connected": found.connected and not stale, "words": found.words, "heard": found.heard,
+            "notices": list(found.notices),
+            "studies": {name: study.model_dump() for name, study in found.studies.items()}}  # fmt: skip

@@ -1,0 +1,60 @@
+"""How `site review` shows a proposed study to the person who decides; figures come from `client.trainer.consent`."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from client.deploy.home import SiteHome
+from client.deploy.inbox import Inbox
+from shared_model.fingerprint import six_words
+from shared_model.signed_protocol import SignedProtocol
+
+if TYPE_CHECKING:
+    from client.trainer.consent import Review
+
+
+def show_review(home: SiteHome, signed: SignedProtocol, found: Review, console: Console | None = None) -> None:
+    """Print one study."""
+    protocol, there = found.protocol, console or Console()
+    trains = home.identity().settings.role.value == "site"
+    table = Table(show_header=False, title=f"{protocol.study} ({found.standing})", title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    table.add_row("Proposed by", f"{signed.coordinator.name}, key {signed.coordinator.key[:16]}, "
+                  f"protocol {signed.sha256[:16]}")  # fmt: skip
+    table.add_row("What is trained", f"a {protocol.model.size} {protocol.model.fusion}-fusion model of films and the "
+                  f"clinical table, {found.parameters:,} weights, begun from {protocol.initial_weights.origin} ones")
+    table.add_row("How", f"{protocol.rounds} rounds, {protocol.federation.strategy}, "
+                  f"{len(protocol.federation.sites)} sites, quorum {protocol.federation.quorum}, "
+                  f"a deadline of {protocol.federation.deadline_s:g} s a round")  # fmt: skip
+    table.add_row("On your patients", f"{found.patients} women {'are trained on' if trains else 'are held out'}")
+    for words in found.leaves:
+        table.add_row("Leaves the building", words)
+    if found.epsilon_after is not None:
+        table.add_row("Costs each patient", f"epsilon {found.epsilon_before or 0:.2f} so far, "
+                      f"{found.epsilon_after:.2f} after it, of {_limit(found.epsilon_limit)} "
+                      f"(delta {protocol.privacy.delta:g}, add or remove one patient, PRV accountant, "
+                      "noise added at this site)")  # fmt: skip
+    elif trains:
+        table.add_row("Costs each patient", "[red]no differential privacy: nothing bounds what the weights tell[/red]")
+    others = [site.name for site in protocol.federation.sites]
+    table.add_row("Sites", ", ".join(others))
+    for site, words in sorted(_fingerprints(home).items()):
+        table.add_row(f"  node key of {site}", words)
+    for words in found.faults:
+        table.add_row("[red]The trainer would refuse[/red]", words)
+    there.print(table)
+
+
+def _limit(limit: float | None) -> str:
+    return "no limit of this site's own" if limit is None else f"this site's limit {limit:g}"
+
+
+def _fingerprints(home: SiteHome) -> dict[str, str]:
+    """Six words for each other member's node key, worked out here from the key itself."""
+    inbox = Inbox(home.courier, site=home.identity().settings.site, release=version("mammofed"))
+    return {member.site: six_words(member.node) for member in inbox.members()}

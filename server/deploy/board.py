@@ -1,0 +1,44 @@
+"""The coordinator's studies as the control service shows them to sites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from server.control.board import MAX_EVENTS, Proposal
+from server.deploy.home import CoordinatorHome
+from server.deploy.studies import SIGNED, studies
+from server.rounds.events import Event
+from server.rounds.follow import read_events
+from shared_model.certificates import Member, Role
+from shared_model.private_files import read_private
+from shared_model.protocol import Protocol
+from shared_model.signed_protocol import MAX_SIGNED_BYTES
+
+
+class StudyBoard:
+    """Reads the studies from the coordinator's disk. What was proposed never changes, so each is read once."""
+
+    def __init__(self, home: CoordinatorHome) -> None:
+        self._home = home
+        self._proposals: dict[str, Proposal] = {}
+
+    def proposals(self, member: Member) -> Sequence[Proposal]:
+        """To a hospital the protocols that name it, to an evaluator all."""
+        return [p for p in self._all() if member.role is Role.EVALUATOR or member.site in p.sites]
+
+    def events(self, study: str, after: int) -> Sequence[tuple[int, Event]]:
+        """Events of a study's journal above `after`."""
+        return list(read_events(self._home.study(study) / "journal.sqlite", after=after, limit=MAX_EVENTS))
+
+    def _all(self) -> list[Proposal]:
+        found = []
+        for study in studies(self._home):
+            if study.name not in self._proposals:
+                protocol = Protocol.read(study.path / "protocol.json")
+                self._proposals[study.name] = Proposal(
+                    study=study.name, sha256=protocol.sha256,
+                    file=read_private(study.path / SIGNED, limit=MAX_SIGNED_BYTES),
+                    sites=frozenset(site.name for site in protocol.federation.sites),
+                )  # fmt: skip
+            found.append(self._proposals[study.name])
+        return found
