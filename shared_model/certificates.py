@@ -37,9 +37,11 @@ CONTROL_ALPN = "mammofed-control/1"
 REFUSALS: dict[str, str] = {
     "unknown": "the coordinator does not know this certificate; enrol again with a new invitation",
     "unconfirmed": "the coordinator has not confirmed this site's fingerprints yet; compare them over the phone",
-    "revoked": "the coordinator has revoked this site; call the coordinator, who can send a new invitation",
+    "revoked": "the coordinator has revoked this site; call the coordinator, who can send a new invitation "
+    "(`mammofed site init --again`)",
     "superseded": "a newer certificate of this site has taken the place of this one; start with the newest",
-    "expired": "the certificate has run out; ask the coordinator for a new invitation and enrol again",
+    "expired": "the certificate has run out; ask the coordinator for a new invitation and enrol again "
+    "(`mammofed site init --again`)",
     "not_yet_valid": "the certificate is not valid yet; check this machine's clock (NTP)",
     "wrong_role": "this door is for another role; connect to the address that belongs to yours",
     "foreign": "the other end does not accept the issuer of this certificate; enrol with this coordinator",

@@ -69,6 +69,7 @@ class Hub:
         self.roll = Roll(folder / "present.json", clock=self.home.clock)
         self.home.enrolment = Enrolment(self.home.authority, self.home.registry, fingerprint=words,
                                         clock=self.home.clock, coordinator=self.signer)  # fmt: skip
+        self.ports = {"port": 1, "enrol_port": 1}  # nobody listens there
         self.service: ControlService
         self.server: ControlServer
         self.gateway: Gateway
@@ -88,7 +89,7 @@ class Hub:
     def open(
         self, *, limits: GatewayLimits | None = None, enrol_limits: EnrolLimits | None = None,
         control_limits: ControlLimits | None = None, roles: frozenset[Role] = frozenset(Role), port: int = 0,
-        enrol_port: int = 0,
+        enrol_port: int = 0, threads: int = 32,
     ) -> Iterator[Hub]:  # fmt: skip
         witness = Witness(self.audit, alarm=lambda site, said: self.alarms.append((site, said)))
         self.service = ControlService(
@@ -97,7 +98,7 @@ class Hub:
             left=lambda site, reason: self.gone.append((site, reason)),
             limits=control_limits or ControlLimits(look_s=0.02),
         )  # fmt: skip
-        with ControlServer(self.service, peers=self.peers, roll=self.roll, threads=32) as self.server:
+        with ControlServer(self.service, peers=self.peers, roll=self.roll, threads=threads) as self.server:
             credentials = self.home.authority.server_credentials(["localhost", "127.0.0.1"])
             ca = self.home.authority.ca_pem
             self.gateway = Gateway(
@@ -113,12 +114,13 @@ class Hub:
 
     async def _doors(self, ready: Callable[[], None], over: asyncio.Event) -> None:
         async with self.gateway, self.door:
+            self.ports = {"port": self.gateway.port, "enrol_port": self.door.port}
             ready()
             await over.wait()
 
     def at(self, identity: SiteIdentity) -> SiteIdentity:
         """The same site, knowing where the doors are."""
-        settings = identity.settings.model_copy(update={"port": self.gateway.port, "enrol_port": self.door.port})
+        settings = identity.settings.model_copy(update=self.ports)
         return SiteIdentity(identity.folder, settings, clock=identity._clock)
 
     def line(self, identity: SiteIdentity, *, enrol_port: int | None = None, **options: Any) -> ControlLine:

@@ -30,7 +30,8 @@ PROXY = click.option("--proxy", envvar="MAMMOFED_PROXY",
               help="The prepared cohort (`mammofed site import` makes one).")  # fmt: skip
 @click.option("--role", type=click.Choice(["site", "evaluator"]), default="site", show_default=True,
               help="What the invitation is for; another one is refused.")  # fmt: skip
-def init(home: Path, invite: str, server: str, enrol_port: int | None, cohort: Path, role: str) -> None:
+@click.option("--again", is_flag=True, help="Put the old keys aside: they have run out or were revoked.")
+def init(home: Path, invite: str, server: str, enrol_port: int | None, cohort: Path, role: str, again: bool) -> None:
     """Make this site's keys and its policy in HOME. Private keys are born here and never leave.
 
     Example:  mammofed site init site --invite mfi1.north.site... --server fl.example.org:8443 --cohort north/cohort
@@ -55,7 +56,7 @@ def init(home: Path, invite: str, server: str, enrol_port: int | None, cohort: P
         raise ConfigError("--server: no address", found=server, expected="HOST:PORT")
     made = SiteHome.create(home.resolve(), cohort=cohort, role=invitation.member.role)
     identity = SiteIdentity.begin(made.folder / "identity", invitation, host=host.strip("[]"), port=int(port),
-                                  enrol_port=enrol_port)  # fmt: skip
+                                  enrol_port=enrol_port, again=again)  # fmt: skip
     click.echo(f"{invitation.member.site}: keys are made in {made.folder}. When the coordinator calls, read to it:")
     for use, words in identity.words(six_words).items():
         click.echo(f"  {use:12} {words}")
@@ -144,7 +145,8 @@ def decline(home: Path, study: str) -> None:
 @HOME
 @click.option("--only", type=click.Choice(["courier", "trainer"]), help="One role, for a user of its own.")
 @PROXY
-def join(home: Path, only: str | None, proxy: str | None) -> None:
+@click.option("--group", help="Group that reaches the trainer's socket, where the courier is another user.")
+def join(home: Path, only: str | None, proxy: str | None, group: str | None) -> None:
     """Run this site's trainer and courier in the foreground. A service for systemd; Ctrl-C ends it.
 
     Example:  mammofed site join site
@@ -152,7 +154,7 @@ def join(home: Path, only: str | None, proxy: str | None) -> None:
     from client.deploy.join import run
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    run(_open(home), only=only, proxy=_proxy(proxy))
+    run(_open(home), only=only, proxy=_proxy(proxy), group=group)
 
 
 @click.command()

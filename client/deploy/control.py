@@ -137,6 +137,9 @@ class ControlClient:
                 pass
             else:
                 raise refusal.error() from None
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:  # gRPC itself says so; the line is well
+            raise ControlError("the coordinator is busy, or the message is too large for it", reason="busy",
+                               remedy="nothing, it is tried again") from None  # fmt: skip
         status = self._status()
         self.reset()  # a dead line must not be waited for twice
         if code is grpc.StatusCode.CANCELLED:

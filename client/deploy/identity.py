@@ -64,9 +64,11 @@ from shared_model.enrolment import (
     renew_request,
 )  # fmt: skip
 from shared_model.errors import CertificateError, ConfigError, EnrolmentError, StorageError
-from shared_model.private_files import make_private_folder, read_private, remove_private, write_private
+from shared_model.private_files import make_private_folder, read_private, remove_private, sync_folder, write_private
 
 DAY_S = 86400.0
+_FILES = ("site.json", "invite", "tls.pem", "next.key", "next.csr", "node.pub", "node.key", "ca.pem", "local.pem",
+          "local-ca.pem")  # fmt: skip
 
 
 class SiteFile(BaseModel):
@@ -118,9 +120,13 @@ class SiteIdentity:
     @classmethod
     def begin(
         cls, folder: Path, invite: Invite, *, host: str, port: int, enrol_port: int | None = None,
-        clock: Callable[[], float] = time.time,
+        again: bool = False, clock: Callable[[], float] = time.time,
     ) -> SiteIdentity:  # fmt: skip
         """Make the site's keys. With the same invitation again: goes on with the keys that are there.
+
+        Args:
+            again: the site was enrolled before, and its certificate has run out or was revoked: its old keys are put
+                aside into `retired-<time>/`. Ledger and audit logs are elsewhere and go on.
 
         Raises:
             ConfigError: another identity lives in the folder, or no usable host and port. StorageError: the disk.
@@ -132,6 +138,8 @@ class SiteIdentity:
             raise ConfigError("not an address of a coordinator", found=f"{host}:{port}",
                               expected="a host name or IP address, and a port") from None  # fmt: skip
         make_private_folder(folder)
+        if again:
+            _retire(folder, invite, clock())
         _refuse_another(folder, invite)
         write_private(folder / "invite", invite.text.encode())
         write_private(folder / "ca.pem", pem(load_certificate(invite.ca)))
@@ -323,7 +331,30 @@ def _refuse_another(folder: Path, invite: Invite) -> None:
         there = folder / "invite"
         if not there.exists() or read_private(there) != invite.text.encode():
             raise ConfigError(f"{folder} holds the keys of a site already", expected="an empty folder",
-                              remedy="enrol into another folder; remove this one when it is not needed")  # fmt: skip
+                              remedy="use them; if they have run out or were revoked, `mammofed site init --again` "
+                              "puts them aside")  # fmt: skip
+
+
+def _retire(folder: Path, invite: Invite, now: float) -> None:
+    """Put the files of an identity aside. Killed meanwhile, it goes on with those that are left.
+
+    Raises:
+        ConfigError: they are another site's: its ledger is not this one's. StorageError: the disk refuses.
+    """
+    if (folder / "invite").exists() and read_private(folder / "invite") == invite.text.encode():
+        return  # begun already with this invitation
+    if (folder / "site.json").exists():
+        there = SiteIdentity.open(folder).member
+        if there != invite.member:
+            raise ConfigError(f"{folder} holds the keys of another member", found=there.uri, expected=invite.member.uri,
+                              remedy="enrol into another folder")  # fmt: skip
+    aside = folder / f"retired-{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}"
+    make_private_folder(aside)
+    for name in _FILES:
+        if (folder / name).exists():
+            (folder / name).rename(aside / name)
+    sync_folder(aside)
+    sync_folder(folder)
 
 
 def _certificate(path: Path) -> x509.Certificate:

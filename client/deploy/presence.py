@@ -43,6 +43,8 @@ from shared_model.signing import SigningKey
 COURIER: Final[Party] = "courier"
 TRAINER: Final[Party] = "trainer"
 STATUS: Final = "status.json"
+_PATIENCE_S: Final = 60.0
+SLOW_S: Final = 3.0
 WRITE_S: Final = 15.0  # between writes of a status that is no news
 
 log = logging.getLogger("mammofed.courier")
@@ -194,6 +196,7 @@ class Presence:
         while not self._over.wait(self.step()):
             pass
         self.close()
+        self._note("the courier has ended", False, ())
 
     # --- one step ---
 
@@ -217,7 +220,12 @@ class Presence:
             self._failures = 0
         except MammoFedError as error:
             words, wait = str(error), self._after_failure(error)
-        self._note(words, connected, notices)
+        except Exception:  # an error of ours; the site must not fall silent because of it
+            log.exception("a step of the conversation failed")
+            words, wait = "this release has failed on the conversation with the coordinator; see its log", _PATIENCE_S
+            self.close()
+        if not self._over.is_set():  # what broke because it ends is no news
+            self._note(words, connected, notices)
         return wait
 
     def _after_failure(self, error: MammoFedError) -> float:
@@ -241,7 +249,7 @@ class Presence:
 
     def _renew(self) -> list[str]:
         """Ask for the next certificate; what goes wrong is a notice: the old one is still good."""
-        if self._clock() - self._renewed < self._pace.renew_s:
+        if 0 <= self._clock() - self._renewed < self._pace.renew_s:
             return []
         self._renewed = self._clock()
         try:
@@ -357,13 +365,14 @@ class Presence:
         and the coordinator finds the difference.
         """
         told, its.told = its.told, None
-        wanted = its.wanted or 0
+        wanted, began = its.wanted or 0, time.monotonic()
         for since, statement in dict.fromkeys(((wanted, told), (wanted, None), (0, None))):
             try:
                 return audit(since, statement)
             except MammoFedError as error:
-                notices.append(plain(f"audit log of the trainer: {error}"))
-                if isinstance(error, TrainerError):  # nobody is there; it comes again with the next beat
+                if not notices:
+                    notices.append(plain(f"audit log of the trainer: {error}"))
+                if time.monotonic() - began > SLOW_S:  # it does not answer; the heartbeat is not to wait for it
                     break
         return None
 

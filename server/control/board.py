@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -27,7 +28,10 @@ class Proposal:
 
 
 class Board(Protocol):
-    """Studies as the control service sees them. Called by several threads at once; each call is short."""
+    """Studies as the control service sees them.
+
+    Called by several threads at once, some ten times a second for each site that watches: keep what seldom changes.
+    """
 
     def proposals(self, member: Member) -> Sequence[Proposal]:
         """What is offered: to a hospital the protocols that name it, to an evaluator all that it measures."""
@@ -43,6 +47,14 @@ def for_member(proposal: Proposal, number: int, event: Event, member: Member) ->
     hidden = event.site is not None and event.site != member.site and event.site in proposal.sites
     return StudyEvent(
         study=proposal.study, number=number, time=event.time, kind=event.kind, severity=event.severity,
-        code=event.code, round=event.round, attempt=event.attempt, site=event.site,
-        text="" if hidden else event.text[:1000], data={} if hidden else dict(event.data),
+        code=event.code[:60], round=event.round, attempt=event.attempt, site=event.site and event.site[:63],
+        text="" if hidden else event.text[:1000],
+        data={} if hidden else {name: _bounded(value) for name, value in list(event.data.items())[:64]},
     )  # fmt: skip
+
+
+def _bounded(value: float | str) -> float | str:
+    """A value as JSON has it: it knows no infinity and no NaN, which the loss of a study that went wrong may be."""
+    if isinstance(value, str):
+        return value[:300]
+    return value if math.isfinite(value) else str(value)

@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from shared_model.certificates import Member, Role
-from shared_model.control import MAX_MEMBERS, MAX_PROTOCOLS, BeatRequest, Document, TrainerState, Words, plain
+from shared_model.control import (
+    MAX_MEMBERS,
+    MAX_PROTOCOLS,
+    MAX_REPLY_BYTES,
+    BeatRequest,
+    Document,
+    TrainerState,
+    Words,
+    plain,
+)  # fmt: skip
 from shared_model.private_files import read_private, write_private
 from shared_model.protocol import Name, Sha256
 
@@ -51,7 +60,7 @@ class Present(Document):
         Raises:
             StorageError: absent or unreadable. ControlError: damaged.
         """
-        return cls.decode(read_private(path))
+        return cls.decode(read_private(path, limit=MAX_REPLY_BYTES))
 
 
 class Roll:
@@ -67,12 +76,19 @@ class Roll:
         self._signs: dict[str, Sign] = {}
         self._changed = False
 
-    def seen(self, member: Member, beat: BeatRequest, *, words: str = "") -> None:
-        """Note a sign of life."""
+    def seen(self, member: Member, beat: BeatRequest, *, offered: Collection[str], words: str = "") -> None:
+        """Note a sign of life.
+
+        Args:
+            offered: SHA-256 of protocols; of others nothing is kept, so that no site fills the file.
+            words: what is wrong with it.
+        """
         now = self._clock()
+        approved = tuple(sha256 for sha256 in dict.fromkeys(beat.approved) if sha256 in offered)
+        declined = tuple(sha256 for sha256 in dict.fromkeys(beat.declined) if sha256 in offered)
         trainer = TrainerState(up=beat.trainer.up, device=plain(beat.trainer.device))
         sign = Sign(role=member.role, time=now, clock_ahead=beat.time - now, release=plain(beat.release),
-                    trainer=trainer, approved=beat.approved, declined=beat.declined, words=words[:400])  # fmt: skip
+                    trainer=trainer, approved=approved, declined=declined, words=words[:400])  # fmt: skip
         with self._lock:
             self._signs[member.site] = sign
             self._changed = True

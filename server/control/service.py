@@ -59,7 +59,7 @@ class ControlLimits:
     watches_per_site: int = 2
     strangers: int = 4
     """Enrolments at one time, all strangers together."""
-    look_s: float = 0.5
+    look_s: float = 1.0
     """Between looks of a watch at the board and the registry."""
 
 
@@ -199,7 +199,8 @@ class ControlService:
         assert caller.admitted is not None
         beat, member = BeatRequest.decode(data), caller.admitted.member
         wrong = _clock_error(beat.time - self._clock())
-        self._roll.seen(member, beat, words=str(wrong) if wrong else "")
+        offered = {proposal.sha256 for proposal in self._board.proposals(member)}
+        self._roll.seen(member, beat, offered=offered, words=str(wrong) if wrong else "")
         if wrong is not None:
             raise wrong
         answers, notices = self._witness.exchange(member, caller.admitted.node, beat.logs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,8 +22,10 @@ from shared_model.errors import ConfigError
 class EnrolLimits(GatewayLimits):
     """Bounds of this door."""
 
-    connections: int = 16
-    handshakes: int = 16
+    connections: int = 32
+    handshakes: int = 32
+    per_address: int = 4
+    """Connections from one address: nobody keeps the door shut for all others from a single machine."""
     lifetime_s: float = 30.0
     """Of a connection; a request and its answer take less than one."""
     bytes_up: int = 256 << 10
@@ -45,21 +48,24 @@ class EnrolDoor(Door):
             raise ConfigError("the enrolment door's TLS must be 1.3")
         self._bounds = limits or EnrolLimits()
         super().__init__(context=context, host=host, port=port, limits=self._bounds, report=report)
-        self._control, self._inside = control, 0
+        self._control, self._inside = control, Counter[str]()
 
     def _full(self) -> bool:
-        return self._inside >= self._bounds.connections
+        return self._inside.total() >= self._bounds.connections
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if writer.get_extra_info("ssl_object").selected_alpn_protocol() != CONTROL_ALPN or self._full():
-            self._report(GatewayEvent(kind="refused", reason="busy" if self._full() else "no_service"))
+        address = str(writer.get_extra_info("peername")[0])
+        busy = self._full() or self._inside[address] >= self._bounds.per_address
+        if busy or writer.get_extra_info("ssl_object").selected_alpn_protocol() != CONTROL_ALPN:
+            self._report(GatewayEvent(kind="refused", reason="busy" if busy else "no_service"))
             writer.transport.abort()
             return
-        self._inside += 1
+        self._inside[address] += 1
         self._report(GatewayEvent(kind="admitted", reason="enrolment"))
         try:
             async with asyncio.timeout(self._bounds.lifetime_s):
                 await carry(reader, writer, to=self._control, peer=STRANGER, idle_s=self._bounds.idle_s,
                             stall_s=self._bounds.stall_s, most=self._bounds.bytes_up)  # fmt: skip
         finally:
-            self._inside -= 1
+            self._inside[address] -= 1
+            self._inside += Counter()  # forgets addresses with nothing left

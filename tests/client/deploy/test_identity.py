@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 import client.deploy.identity as module
 from client.deploy.identity import SiteIdentity, Stage
-from shared_model.certificates import Member, der, new_tls_key, pem, spki
+from shared_model.certificates import Member, Role, der, new_tls_key, pem, spki
 from shared_model.enrolment import EnrolReply
 from shared_model.errors import CertificateError, ConfigError, EnrolmentError, MammoFedError, StorageError
 from tests.enrolled import DAY, Clock, Coordinator, words
@@ -230,3 +230,47 @@ def test_the_machine_s_own_authorities_are_not_trusted(coordinator: Coordinator)
         assert context.check_hostname and context.verify_mode.name == "CERT_REQUIRED"
         assert context.minimum_version.name == "TLSv1_3"
     assert pem(coordinator.authority.certificate).decode() == north.ca_pem
+
+
+# --- enrolled again ---
+
+
+def test_a_site_that_ran_out_enrols_again_in_its_folder_and_its_old_keys_are_put_aside(tmp_path: Path) -> None:
+    clock = Clock()
+    coordinator = Coordinator(tmp_path, clock)
+    north = coordinator.enrol("north")
+    old, old_node = {path.name: path.read_bytes() for path in north.folder.iterdir()}, north.node_spki
+    clock.now += 31 * DAY
+    coordinator.enrolment.revoke("north")
+    invite = coordinator.enrolment.invite(Member("north"))
+    with pytest.raises(ConfigError, match="--again"):
+        SiteIdentity.begin(north.folder, invite, host="localhost", port=1, clock=clock)
+    fresh = SiteIdentity.begin(north.folder, invite, host="localhost", port=1, again=True, clock=clock)
+    (aside,) = north.folder.glob("retired-*")
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == old
+    assert fresh.node_spki != old_node
+    assert not coordinator.exchange(fresh)
+    coordinator.enrolment.confirm("north", fresh.words(words))
+    assert coordinator.exchange(fresh) and fresh.standing().stage is Stage.READY
+
+
+def test_again_goes_on_after_a_kill_and_does_not_put_new_keys_aside(tmp_path: Path) -> None:
+    coordinator = Coordinator(tmp_path)
+    north = coordinator.enrol("north")
+    old_node = north.node_spki
+    coordinator.enrolment.revoke("north")
+    (north.folder / "site.json").unlink()  # killed after the first file was put aside
+    invite = coordinator.enrolment.invite(Member("north"))
+    first = SiteIdentity.begin(north.folder, invite, host="h", port=1, again=True)
+    second = SiteIdentity.begin(north.folder, invite, host="h", port=1, again=True)
+    assert first.node_spki == second.node_spki != old_node
+    assert len(list(north.folder.glob("retired-*"))) == 1
+
+
+def test_again_is_for_the_same_member_alone(tmp_path: Path) -> None:
+    coordinator = Coordinator(tmp_path)
+    north = coordinator.enrol("north")
+    for member in (Member("south"), Member("other", Role.EVALUATOR)):
+        with pytest.raises(ConfigError, match="another member"):
+            SiteIdentity.begin(north.folder, coordinator.enrolment.invite(member), host="h", port=1, again=True)
+    assert north.standing().stage is Stage.READY

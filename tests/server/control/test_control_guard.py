@@ -186,9 +186,9 @@ def _pump(one: socket.socket, other: socket.socket) -> None:
 
 
 @contextmanager
-def knock(port: int, context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
+def knock(port: int, context: ssl.SSLContext, *, source: str = "127.0.0.1") -> Iterator[ssl.SSLSocket]:
     """A TLS connection of our own to a door."""
-    with socket.create_connection(("127.0.0.1", port)) as plain:
+    with socket.create_connection(("127.0.0.1", port), source_address=(source, 0)) as plain:
         with context.wrap_socket(plain, server_hostname="localhost") as spoken:
             spoken.settimeout(20)  # a connection that does not end fails the test
             yield spoken
@@ -356,6 +356,19 @@ def test_strangers_are_few_at_a_time_and_members_do_not_wait_for_them(tmp_path: 
             end.close()
 
 
+def test_one_machine_does_not_keep_the_enrolment_door_shut_for_others(tmp_path: Path) -> None:
+    hub = Hub(tmp_path)
+    context = hub.home.enrol("north").enrolling_context(alpn=CONTROL_ALPN)
+    with hub.open(enrol_limits=EnrolLimits(per_address=1)):
+        with knock(hub.door.port, context) as held:
+            assert held.recv(9)
+            with knock(hub.door.port, context) as second:
+                assert no_more(second) == b""
+            with knock(hub.door.port, context, source="127.0.0.2") as another:
+                assert another.recv(9), "gRPC's first frame"
+        assert hub.home.reasons("refused") == ["busy"]
+
+
 def test_connections_of_one_site_to_the_service_are_few(tmp_path: Path) -> None:
     hub = Hub(tmp_path)
     north, south = hub.home.enrol("north"), hub.home.enrol("south")
@@ -382,6 +395,22 @@ def test_watches_of_one_site_are_few(tmp_path: Path) -> None:
             assert told.value.reason == "busy"
             assert next(other.client.watch(WatchRequest())).kind == "study_started"
             kept.close()
+
+
+def test_a_coordinator_without_a_free_worker_says_so_and_the_line_stays(tmp_path: Path) -> None:
+    hub = Hub(tmp_path)
+    hub.offer()
+    hub.board.tell("quick", kind="study_started")
+    north = hub.home.enrol("north")
+    with hub.open(threads=1), hub.line(north) as line:
+        watch = line.client.watch(WatchRequest())
+        assert next(watch).kind == "study_started"
+        with pytest.raises(ControlError, match="busy") as told:
+            line.client.beat(beat(hub.home.clock))
+        assert told.value.reason == "busy"
+        hub.board.tell("quick", kind="finished")
+        assert next(watch).kind == "finished"
+        watch.close()
 
 
 # --- the map of source ports ---

@@ -155,9 +155,9 @@ def test_many_protocols_come_in_several_answers(hub: Hub, monkeypatch: pytest.Mo
 
 
 def test_a_heartbeat_is_seen_in_memory_and_in_the_file(hub: Hub, tmp_path: Path) -> None:
-    approved = "ab" * 32
+    approved = hub.offer().sha256
     with hub.line(hub.home.enrol("north")) as line:
-        reply = line.client.beat(beat(hub.home.clock, approved=(approved,)))
+        reply = line.client.beat(beat(hub.home.clock, approved=(approved, "ab" * 32, approved)))
     assert (reply.time, reply.release, reply.notices) == (hub.home.clock(), RELEASE, ())
     sign = hub.roll.present()["north"]
     assert (sign.time, sign.trainer.up, sign.trainer.device, sign.approved, sign.words) == (
@@ -172,12 +172,12 @@ def test_the_roll_writes_news_alone_and_tries_again_after_a_full_disk(
 ) -> None:
     hub = Hub(tmp_path)
     member = hub.home.enrol("north").member
-    hub.roll.seen(member, beat(hub.home.clock))
+    hub.roll.seen(member, beat(hub.home.clock), offered=())
     hub.roll.write()
     (tmp_path / "present.json").unlink()
     hub.roll.write()
     assert not (tmp_path / "present.json").exists(), "nothing has changed"
-    hub.roll.seen(member, beat(hub.home.clock))
+    hub.roll.seen(member, beat(hub.home.clock), offered=())
 
     def full(*_: object) -> None:
         raise StorageError("no room")
@@ -253,6 +253,18 @@ def test_of_another_site_a_watch_tells_that_something_happened_and_nothing_more(
     assert (south.site, south.code, south.text, south.data) == ("south", "late", "", {})
     for own in (north, referee):
         assert (own.text, own.data) == ("its words", {"loss": 0.25})
+
+
+def test_numbers_that_json_does_not_have_and_long_texts_break_no_watch(hub: Hub) -> None:
+    hub.offer()
+    data = {"loss": float("nan"), "norm": float("inf"), "contributed": 3, "words": "x" * 5000}
+    hub.board.tell("quick", kind="alarm", text="y" * 5000, code="z" * 500, site="w" * 500, data=data)
+    with hub.line(hub.home.enrol("north")) as line:
+        watch = line.client.watch(WatchRequest())
+        event = next(watch)
+        watch.close()
+    assert event.data == {"loss": "nan", "norm": "inf", "contributed": 3.0, "words": "x" * 300}
+    assert (len(event.text), len(event.code), len(event.site or "")) == (1000, 60, 63)
 
 
 def test_a_watch_tells_nothing_of_studies_that_do_not_name_the_site(hub: Hub) -> None:

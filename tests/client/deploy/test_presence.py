@@ -1,0 +1,561 @@
+"""A courier's conversation with the coordinator, step by step and over real doors: whatever happens, it goes on."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.deploy.control import ControlLine
+from client.deploy.identity import SiteIdentity, Stage
+from client.deploy.inbox import Inbox
+from client.deploy.presence import Pace, Presence, Trainer, courier_log, courier_name
+from client.deploy.status import CourierStatus
+from shared_model.audit import Statement, verify
+from shared_model.certificates import Role, der
+from shared_model.control import MemberKey, TrainerState
+from shared_model.errors import (
+    AuditError,
+    ConfigError,
+    EnrolmentError,
+    MammoFedError,
+    StorageError,
+    TrainerError,
+)  # fmt: skip
+from shared_model.private_files import make_private_folder
+from shared_model.signed_protocol import Coordinator as Signer
+from shared_model.signing import SigningKey
+from tests.controlled import NAME, RELEASE, Diary, Hub
+from tests.enrolled import DAY, HANG_S, Clock, words
+
+OLD = 40 * DAY
+
+
+class Site:
+    """A site whose presence is stepped by hand, with a clock that goes when it is told to."""
+
+    def __init__(self, hub: Hub, identity: SiteIdentity, *, clock: Clock, trainer: Trainer | None = None) -> None:
+        self.hub, self.identity, self.clock, self.trainer = hub, identity, clock, trainer
+        self.folder = identity.folder.parent / f"{identity.settings.site}-courier"
+        make_private_folder(self.folder)
+        self.audit = courier_log(self.folder, identity.settings.site)
+        self.lines = 0
+        self.start()
+
+    def start(self, **options: Any) -> None:
+        self.presence = Presence(self.folder, self.identity, audit=self.audit, release=RELEASE, trainer=self.trainer,
+                                 clock=self.clock, line=self._line, **options)  # fmt: skip
+
+    def _line(self, identity: SiteIdentity, enrolling: bool) -> ControlLine:
+        self.lines += 1
+        return self.hub.line(identity, enrolling=enrolling)
+
+    def step(self, *, later: float = 0.0) -> CourierStatus:
+        self.clock.now += later
+        self.wait = self.presence.step()
+        return self.presence.status
+
+    def close(self) -> None:
+        self.presence.close()
+        self.audit.close()
+
+
+@dataclass
+class World:
+    """A coordinator and a site, both on one clock."""
+
+    hub: Hub
+    clock: Clock
+    north: Site
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def world(folder: Path, clock: Clock, *, enrolled: bool = True, trainer: Trainer | None = None,
+          role: Role = Role.SITE) -> World:  # fmt: skip
+    hub = Hub(folder, clock)
+    identity = (hub.home.enrol if enrolled else hub.home.begin)("north", role)
+    return World(hub, clock, Site(hub, identity, clock=clock, trainer=trainer))
+
+
+def written(site: Site) -> CourierStatus:
+    status = CourierStatus.read(site.folder / "status.json")
+    assert status is not None
+    return status
+
+
+# --- enrolment ---
+
+
+def test_a_site_enrols_by_itself_once_a_human_has_compared_the_words(tmp_path: Path, clock: Clock) -> None:
+    there = world(tmp_path, clock, enrolled=False)
+    hub, north = there.hub, there.north
+    with hub.open():
+        for _ in range(3):
+            assert "compare the six words" in north.step(later=5).words
+        hub.home.enrolment.confirm("north", north.identity.words(words))
+        assert north.step(later=5).words == "enrolled"
+        status = north.step(later=5)
+        north.close()
+    assert (status.words, status.connected, status.stage, status.coordinator) == ("connected", True, "ready", NAME)
+    assert Inbox(north.folder, site="north", release=RELEASE).coordinator == hub.signer
+    assert written(north) == status and (north.folder / "status.json").stat().st_mode & 0o777 == 0o600
+    assert hub.roll.present()["north"].release == RELEASE
+
+
+def test_an_invitation_that_is_no_good_is_said_and_asked_about_again(tmp_path: Path, clock: Clock) -> None:
+    there = world(tmp_path, clock, enrolled=False)
+    there.hub.home.enrolment.revoke("north")
+    with there.hub.open():
+        assert "ask the coordinator for a new one" in there.north.step().words
+        assert 0 < there.north.wait <= Pace().most_s
+    there.north.close()
+
+
+def test_another_signing_key_than_at_enrolment_is_refused_before_the_certificate(tmp_path: Path, clock: Clock) -> None:
+    clock.now -= OLD
+    there = world(tmp_path, clock)
+    hub, north = there.hub, there.north
+    north.presence.inbox.pin(hub.signer)
+    clock.now += 8 * DAY  # a renewal is due
+    before = north.identity.certificate()
+    hub.home.enrolment._coordinator = Signer.of(NAME, SigningKey.generate().public)
+    answer = hub.home.enrolment.answer(north.identity.request() or b"", peer=der(before))
+    with pytest.raises(EnrolmentError, match="another signing key"):
+        north.presence._accept(answer)
+    assert north.identity.certificate() == before and north.presence.inbox.coordinator == hub.signer
+    north.close()
+
+
+# --- being there ---
+
+
+def test_a_beat_every_few_seconds_over_one_connection(tmp_path: Path, clock: Clock) -> None:
+    there = world(tmp_path, clock)
+    with there.hub.open():
+        for _ in range(5):
+            assert there.north.step(later=5).words == "connected"
+            assert there.north.wait == Pace().beat_s
+            assert there.hub.roll.present()["north"].time == clock.now
+        assert there.north.lines == 1 and len(there.hub.home.reasons("admitted")) == 1
+        there.north.close()
+
+
+def test_what_the_site_decided_and_what_its_trainer_has_is_told(tmp_path: Path, clock: Clock) -> None:
+    decided: tuple[list[str], list[str]] = ([], [])
+    trainer = Trainer(state=lambda: TrainerState(up=True, device="cuda:0"), decided=lambda: decided)
+    there = world(tmp_path, clock, trainer=trainer)
+    decided[0].append(there.hub.offer("one").sha256)
+    decided[1].append(there.hub.offer("two").sha256)
+    with there.hub.open():
+        there.north.step()
+        there.north.close()
+    sign = there.hub.roll.present()["north"]
+    assert (sign.trainer.device, sign.approved, sign.declined) == ("cuda:0", tuple(decided[0]), tuple(decided[1]))
+
+
+def test_a_wrong_clock_is_in_the_status_by_name(tmp_path: Path) -> None:
+    hub_clock, clock = Clock(), Clock()
+    hub = Hub(tmp_path, hub_clock)
+    north = Site(hub, hub.home.enrol("north"), clock=clock)
+    with hub.open():
+        clock.now = hub_clock.now + 6
+        status = north.step()
+        assert "clock is wrong" in status.words and "6.0 s ahead" in status.words and not status.connected
+        clock.now = hub_clock.now + 2
+        status = north.step()
+        assert status.connected and status.clock_ahead == pytest.approx(2.0)
+        north.close()
+
+
+def test_an_outage_is_waited_out_and_the_waits_are_bounded(tmp_path: Path, clock: Clock) -> None:
+    there = world(tmp_path, clock)
+    hub, north = there.hub, there.north
+    with hub.open():
+        assert north.step().connected
+    waits = []
+    for _ in range(8):
+        status = north.step(later=60)
+        assert not status.connected and status.words
+        waits.append(north.wait)
+    assert all(0 < wait <= Pace().most_s for wait in waits) and waits[0] <= Pace().beat_s < max(waits)
+    assert written(north).connected is False
+    with hub.open(**hub.ports):
+        assert north.step(later=60).connected and north.wait == Pace().beat_s
+        north.close()
+
+
+def test_a_revoked_site_says_so_and_goes_on_asking(tmp_path: Path, clock: Clock) -> None:
+    there = world(tmp_path, clock)
+    with there.hub.open():
+        there.north.step()
+        there.hub.home.enrolment.revoke("north")
+        there.north.step(later=5)  # may see no more than that its connection was cut
+        for _ in range(2):
+            status = there.north.step(later=5)
+            assert "revoked" in status.words and "call the coordinator" in status.words
+        there.north.close()
+
+
+# --- three weeks, thirty-one days ---
+
+
+def test_after_three_weeks_offline_a_site_renews_by_itself(tmp_path: Path, clock: Clock) -> None:
+    """The certificate is from three weeks ago by every clock, also OpenSSL's; nobody does anything."""
+    clock.now -= 21 * DAY
+    there = world(tmp_path, clock)
+    old = there.north.identity.certificate()
+    with there.hub.open():
+        assert there.north.step().connected
+    for _ in range(20):
+        assert not there.north.step(later=DAY).connected
+    clock.now = time.time()
+    with there.hub.open(**there.hub.ports):
+        status = there.north.step()
+        assert status.connected and status.notices == ()
+        assert there.north.identity.certificate() != old
+        status = there.north.step(later=5)
+        assert (status.stage, status.connected) == (Stage.READY.value, True) and status.days_left > 29
+        there.north.close()
+
+
+def test_after_thirty_one_days_a_site_is_told_what_to_do_and_lives(tmp_path: Path, clock: Clock) -> None:
+    clock.now -= 31 * DAY
+    there = world(tmp_path, clock)
+    clock.now += 31 * DAY
+    with there.hub.open():
+        for _ in range(3):
+            status = there.north.step(later=60)
+            assert status.stage == Stage.EXPIRED.value and not status.connected
+            assert "ask the coordinator for a new invitation" in status.words
+            assert there.north.wait == Pace().most_s
+        assert there.hub.home.reasons("admitted") == [] and there.north.lines == 0, "nothing is sent"
+    there.north.close()
+
+
+def test_a_renewal_that_fails_is_a_notice_and_is_tried_again(tmp_path: Path, clock: Clock) -> None:
+    clock.now -= 9 * DAY
+    there = world(tmp_path, clock)
+    clock.now += 8 * DAY
+    enrolment, hub = there.hub.home.enrolment, there.hub
+    good = enrolment.answer
+
+    def full(*_: object, **__: object) -> bytes:
+        raise StorageError("no room")
+
+    with hub.open():
+        enrolment.answer = full  # type: ignore[method-assign]
+        status = there.north.step()
+        assert status.connected and "could not be renewed" in status.notices[0]
+        assert there.north.step(later=5).notices == (), "not with every beat"
+        enrolment.answer = good  # type: ignore[method-assign]
+        assert there.north.step(later=Pace().renew_s).connected
+        assert there.north.step(later=5).stage == "ready"
+        there.north.close()
+
+
+# --- protocols ---
+
+
+def test_signed_protocols_come_into_the_inbox(tmp_path: Path, clock: Clock) -> None:
+    there = world(tmp_path, clock)
+    hub, north = there.hub, there.north
+    north.presence.inbox.pin(hub.signer)
+    signed = [hub.offer("one"), hub.offer("two")]
+    south = hub.home.enrol("south")
+    with hub.open():
+        assert set(north.step().offered) == {one.sha256 for one in signed}
+        assert sorted(path.name for path in (north.folder / "inbox").iterdir()) == sorted(
+            f"{one.protocol.study}-{one.sha256[:16]}.json" for one in signed)  # fmt: skip
+        assert north.presence.inbox.protocols() == signed
+        assert north.presence.inbox.members() == (MemberKey(site="south", role=Role.SITE, node=south.node_spki),)
+        third = hub.offer("three")
+        assert len(north.step(later=5).offered) == 2, "not with every beat"
+        assert third.sha256 in north.step(later=Pace().documents_s).offered
+        assert len(north.presence.inbox.protocols()) == 3
+        north.close()
+
+
+@pytest.mark.parametrize("kind", ["another key", "another release", "not for us", "damaged"])
+def test_what_is_not_signed_for_us_by_our_coordinator_is_not_kept(tmp_path: Path, clock: Clock, kind: str) -> None:
+    there = world(tmp_path, clock)
+    hub, north = there.hub, there.north
+    north.presence.inbox.pin(hub.signer)
+    if kind == "another key":
+        hub.offer(key=SigningKey.generate())
+    elif kind == "another release":
+        hub.offer(release="9.9.9")
+    else:
+        hub.offer()
+    (offer,) = hub.board.offers
+    if kind == "damaged":
+        object.__setattr__(offer, "file", offer.file.replace(b'"seed": 0', b'"seed": 1'))
+    if kind == "not for us":
+        north.presence.inbox.site = "lakes"
+    with hub.open():
+        status = north.step()
+        assert status.connected and status.notices, "said, and all else goes on"
+        assert list((north.folder / "inbox").iterdir()) == []
+        assert north.step(later=Pace().documents_s).notices == (), "and it is not fetched again and again"
+        north.close()
+
+
+def test_a_site_that_does_not_know_its_coordinator_keeps_nothing(tmp_path: Path, clock: Clock) -> None:
+    there = world(tmp_path, clock)
+    there.hub.offer()
+    with there.hub.open():
+        assert "does not know the coordinator" in there.north.step().notices[0]
+        there.north.close()
+    assert not (there.north.folder / "inbox").exists()
+
+
+def test_an_evaluator_gets_every_protocol(tmp_path: Path, clock: Clock) -> None:
+    there = world(tmp_path, clock, role=Role.EVALUATOR)
+    there.north.presence.inbox.pin(there.hub.signer)
+    there.north.presence.inbox.site = ""
+    there.hub.offer()
+    with there.hub.open():
+        there.north.step()
+        there.north.close()
+    assert len(there.north.presence.inbox.protocols()) == 1
+
+
+def test_a_damaged_file_in_the_inbox_is_fetched_again(tmp_path: Path, clock: Clock) -> None:
+    there = world(tmp_path, clock)
+    there.north.presence.inbox.pin(there.hub.signer)
+    there.hub.offer()
+    with there.hub.open():
+        there.north.step()
+        (path,) = (there.north.folder / "inbox").iterdir()
+        path.write_bytes(path.read_bytes()[:-10])
+        assert there.north.presence.inbox.protocols() == []
+        there.north.step(later=Pace().documents_s)
+        assert len(there.north.presence.inbox.protocols()) == 1
+        there.north.close()
+
+
+def test_a_pin_that_is_damaged_is_said(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path, site="north", release=RELEASE)
+    signer = Signer.of(NAME, SigningKey.generate().public)
+    inbox.pin(None)
+    assert inbox.coordinator is None
+    inbox.pin(signer)
+    inbox.pin(signer)
+    (tmp_path / "coordinator.json").write_text("{}")
+    with pytest.raises(ConfigError, match="damaged"):
+        _ = inbox.coordinator
+    (tmp_path / "members.json").write_text("nonsense")
+    (tmp_path / "members.json").chmod(0o600)
+    assert inbox.members() == ()
+
+
+# --- audit logs ---
+
+
+class TrainerLog:
+    """A trainer's side of the exchange, as H2's `SiteRecord.exchange` does it."""
+
+    def __init__(self, folder: Path, hub: Hub) -> None:
+        self.diary = Diary(folder, "north", party="trainer")
+        self.hub, self.asked = hub, 0
+
+    def __call__(self, since: int, statement: str | None) -> Any:
+        self.asked += 1
+        audit = self.diary.audit
+        try:
+            return self._answer(audit, since, statement)
+        except AuditError as error:  # as `client.deploy.trainer_link` hands it on
+            raise TrainerError(str(error)) from None
+
+    def _answer(self, audit: Any, since: int, statement: str | None) -> Any:
+        if statement is not None:
+            audit.record(Statement.from_json(statement), owner=NAME, key=self.hub.key.public)
+
+        class Answer:
+            owner, key, log = audit.owner, audit.key.hex, audit.log
+            recorded = audit.witnessed(NAME)
+
+        answer = Answer()
+        answer.statement = audit.statement(since).to_json()  # type: ignore[attr-defined]
+        return answer
+
+
+def test_all_three_logs_witness_each_other_and_the_talk_ends(tmp_path: Path, clock: Clock) -> None:
+    there = world(tmp_path, clock)
+    hub, north = there.hub, there.north
+    north.presence.inbox.pin(hub.signer)
+    record = TrainerLog(tmp_path / "trainer", hub)
+    north.trainer = Trainer(state=lambda: TrainerState(up=True), audit=record)
+    north.start()
+    with hub.open():
+        hub.audit.append("round_closed", round=1)
+        record.diary.audit.append("round_trained", round=1)
+        north.audit.append("message_carried")
+        for _ in range(12):
+            assert north.step(later=5).notices == ()
+        lengths = [log.sequence for log in (hub.audit, north.audit, record.diary.audit)]
+        for _ in range(6):
+            north.step(later=5)
+        assert [log.sequence for log in (hub.audit, north.audit, record.diary.audit)] == lengths
+        assert hub.audit.witnessed("north") == record.diary.audit.sequence
+        assert hub.audit.witnessed(courier_name("north")) == north.audit.sequence
+        for log in (north.audit, record.diary.audit):
+            assert log.witnessed(NAME) >= hub.audit.news
+            assert verify(log.path, witnesses=[hub.audit.path]).covered == log.sequence
+        verify(hub.audit.path, witnesses=[north.audit.path, record.diary.audit.path])
+        north.close()
+    assert written(north).logs["trainer"].recorded > 0
+
+
+def test_the_trainer_is_not_asked_with_every_beat(tmp_path: Path, clock: Clock) -> None:
+    there = world(tmp_path, clock)
+    record = TrainerLog(tmp_path / "trainer", there.hub)
+    there.north.trainer = Trainer(state=lambda: TrainerState(up=True), audit=record)
+    there.north.start(pace=Pace(audit_s=1000.0))
+    with there.hub.open():
+        for _ in range(10):
+            there.north.step(later=5)
+        there.north.close()
+    assert record.asked <= 3
+
+
+def test_a_trainer_that_is_down_or_breaks_costs_no_heartbeat(tmp_path: Path, clock: Clock) -> None:
+    def gone(since: int, statement: str | None) -> Any:
+        raise TrainerError("trainer of north cannot be reached")
+
+    there = world(tmp_path, clock, trainer=Trainer(state=lambda: TrainerState(up=True), audit=gone))
+    with there.hub.open():
+        status = there.north.step()
+        assert status.connected and "cannot be reached" in status.notices[0]
+        there.north.close()
+
+
+@pytest.mark.parametrize("party", ["courier", "trainer"])
+def test_a_log_that_was_cut_at_the_site_reaches_the_coordinator_as_an_alarm(
+    tmp_path: Path, clock: Clock, party: str
+) -> None:
+    there = world(tmp_path, clock)
+    hub, north = there.hub, there.north
+    record = TrainerLog(tmp_path / "trainer", hub)
+    north.trainer = Trainer(state=lambda: TrainerState(up=True), audit=record)
+    north.start()
+    for log in (north.audit, record.diary.audit):
+        for number in range(3):
+            log.append("round_trained", round=number)
+    with hub.open():
+        for _ in range(5):
+            north.step(later=Pace().audit_s)
+        assert hub.alarms == []
+        log = north.audit if party == "courier" else record.diary.audit
+        log.close()
+        lines = log.path.read_bytes().splitlines(keepends=True)
+        log.path.write_bytes(b"".join(lines[:-2]))
+        if party == "courier":
+            north.audit = courier_log(north.folder, "north")
+            north.presence._audit = north.audit
+        else:
+            record.diary = Diary(tmp_path / "trainer", "north", party="trainer", key=record.diary.key)
+        for _ in range(3):
+            north.step(later=Pace().audit_s)
+        assert [site for site, _ in hub.alarms] == ["north"] and "shorter" in hub.alarms[0][1]
+        north.close()
+
+
+def test_a_rewritten_log_of_the_coordinator_is_said_at_the_site(tmp_path: Path, clock: Clock) -> None:
+    there = world(tmp_path, clock)
+    hub, north = there.hub, there.north
+    north.presence.inbox.pin(hub.signer)
+    with hub.open():
+        hub.audit.append("round_closed", round=1)
+        for _ in range(3):
+            north.step(later=5)
+    hub.audit.close()
+    hub.audit.path.unlink()
+    again = type(hub.audit)(hub.audit.path, owner=NAME, key=hub.key, clock=clock)
+    for number in range(20):
+        again.append("round_closed", round=number)
+    hub.audit = again
+    with hub.open(**hub.ports):
+        for _ in range(3):
+            status = north.step(later=60)
+        assert any("audit log" in notice and NAME in notice for notice in status.notices)
+        assert north.audit.refuses(NAME)
+        north.close()
+
+
+# --- threads ---
+
+
+def test_it_runs_by_itself_follows_studies_and_ends_at_once(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, time.time)
+    identity = hub.home.enrol("north")
+    north = Site(hub, identity, clock=time.time)  # type: ignore[arg-type]
+    hub.offer()
+    hub.board.tell("quick", kind="round_opened", round=1)
+    north.start(pace=Pace(beat_s=0.05))
+    with hub.open():
+        with north.presence:
+            _until(lambda: north.presence.status.studies.get("quick") is not None)
+            hub.board.tell("quick", kind="finished", round=1, text="done\x1b[2J")
+            _until(lambda: north.presence.status.studies["quick"].ended)
+            study = north.presence.status.studies["quick"]
+            assert (study.number, study.words) == (2, "finished done?[2J")
+        assert not any(thread.is_alive() for thread in north.presence._threads)
+    assert not [thread for thread in threading.enumerate() if thread.name in ("presence", "control-line")]
+    north.audit.close()
+
+
+def test_it_ends_at_once_also_when_nobody_answers(tmp_path: Path, clock: Clock) -> None:
+    there = world(tmp_path, clock)
+    with there.hub.open():
+        pass
+    with there.north.presence:
+        _until(lambda: there.north.presence.status.words != "starting")
+    assert not any(thread.is_alive() for thread in there.north.presence._threads)
+    there.north.audit.close()
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + HANG_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# --- status.json ---
+
+
+def test_a_status_is_absent_whole_or_said_to_be_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    assert CourierStatus.read(path) is None
+    path.write_text(json.dumps({"site": "north"}))
+    path.chmod(0o600)
+    with pytest.raises(StorageError, match="damaged"):
+        CourierStatus.read(path)
+    status = CourierStatus(site="north", time=1000.0, stage="ready", words="connected")
+    assert not status.is_stale(1100.0) and status.is_stale(1121.0) and status.is_stale(999.0)
+
+
+def test_names_of_courier_logs_fit_and_no_site_is_called_so(tmp_path: Path) -> None:
+    assert courier_name("north") == "north-courier" and len(courier_name("x" * 63)) == 63
+    with pytest.raises(EnrolmentError, match="not a name"):
+        Hub(tmp_path).home.begin("north-courier")
+
+
+def test_a_courier_s_log_is_opened_again_with_its_key(tmp_path: Path) -> None:
+    first = courier_log(tmp_path, "north")
+    first.close()
+    assert courier_log(tmp_path, "north").key == first.key
+    (tmp_path / "audit.jsonl").write_text("nonsense\n")
+    with pytest.raises(MammoFedError):
+        courier_log(tmp_path, "north")
+    assert issubclass(AuditError, MammoFedError)
