@@ -4,7 +4,8 @@ Flower starts it, ships it, and may start a fresh process for every message, so 
 the patients, the model and the privacy ledger are the trainer's, on the other side of a Unix socket that only typed,
 bounded messages cross. Layout of a Flower message here: `content["message"]` is a ConfigRecord `{"json": fields}`,
 where a coordinator signs also `envelope` (bytes, which pass through unread), `content["arrays"]` an ArrayRecord of
-float32 tensors (absent when there are none). The site's own node configuration gives `trainer-socket` and `site`.
+one or two blocks of packed tensors (:mod:`shared_model.tensors`; absent when there are none). The site's own node
+configuration gives `trainer-socket` and `site`.
 """
 
 from __future__ import annotations
@@ -12,19 +13,17 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from numpy.typing import NDArray
 
 from client.trainer.client import call
 from shared_model.errors import ConfigError, MammoFedError, MessageError, TrainerError
-from shared_model.messages import MAX_FRAME_BYTES, ErrorReply, Frame, decode, encode, parse_message
-from shared_model.npy import read_header
+from shared_model.messages import ErrorReply, Frame, decode, encode, parse_message
+from shared_model.tensors import pack_parts, unpack_parts
 
 MESSAGE, ARRAYS, JSON, ENVELOPE = "message", "arrays", "json", "envelope"
 SOCKET_KEY, SITE_KEY = "trainer-socket", "site"
-MAX_TENSORS = 10_000
+BLOCK = "mammofed.tensors"
 # A trainer that was killed is back within some seconds (its supervisor, the import of torch). Without waiting for it,
 # all attempts of a round would be used up before that: a shim that fails, fails at once.
 PATIENCE_S = 30.0
@@ -101,9 +100,8 @@ def frame_of(content: RecordDict) -> Frame:
         raise MessageError("no MammoFed message: its envelope is of a wrong type", found=type(envelope).__name__,
                            expected="bytes")  # fmt: skip
     record = content.array_records.get(ARRAYS, ArrayRecord())
-    if len(record) > MAX_TENSORS or sum(len(array.data) for array in record.values()) > MAX_FRAME_BYTES:
-        raise MessageError("message is too large", found=f"{len(record)} tensors", expected=f"{MAX_FRAME_BYTES} bytes")
-    return Frame(parse_message(text), {name: _tensor(name, array) for name, array in record.items()}, envelope)
+    arrays = unpack_parts({part: array.data for part, array in record.items()})
+    return Frame(parse_message(text), arrays, envelope)
 
 
 def content_of(frame: Frame) -> RecordDict:
@@ -113,26 +111,13 @@ def content_of(frame: Frame) -> RecordDict:
         fields[ENVELOPE] = frame.envelope
     content = RecordDict({MESSAGE: fields})
     if frame.arrays:
-        content[ARRAYS] = ArrayRecord({name: Array(np.asarray(array)) for name, array in frame.arrays.items()})
+        content[ARRAYS] = ArrayRecord({part: block(data) for part, data in pack_parts(frame.arrays).items()})
     return content
 
 
-def _tensor(name: str, array: Array) -> NDArray[np.float32]:
-    """The float32 values of a Flower array, in C order.
-
-    Flower's own `Array.numpy` lets `numpy.load` allocate what the header claims; here the claim is first compared with
-    the bytes that are there. Format: numpy/lib/format.py, version 1.0, as `Array` writes it.
-    """
-    try:
-        header = read_header(array.data)
-    except ValueError:
-        raise MessageError(f"tensor {name[:80]} is damaged") from None
-    values = memoryview(array.data)[header.offset :]
-    if header.dtype != np.dtype("<f4") or header.size * 4 != len(values):
-        found = f"{header.dtype}, {len(values)} bytes"
-        raise MessageError(f"tensor {name[:80]} is damaged or of a wrong type", found=found,
-                           expected=f"float32, {header.size * 4} bytes")  # fmt: skip
-    return np.frombuffer(values, dtype="<f4").reshape(header.shape, order="F" if header.fortran else "C")
+def block(data: bytes) -> Array:
+    """A Flower array that is a block of packed tensors."""
+    return Array("uint8", (len(data),), BLOCK, data)
 
 
 def _node(context: Context) -> tuple[Path, str]:

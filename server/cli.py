@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from server.deploy.nginx_cli import nginx
 from server.doctor_cli import doctor
 
 if TYPE_CHECKING:
@@ -227,6 +228,7 @@ def serve(home: Path) -> None:
 
 
 server.add_command(doctor)
+server.add_command(nginx)
 
 
 def _open(home: Path) -> CoordinatorHome:

@@ -18,6 +18,7 @@ from pathlib import Path
 from cryptography import x509
 
 from server.deploy.home import CoordinatorHome
+from server.deploy.nginx import runs
 from server.enrolment.registry import Enrolled, Issued, MemberState
 from shared_model.audit import verify
 from shared_model.certificates import enrolling_context
@@ -42,6 +43,7 @@ DAY_S = 86400.0
 CA_UNEASY_DAYS = 365.0  # every site enrols again with a new one
 SERVER_UNEASY_DAYS = 30.0  # `serve` makes it anew below 60, whenever it starts
 MEMBER_UNEASY_DAYS = 7.0  # a site renews below 23
+CRL_UNEASY_DAYS = 4.0  # of seven
 PROGRAMS = ("flower-superlink", "flower-superexec", "flwr")
 _LISTENS = "0A"  # TCP_LISTEN in /proc/net/tcp (Linux, include/net/tcp_states.h)
 
@@ -74,6 +76,7 @@ def examine(home: CoordinatorHome, *, now: Callable[[], float] = time.time) -> D
                               ("enrol_door", "Door for enrolment", settings.enrol_port)):  # fmt: skip
         checks += examined(name, title, lambda n=name, t=title, p=port: door(  # type: ignore[misc]
             look(home, p, now()), name=n, title=t, port=p))  # fmt: skip
+    checks += examined("nginx", "nginx", lambda: nginx(home, now()))
     checks += examined("signing_key", "Signing key", lambda: signing_key(home))
     checks += examined("members", "Members", lambda: members_of(home, now()))
     checks += examined("audit", "Audit log", lambda: audit(home))
@@ -154,6 +157,26 @@ def door(seen: Seen | None, *, name: str, title: str, port: int) -> Check:
         return red(name, title, f"it speaks {seen.tls}", to_do="whatever stands there, only TLS 1.3 is to be offered")
     return days_left(seen.days, name=name, title=title, what=f"port {port} speaks {seen.tls}; its certificate",
                      amber_below=SERVER_UNEASY_DAYS, to_do="restart `mammofed server serve`: it makes another")
+
+
+def nginx(home: CoordinatorHome, now: float) -> list[Check]:
+    """nginx in the gateway's place, where it was asked for: it runs, and its list of revocations is fresh.
+
+    Raises:
+        StorageError: the list is absent.
+    """
+    folder = home.folder / "nginx"
+    if not (folder / "nginx.conf").exists():
+        return []
+    ends = x509.load_pem_x509_crl(read_private(folder / "crl.pem")).next_update_utc
+    assert ends is not None, "ours have one"
+    fresh = days_left((ends.timestamp() - now) / DAY_S, name="crl", title="nginx", what="its revocation list",
+                      amber_below=CRL_UNEASY_DAYS, to_do="start `mammofed server serve`, which writes it each day: "
+                      "once it has run out, nginx admits nobody")  # fmt: skip
+    if runs(folder / "nginx.pid") is None:
+        return [fresh, amber("nginx", "nginx", "it does not run", to_do="start it with the home's nginx/nginx.conf",
+                             local=f"nginx -c {folder / 'nginx.conf'}")]  # fmt: skip
+    return [fresh, green("nginx", "nginx", "it runs")]
 
 
 def authority(home: CoordinatorHome, now: float) -> Check:

@@ -16,21 +16,20 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from shared_model.errors import MessageError
+from shared_model.tensors import CORRECTION as CORRECTION
+from shared_model.tensors import MAX_TENSOR_BYTES, load
+from shared_model.tensors import Arrays as Arrays
 
 MAX_HEADER_BYTES = 1 << 20
-MAX_FRAME_BYTES = 128 << 20  # Flower with SQLite fails somewhere between 200 and 400 MB (research/flower.md, 4.5)
+MAX_FRAME_BYTES = MAX_TENSOR_BYTES
 MAX_REPORT_BYTES = 8 << 20
 MAX_ENVELOPE_BYTES = 16 << 10
 MAX_STATEMENT_CHARS = 384 << 10  # shared_model.audit.heads.MAX_STATEMENT_BYTES fits (a test says so)
 CHUNK_BYTES = 1 << 20
-CORRECTION = "correction."  # prefix of the tensors beside the weights that SCAFFOLD sends
 
-Arrays = Mapping[str, NDArray[np.float32]]
 Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
 OptionalSha256 = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 SiteName = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
@@ -257,13 +256,7 @@ def decode(data: bytes) -> Frame:
     """
     metadata = _metadata(data)
     message, envelope = parse_message(metadata[_FIELDS]), metadata.get(_ENVELOPE)
-    try:
-        arrays = load_safetensors(data)
-    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise MessageError(f"message is damaged: {type(error).__name__}") from None
-    for name, array in arrays.items():
-        if array.dtype != np.float32:
-            raise MessageError("tensor of a wrong type", found=f"{name[:80]}: {array.dtype}", expected="float32")
+    arrays = load(data)
     return Frame(message, arrays, None if envelope is None else envelope.encode("ascii"))
 
 

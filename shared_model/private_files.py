@@ -1,4 +1,8 @@
-"""Files for their owner alone, there whole or not at all: keys, certificates, registries, films; used at both ends."""
+"""Files for their owner alone, there whole or not at all: keys, certificates, registries, films; used at both ends.
+
+What root writes into a folder belongs to the folder's owner: an administrator who approves a study as root leaves a
+file that the trainer's user can read.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +24,12 @@ def make_private_folder(path: Path) -> None:
         StorageError: the disk refuses.
     """
     try:
+        new = not path.exists()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
+        if new and os.geteuid() == 0:
+            owner = path.parent.stat()
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
         sync_folder(path.parent)
     except OSError as error:
         raise _refused(path, error) from None
@@ -41,6 +49,9 @@ def write_private(path: Path, data: bytes, *, spool: Path | None = None) -> None
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
+            if os.geteuid() == 0:
+                owner = path.parent.stat()
+                os.fchown(stream.fileno(), owner.st_uid, owner.st_gid)
             os.fsync(stream.fileno())
         partial.replace(path)
         sync_folder(path.parent)

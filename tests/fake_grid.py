@@ -19,6 +19,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity  # private to Flower: Message() reads it outside of its processes
 from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from shared_model.messages import (
     Arrays,
@@ -36,6 +37,7 @@ from shared_model.messages import (
     weights_sha256,
 )
 from shared_model.protocol import Protocol
+from shared_model.tensors import split_parts, unpack_parts
 
 Weights = dict[str, NDArray[np.float32]]
 SITES = ("ash", "birch", "cedar", "dogwood")
@@ -282,7 +284,7 @@ class FakeGrid(Grid):
         content = copy.deepcopy(message.content)
         arrays = content.array_records.get("arrays", ArrayRecord())
         request = Frame(parse_message(str(content.config_records["message"]["json"])),
-                        {name: array.numpy() for name, array in arrays.items()})  # fmt: skip
+                        unpack_parts({part: array.data for part, array in arrays.items()}))  # fmt: skip
         reply: Frame | Error | None = party.handle(request)
         fault = party.faults.get(getattr(request.message, "round", 0))
         if fault is not None:
@@ -314,7 +316,9 @@ class FakeGrid(Grid):
 def content_of(frame: Frame) -> RecordDict:
     content = RecordDict({"message": ConfigRecord({"json": frame.message.model_dump_json()})})
     if frame.arrays:
-        content["arrays"] = ArrayRecord({name: Array(np.asarray(array)) for name, array in frame.arrays.items()})
+        arrays = {name: np.asarray(array, order="C") for name, array in frame.arrays.items()}  # of any type
+        parts = {part: save(tensors) for part, tensors in split_parts(arrays).items()}
+        content["arrays"] = ArrayRecord({part: Array("uint8", (len(d),), "x", d) for part, d in parts.items()})
     return content
 
 

@@ -24,14 +24,15 @@ MAY_IMPORT = {
 }  # fmt: skip
 # Flower stays behind one adapter a side and the local engine.
 FLOWER = ("client/app.py", "client/gate.py", "server/app.py", "server/aggregation/", "simulations/engine/",
-          "simulations/benchmarks/peers/flower_app/")
+          "simulations/benchmarks/peers/flower_app/", "simulations/benchmarks/deployment/plain_app/")
 # What starts often, or never needs a model, must not pay for torch (4 to 5 CPU-seconds).
 WITHOUT_TORCH = ("mammofed.py", "client/app.py", "client/app/", "client/trainer/client.py", "client/trainer/config.py",
                  "client/deploy/", "shared_model/certificates.py", "shared_model/enrolment.py", "server/",
                  "shared_model/errors.py", "shared_model/messages.py", "shared_model/protocol.py",
                  "shared_model/contract/", "shared_model/imaging/", "shared_model/audit/", "shared_model/signing.py",
                  "shared_model/fingerprint.py", "shared_model/signed_protocol.py", "shared_model/signed_request.py",
-                 "simulations/cli.py", "simulations/launch.py", "simulations/live.py")  # fmt: skip
+                 "simulations/cli.py", "simulations/launch.py", "simulations/live.py",
+                 "simulations/proposal.py", "shared_model/tensors.py", "shared_model/proposal.py")  # fmt: skip
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "yaml.load", "yaml.unsafe_load", "os.system"}
 FORBIDDEN_METHODS = {"extractall", "unsafe_load", "full_load"}
@@ -98,6 +99,7 @@ def test_light_parts_do_not_name_torch() -> None:
     ["mammofed simulations.cli simulations.launch simulations.forecast.command", "client.app client.trainer.client",
      "shared_model.contract", "shared_model.audit.cli shared_model.signed_protocol shared_model.signed_request",
      "client.deploy.presence server.control.server server.enrolment.gateway server.enrolment.enrol_door",
+     "client.deploy.doctor client.deploy.doctor_cli server.doctor shared_model.bundle.make",
      "server.app server.rounds.loop server.rounds.summary server.reporting server.cli", "shared_model.imaging"],
 )  # fmt: skip
 def test_light_parts_do_not_load_torch_by_a_detour(modules: str) -> None:
@@ -156,7 +158,7 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 def shipped_data() -> list[str]:
-    kinds = (".yaml", ".json", ".safetensors", ".j2", ".txt")
+    kinds = (".yaml", ".json", ".safetensors", ".j2", ".txt", ".service", ".timer", ".conf")
     files = [path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in kinds]
     return sorted(path.relative_to(ROOT).as_posix() for path in files)
 

@@ -145,7 +145,8 @@ def decline(home: Path, study: str) -> None:
 @HOME
 @click.option("--only", type=click.Choice(["courier", "trainer"]), help="One role, for a user of its own.")
 @PROXY
-def join(home: Path, only: str | None, proxy: str | None) -> None:
+@click.option("--group", help="Group that reaches the trainer's socket, where the courier is another user.")
+def join(home: Path, only: str | None, proxy: str | None, group: str | None) -> None:
     """Run this site's trainer and courier in the foreground. A service for systemd; Ctrl-C ends it.
 
     Example:  mammofed site join site
@@ -153,7 +154,7 @@ def join(home: Path, only: str | None, proxy: str | None) -> None:
     from client.deploy.join import run
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    run(_open(home), only=only, proxy=_proxy(proxy))
+    run(_open(home), only=only, proxy=_proxy(proxy), group=group)
 
 
 @click.command()

@@ -22,6 +22,7 @@ from client.deploy.proxy import Proxy
 from client.deploy.tunnel import Tunnel
 from client.trainer.client import call
 from client.trainer.config import SiteConfig
+from shared_model.audit import verify
 from shared_model.doctor import Check, Diagnosis, Level, examined
 from shared_model.doctor.check import amber, failed, green, red
 from shared_model.doctor.machine import (
@@ -63,6 +64,9 @@ def examine(home: SiteHome, *, proxy: Proxy | None = None, now: Callable[[], flo
     protocols, found = _protocols_of(config)
     checks += found
     checks += _line_of(identity, proxy, protocols, now)
+    for path, what in ((home.courier / "audit.jsonl", "the courier's"), (home.state / "audit.jsonl", "the trainer's")):
+        if path.exists():
+            checks += examined("audit", "Audit log", functools.partial(audit, path, what))
     if config is not None:
         checks += _trainer_of(home, config, protocols)
     who = identity.settings.site if identity else "a site"
@@ -87,6 +91,19 @@ def programs(find: Callable[[str], str | None]) -> Check:
         return red("programs", "Flower's programs", f"not found: {', '.join(absent)}",
                    to_do="install the release again, and run doctor with that installation's `mammofed`")  # fmt: skip
     return green("programs", "Flower's programs", "flower-supernode and flower-superexec are installed")
+
+
+def audit(path: Path, what: str) -> Check:
+    """An audit log, line by line.
+
+    Raises:
+        AuditError, SignatureError, StorageError: changed, cut or unreadable.
+    """
+    found = verify(path)
+    if found.refusals:
+        return red("audit", "Audit log", f"{what}: {found.refusals} rewritten logs of the coordinator were refused",
+                   to_do="read its entries `head_refused` and call the coordinator: its history was changed")
+    return green("audit", "Audit log", f"{what}: whole and in order, {found.entries} entries")
 
 
 # --- coordinator ---
@@ -165,13 +182,14 @@ def releases(here: str, there: object) -> Check:
 
 def round_time(line: Line, protocols: Sequence[Protocol]) -> list[Check]:
     """Seconds that one round spends on this line: weights down, update up, and Flower's polling; without training."""
-    if line.up is None or line.down is None:
+    if line.up is None:
         return []
+    down = line.down or line.up
     title, checks = "Round", []
     asked = [(p.study, p.model.size, p.federation.deadline_s) for p in protocols] or [("the largest model", "full", 0)]
     for study, size, deadline_s in asked:
         bytes_ = MODEL_BYTES[size]
-        seconds = bytes_ / line.down + bytes_ / line.up + POLL_S
+        seconds = bytes_ / down + bytes_ / line.up + POLL_S
         words = (f"{study}: {bytes_ / 1e6:.1f} MB each way take {seconds:.0f} s a round on this line (with Flower's "
                  "polling, without training)")  # fmt: skip
         to_do = "ask the network team for a faster line out, or the coordinator for a longer deadline"

@@ -3,7 +3,8 @@
     <home>/policy.yaml    what this hospital allows, and where its cohort is; the administrator's, read at every start
     <home>/identity/      the courier's: keys and certificate (`client.deploy.identity`)
     <home>/courier/       the courier's: signing key, audit log, inbox/ of protocols, status.json, Flower's home
-    <home>/trainer/       the trainer's: approved protocols/, state/ (ledger, replies, audit log), coordinator.json
+    <home>/trainer/       the trainer's: approved protocols/, state/ (ledger, replies, audit log), coordinator.json,
+                          party.json (name and role)
     <home>/run/           the socket between the two
 
 On a machine of its own each role has its user (`client/deploy/units`); for one user all of it is 0700.
@@ -61,7 +62,7 @@ class Policy(BaseModel):
     private_only: bool
     epsilon_limit: Annotated[float, Field(ge=0)] | None
     delta_limit: Annotated[float, Field(gt=0, lt=1)] | None
-    salt: Annotated[str, Field(min_length=16, max_length=200)]
+    salt: Annotated[str, Field(min_length=1, max_length=200)]
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
 
     def to_yaml(self) -> str:
@@ -88,6 +89,15 @@ class Policy(BaseModel):
         except ValidationError as error:
             faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'policy'}: {e['msg']}" for e in error.errors())
             raise ConfigError(f"{path} is no valid policy: {faults}", remedy="correct the named fields") from None
+
+
+class Party(BaseModel):
+    """party.json: who this trainer is in the consortium."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    site: str
+    role: Role
 
 
 @dataclass(frozen=True)
@@ -185,7 +195,11 @@ class SiteHome:
         return _coordinator(self.trainer / "coordinator.json")
 
     def trust(self, coordinator: Coordinator) -> None:
-        """Take this coordinator's signatures from now on."""
+        """Take this coordinator's signatures from now on. With it the trainer learns who it is: where the roles are
+        users of their own, it cannot read the courier's files."""
+        settings = self.identity().settings
+        party = Party(site=settings.site, role=settings.role)
+        write_private(self.trainer / "party.json", party.model_dump_json().encode())
         write_private(self.trainer / "coordinator.json", coordinator.model_dump_json().encode())
 
     def trainer_config(self) -> SiteConfig:
@@ -200,18 +214,28 @@ class SiteHome:
                               remedy="`mammofed site review`, then `mammofed site approve`")  # fmt: skip
         return self.config_for(coordinator)
 
+    def _party(self) -> Party:
+        """Who this is: as the trainer was told, or before the first approval as the courier's files say."""
+        path = self.trainer / "party.json"
+        if not path.exists():
+            settings = self.identity().settings
+            return Party(site=settings.site, role=settings.role)
+        try:
+            return Party.model_validate_json(read_private(path))
+        except ValidationError:
+            raise ConfigError(f"{path} is damaged", remedy="approve the study again") from None
+
     def config_for(self, coordinator: Coordinator | None) -> SiteConfig:
         """What the trainer would be configured with; for doctor, before anything was approved.
 
         Raises:
             ConfigError: the policy is wrong.
         """
-        policy = Policy.read(self.policy_file)
-        settings = self.identity().settings
-        role: Literal["site", "evaluator"] = "site" if settings.role is Role.SITE else "evaluator"
+        policy, party = Policy.read(self.policy_file), self._party()
+        role: Literal["site", "evaluator"] = "site" if party.role is Role.SITE else "evaluator"
         rest = "train" if role == "site" else "selection"
         return SiteConfig(
-            site=settings.site, role=role, coordinator=coordinator, cohort=policy.cohort, state=self.state.resolve(),
+            site=party.site, role=role, coordinator=coordinator, cohort=policy.cohort, state=self.state.resolve(),
             protocols=self.protocols.resolve(), device=policy.device, salt=policy.salt,
             fractions={rest: 1.0 - policy.test_fraction, "test": policy.test_fraction},
             epsilon_limit=policy.epsilon_limit, delta_limit=policy.delta_limit, private_only=policy.private_only,

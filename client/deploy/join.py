@@ -41,8 +41,8 @@ log = logging.getLogger("mammofed.site")
 class TrainerSide:
     """The trainer's service, started once something was approved; it finds later approvals by itself."""
 
-    def __init__(self, home: SiteHome, supervisor: Supervisor) -> None:
-        self._home, self._supervisor = home, supervisor
+    def __init__(self, home: SiteHome, supervisor: Supervisor, *, group: str | None = None) -> None:
+        self._home, self._supervisor, self._group = home, supervisor, group
         self._config = home.trainer / "trainer.json"
         self._running, self._fault = "", ""
 
@@ -58,9 +58,12 @@ class TrainerSide:
                 self._fault = str(error)
             return
         write_private(self._config, text.encode())
-        make_private_folder(self._home.socket.parent)
-        command = [sys.executable, "-P", "-m", "client.trainer.server", "--socket", str(self._home.socket),
-                   str(self._config)]  # fmt: skip
+        command = [sys.executable, "-P", "-m", "client.trainer.server", "--socket", str(self._home.socket)]
+        if self._group is None:
+            make_private_folder(self._home.socket.parent)
+        else:  # the folder lets others through (client/deploy/units); the socket in it is for this group
+            command += ["--group", self._group]
+        command.append(str(self._config))
         self._supervisor.add(Service(
             name=TRAINER, command=command, environment=trainer_environment(), folder=self._home.trainer,
             log=self._home.trainer / "logs" / "trainer.log",
@@ -120,23 +123,26 @@ def trainer_environment() -> Mapping[str, str]:
     }  # fmt: skip
 
 
-async def join(home: SiteHome, end: asyncio.Event, *, only: str | None, proxy: Proxy | None) -> None:
+async def join(
+    home: SiteHome, end: asyncio.Event, *, only: str | None, proxy: Proxy | None, group: str | None = None
+) -> None:
     """Run the site's side until `end` is set.
 
     Args:
         only: `courier` or `trainer`; None: both.
+        group: whose members reach the trainer's socket; None: this user only.
 
     Raises:
         ConfigError: a port or socket cannot be used. StorageError: the disk refuses.
     """
     with contextlib.ExitStack() as stack:
         supervisor = stack.enter_context(
-            Supervisor(state=home.folder / "run" / f"{only or 'site'}.json",
+            Supervisor(state=(home.trainer if only == "trainer" else home.courier) / "services.json",
                        report=lambda name, words: log.info("%s %s", name, words))
         )  # fmt: skip
         steps: list[TrainerSide | CourierSide] = []
         if only != "courier":
-            steps.append(TrainerSide(home, supervisor))
+            steps.append(TrainerSide(home, supervisor, group=group))
         async with _courier(home, supervisor, proxy=proxy) if only != "trainer" else _nobody() as courier:
             steps += [courier] if courier else []
             while not end.is_set():
@@ -169,7 +175,7 @@ async def _nobody() -> AsyncIterator[None]:
     yield None
 
 
-def run(home: SiteHome, *, only: str | None, proxy: Proxy | None) -> None:
+def run(home: SiteHome, *, only: str | None, proxy: Proxy | None, group: str | None = None) -> None:
     """Keep the site's side running until SIGTERM or SIGINT."""
     if only not in (None, "courier", "trainer"):
         raise ConfigError("there is no such role here", found=only, expected="courier | trainer")
@@ -178,7 +184,7 @@ def run(home: SiteHome, *, only: str | None, proxy: Proxy | None) -> None:
         end, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end.set)
-        await join(home, end, only=only, proxy=proxy)
+        await join(home, end, only=only, proxy=proxy, group=group)
 
     asyncio.run(until_told())
 

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import ssl
 import stat
@@ -33,6 +34,8 @@ from shared_model.errors import CertificateError, ConfigError, MammoFedError, Tu
 
 CHUNK = 1 << 16
 _REFUSED = f"HTTP/1.1 403 {REFUSED}".encode("ascii")
+_NGINX_REASON = re.compile(rb"\r\nMammoFed-Reason: ([a-z_]+)\r\n", re.IGNORECASE)
+"""nginx in the gateway's place cannot choose its reason phrase and says it in a header."""
 _UNUSED = "not used yet"
 _ALERTS = {
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "expired", "TLSV1_ALERT_CERTIFICATE_EXPIRED": "expired",
@@ -296,6 +299,9 @@ class Tunnel:
         Raises:
             CertificateError: refused, with the coordinator's reason.
         """
+        if data.startswith(b"HTTP/1.1 403") and (said := _NGINX_REASON.search(data)):
+            reason = said[1].decode("ascii")
+            raise _refused(reason if reason in REFUSALS else "unknown")
         if data.startswith(_REFUSED):
             reason = data[len(_REFUSED):].partition(b"\r")[0].decode("ascii", "replace")  # fmt: skip
             raise _refused(reason if reason in REFUSALS else "unknown")

@@ -1,10 +1,11 @@
 """The coordinator's one adapter to Flower: typed frames out, typed frames back. Called by the round loop.
 
-Layout of a message's content, in both directions (the courier's shim has the same): an ArrayRecord `arrays` with the
-tensors and a ConfigRecord `message` whose entry `json` holds the fields. Where the coordinator signs, the entry
-`envelope` beside it holds its signature over the request, for each site its own. Strategies may add entries of their
-own beside `json` (server-round, proximal-mu); nobody reads them. Replies are matched by the id of the request alone:
-Flower reports a lost node with its own node id as sender, so the sender proves nothing.
+Layout of a message's content, in both directions (the courier's shim has the same): an ArrayRecord `arrays` with one or
+two blocks of packed tensors (:mod:`shared_model.tensors`) and a ConfigRecord `message` whose entry `json` holds the
+fields. Where the coordinator signs, the entry `envelope` beside it holds its signature over the request, for each site
+its own. Strategies have each tensor as an array of its own, and may add entries beside `json` (server-round,
+proximal-mu) that nobody reads. Replies are matched by the id of the request alone: Flower reports a lost node with its
+own node id as sender, so the sender proves nothing.
 """
 
 from __future__ import annotations
@@ -16,11 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from numpy.typing import NDArray
 
 from shared_model.errors import MessageError
 from shared_model.messages import (
-    MAX_FRAME_BYTES,
     MAX_HEADER_BYTES,
     MAX_REPORT_BYTES,
     Arrays,
@@ -30,15 +29,14 @@ from shared_model.messages import (
     TrainRequest,
     parse_message,
 )
-from shared_model.npy import read_header
+from shared_model.tensors import pack, split_parts, unpack_parts
 
 __all__ = [
-    "ARRAYS", "MESSAGE", "Answer", "Exchange", "Grid", "Signer", "array_record", "arrays_of", "quiet_flower",
-    "request_config",
+    "ARRAYS", "MESSAGE", "Answer", "Exchange", "Grid", "Signer", "array_record", "quiet_flower", "request_config",
 ]  # fmt: skip
 
 ARRAYS, MESSAGE, FIELDS, ENVELOPE = "arrays", "message", "json", "envelope"
-MAX_TENSORS = 10_000
+BLOCK = "mammofed.tensors"
 MAX_FIELDS_CHARS = MAX_HEADER_BYTES + MAX_REPORT_BYTES
 MESSAGE_TYPES = {"describe": "query.describe", "train": "train", "evaluate": "evaluate"}
 
@@ -94,9 +92,10 @@ class Exchange:
         The time to live is the deadline: a request that nobody waits for any more would only cost a site its budget.
         Late replies, second replies and replies to something else are ignored.
         """
-        sent = list(messages)
+        sent, packer = list(messages), _Packer()
         for message in sent:
             message.metadata.ttl = timeout_s
+            message.content = packer.content(message.content)
             if self._signer is not None:
                 self._seal(message, self._signer)
         sizes = {message.metadata.dst_node_id: _size(message.content) for message in sent}
@@ -145,16 +144,33 @@ def array_record(arrays: Arrays) -> ArrayRecord:
     return ArrayRecord({name: Array(np.asarray(arrays[name], dtype="<f4", order="C")) for name in sorted(arrays)})
 
 
-def arrays_of(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
-    """ArrayRecord that is not trusted -> arrays; nothing is allocated beyond the bytes that came.
+class _Packer:
+    """Packs the named arrays that strategies have into the blocks that travel; for the messages of one delivery.
 
-    Raises:
-        MessageError: too many or too large tensors, another type than float32, or a header that lies about its data.
+    What many messages share is packed once and stays one object, which Flower stores once.
     """
-    if len(record) > MAX_TENSORS or sum(len(array.data) for array in record.values()) > MAX_FRAME_BYTES:
-        raise MessageError("tensors are too many or too large", found=f"{len(record)} tensors",
-                           expected=f"at most {MAX_TENSORS} with {MAX_FRAME_BYTES} bytes")  # fmt: skip
-    return {name: _tensor(name, array) for name, array in record.items()}
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[int, ...], ArrayRecord] = {}
+        self._blocks: dict[tuple[int, ...], Array] = {}
+
+    def content(self, content: RecordDict) -> RecordDict:
+        """A message's content as it travels."""
+        if ARRAYS not in content.array_records:
+            return content
+        record = content.array_records[ARRAYS]
+        key = tuple(map(id, record.values()))
+        if key not in self._records:
+            parts = split_parts(record)
+            self._records[key] = ArrayRecord({part: self._block(arrays) for part, arrays in parts.items()})
+        return RecordDict({**content, ARRAYS: self._records[key]})
+
+    def _block(self, arrays: Mapping[str, Array]) -> Array:
+        key = tuple(map(id, arrays.values()))
+        if key not in self._blocks:
+            data = pack({name: array.numpy() for name, array in arrays.items()})
+            self._blocks[key] = Array("uint8", (len(data),), BLOCK, data)
+        return self._blocks[key]
 
 
 def _message(frame: Frame, node: int, arrays: ArrayRecord | None) -> Message:
@@ -194,18 +210,5 @@ def _frame(content: RecordDict) -> Frame:
         raise MessageError("reply without the fields of a MammoFed message")
     if set(content.array_records) - {ARRAYS}:
         raise MessageError("reply with unknown array records", expected=ARRAYS)
-    return Frame(parse_message(text), arrays_of(content.array_records.get(ARRAYS, ArrayRecord())))
-
-
-def _tensor(name: str, array: Array) -> NDArray[np.float32]:
-    # Not Array.numpy(): numpy.load allocates what a header claims before it looks at the data (numpy/lib/format.py).
-    try:
-        header = read_header(array.data)
-    except ValueError:
-        raise MessageError(f"tensor {name[:80]!r} is damaged") from None
-    values = memoryview(array.data)[header.offset :]
-    if header.dtype != np.dtype("<f4") or header.size * 4 != len(values):
-        found = f"{header.dtype}, {len(values)} bytes"
-        raise MessageError(f"tensor {name[:80]!r} is damaged or of a wrong type", found=found,
-                           expected=f"float32, {header.size * 4} bytes")  # fmt: skip
-    return np.frombuffer(values, dtype="<f4").reshape(header.shape, order="F" if header.fortran else "C")
+    record = content.array_records.get(ARRAYS, ArrayRecord())
+    return Frame(parse_message(text), unpack_parts({part: array.data for part, array in record.items()}))

@@ -24,6 +24,7 @@ from server.deploy.board import StudyBoard
 from server.deploy.home import CoordinatorHome
 from server.deploy.link import SUPERLINK, Link
 from server.deploy.membership import Membership
+from server.deploy.nginx import NginxFront
 from server.deploy.record import Doorkeeper, StudyRecord
 from server.deploy.studies import Reconciler
 from server.enrolment.enrol_door import EnrolDoor
@@ -55,8 +56,9 @@ class Housekeeper:
         self._reconciler = Reconciler(home, link, patience_s=PATIENCE_S, report=self._say)
         self._steps: tuple[tuple[str, Callable[[], None]], ...] = (
             ("audit log", self._drain), ("audit log", doorkeeper.step), ("journals", StudyRecord(home, audit).step),
-            ("nodes", self._members), ("studies", self._reconciler.step),
+            ("nodes", self._members), ("studies", self._reconciler.step), ("nginx", self._front),
         )  # fmt: skip
+        self._nginx = NginxFront(home)
         self._starts, self._fault = 0, dict[str, str]()
 
     def run(self, end: threading.Event) -> None:
@@ -89,6 +91,10 @@ class Housekeeper:
             self._membership.check_again()
             raise
         self._starts = starts
+
+    def _front(self) -> None:
+        if self._nginx.step(self._registry):
+            log.info("nginx has the new lists of members")
 
     def _say(self, what: str, words: str) -> None:
         log.info("%s: %s", what, words)

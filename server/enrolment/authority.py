@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from shared_model.certificates import (
@@ -42,6 +43,7 @@ CA_DAYS = 3650  # a study with its follow-up; a new CA means that every site enr
 SERVER_DAYS = 365
 SERVER_RENEW_BELOW_DAYS = 60
 MAX_HOSTS = 16
+CRL_DAYS = 7  # the daemon makes it anew every day; a week without the daemon and nginx shuts everybody out
 
 
 class Authority:
@@ -140,6 +142,27 @@ class Authority:
                                          ExtendedKeyUsageOID.SERVER_AUTH)  # fmt: skip
                 write_private(path, key_pem(key) + pem(certificate))
         return path
+
+    def revocation_list(self, shut_out: Sequence[tuple[x509.Certificate, x509.ReasonFlags]]) -> bytes:
+        """A list of certificates that no longer admit (CRL version 2, RFC 5280 5), as PEM; for nginx.
+
+        It is good for CRL_DAYS: whoever reads it shuts everybody out afterwards, so it is made anew before that.
+        """
+        now = datetime.fromtimestamp(self._clock(), UTC).replace(microsecond=0)
+        key = self._key.public_key()
+        builder = (
+            x509.CertificateRevocationListBuilder().issuer_name(self.certificate.subject).last_update(now - BACKDATED)
+            .next_update(now + timedelta(days=CRL_DAYS))
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key), critical=False)
+            .add_extension(x509.CRLNumber(int(self._clock() * 1000)), critical=False)
+        )  # fmt: skip
+        for certificate, reason in shut_out:
+            entry = (
+                x509.RevokedCertificateBuilder().serial_number(certificate.serial_number).revocation_date(now)
+                .add_extension(x509.CRLReason(reason), critical=False)
+            )  # fmt: skip
+            builder = builder.add_revoked_certificate(entry.build())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
     def _sign(
         self, builder: x509.CertificateBuilder, key: ec.EllipticCurvePublicKey, use: x509.ObjectIdentifier

@@ -102,9 +102,9 @@ class Registry:
         self._clock, self._lock = clock, threading.RLock()
         make_private_folder(folder)
         with self._in_words():
-            # SQLite's own file would be 0644. Never opened here when it is there: closing any handle of a file drops all
-            # POSIX locks that this process has on it (fcntl(2)), and SQLite in another process would then take itself
-            # for the last user and remove the write-ahead log under our feet (sqlite.org/howtocorrupt.html, 2.2).
+            # SQLite's own file would be 0644. Never opened here when it is there: closing any handle of a file drops
+            # all POSIX locks that this process has on it (fcntl(2)), and SQLite in another process would then take
+            # itself for the last user and remove the log that we write (sqlite.org/howtocorrupt.html, 2.2).
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             self._db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)

@@ -32,7 +32,7 @@ from server.rounds.study import Bound, Roster, Study
 from server.rounds.summary import write_summary
 from server.rounds.waiting import StopRequested, gather
 from shared_model.errors import ProtocolError, RoundError, StorageError, WeightsError
-from shared_model.messages import Arrays, weights_sha256
+from shared_model.messages import MAX_FRAME_BYTES, MAX_HEADER_BYTES, Arrays, weights_sha256
 from shared_model.protocol import Protocol
 
 Status = Literal["COMPLETE", "INCOMPLETE", "STOPPED"]
@@ -74,7 +74,7 @@ def run_study(
 
     Raises:
         ProtocolError: the run directory belongs to another protocol, or the protocol bounds no update.
-        WeightsError: `initial` are not the protocol's weights.
+        WeightsError: `initial` are not the protocol's weights, or more than a message may hold.
         StorageError: the run directory cannot be written or is in use; closed rounds are safe.
     """
     quiet_flower()
@@ -173,6 +173,12 @@ def _check(protocol: Protocol, initial: Arrays) -> None:
     if found != protocol.initial_weights.sha256:
         raise WeightsError("the initial weights are not those that the protocol names", found=found,
                            expected=protocol.initial_weights.sha256, remedy="give the approved weights")  # fmt: skip
+    size = sum(array.size * 4 for array in initial.values()) * (2 if protocol.federation.strategy == "scaffold" else 1)
+    if size + MAX_HEADER_BYTES > MAX_FRAME_BYTES:
+        raise WeightsError(
+            "the model is too large for one message", found=f"{size} bytes, with what the strategy sends beside it",
+            expected=f"at most {MAX_FRAME_BYTES - MAX_HEADER_BYTES} bytes", remedy="choose a smaller model",
+        )  # fmt: skip
     norm_bounds(protocol, 1, initial)  # refused before anything is trained, when the protocol bounds no update
 
 

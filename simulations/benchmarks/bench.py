@@ -30,9 +30,10 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "round": ("A round with next to nothing to train", "simulations.benchmarks.rounds"),
     "scaling": ("Ten hospitals against a hundred", "simulations.benchmarks.scaling"),
     "start": ("The default study from an empty cache", "simulations.benchmarks.start"),
+    "deployment": ("A deployed round against plain Flower's", "simulations.benchmarks.deployment.compare"),
     "peers": ("The same study in other frameworks", "simulations.benchmarks.peers.compare"),
 }
-ON_REQUEST = frozenset({"peers"})  # takes minutes and installs packages: never without `--only`
+ON_REQUEST = frozenset({"deployment", "peers"})  # take minutes, or install packages: never without `--only`
 VERSIONS = ("torch", "opacus", "flwr", "numpy", "pydicom")
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
-from client.app import ARRAYS, JSON, MESSAGE, SITE_KEY, content_of, frame_of
+from client.app import ARRAYS, JSON, MESSAGE, SITE_KEY, block, content_of, frame_of
 from client.app import app as courier
 from shared_model.messages import ErrorReply, Frame
 
@@ -32,10 +32,10 @@ class Lane:
 
 @dataclass(frozen=True)
 class Raw:
-    """A reply that is no frame: any text where the fields belong, any bytes where a tensor belongs."""
+    """A reply that is no frame: any text where the fields belong, any bytes where a block of tensors belongs."""
 
     text: str
-    tensors: Mapping[str, bytes]
+    blocks: Mapping[str, bytes]
 
 
 class AttachedTrainers:
@@ -82,7 +82,7 @@ def clock_ahead(site: str, *, seconds: float) -> Callable[[Message, Context], Me
 
 def _raw_content(raw: Raw) -> RecordDict:
     content = RecordDict({MESSAGE: ConfigRecord({JSON: raw.text})})
-    content[ARRAYS] = ArrayRecord({n: Array("float32", (1,), "numpy.ndarray", d) for n, d in raw.tensors.items()})
+    content[ARRAYS] = ArrayRecord({part: block(data) for part, data in raw.blocks.items()})
     return content
 
 

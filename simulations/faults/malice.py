@@ -6,7 +6,6 @@ which the same site stayed away from that round, to the bit.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from shared_model.messages import MAX_FRAME_BYTES, Frame, TrainReply, TrainRequest
+from shared_model.tensors import WEIGHTS, pack
 from simulations.engine.attached import Raw, clock_ahead, refusing, tampering
 from simulations.faults.case import Case
 from simulations.faults.ending import Ending
@@ -62,11 +62,11 @@ def _broadcast(reply: Frame, _: Frame | None) -> Frame:
 
 
 def _oversized(reply: Frame, _: Frame | None) -> Raw:
-    return Raw(reply.message.model_dump_json(), {"w": _npy(MAX_FRAME_BYTES // 4 + 1)})
+    return Raw(reply.message.model_dump_json(), {WEIGHTS: _packed(MAX_FRAME_BYTES // 4 + 1)})
 
 
 def _unknown_field(reply: Frame, _: Frame | None) -> Raw:
-    return Raw(json.dumps({**reply.message.model_dump(mode="json"), "import": "os"}), {"w": _npy(1)})
+    return Raw(json.dumps({**reply.message.model_dump(mode="json"), "import": "os"}), {WEIGHTS: _packed(1)})
 
 
 def _no_schema(_: Frame, __: Frame | None) -> Raw:
@@ -74,13 +74,11 @@ def _no_schema(_: Frame, __: Frame | None) -> Raw:
 
 
 def _lying_header(reply: Frame, _: Frame | None) -> Raw:
-    return Raw(reply.message.model_dump_json(), {"w": _npy(2).replace(b"(2,)", b"(2000000000,)")})
+    return Raw(reply.message.model_dump_json(), {WEIGHTS: _packed(2).replace(b"[2]", b"[9]")})
 
 
-def _npy(count: int) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.zeros(count, np.float32))
-    return stream.getvalue()
+def _packed(count: int) -> bytes:
+    return pack({"w": np.zeros(count, np.float32)})
 
 
 # name -> (what is sent instead, words that the journal must have, the outcome)
@@ -95,10 +93,10 @@ LIES: dict[str, tuple[Lie, str]] = {
     "another-study": (_fields(study="other"), "identity: the reply is for another study"),
     "missing-tensor": (_missing, "tensors"),
     "broadcastable": (_broadcast, "shape"),
-    "oversized": (_oversized, "malformed: tensors are too many or too large"),
+    "oversized": (_oversized, "malformed: tensors are too large"),
     "unknown-field": (_unknown_field, "malformed: message of kind 'trained' breaks its schema"),
     "no-schema": (_no_schema, "malformed: message of an unknown kind"),
-    "lying-header": (_lying_header, "malformed: tensor"),
+    "lying-header": (_lying_header, "malformed: tensors are damaged"),
 }
 ABSENT = "absent"  # the reference: the site says that it cannot
 

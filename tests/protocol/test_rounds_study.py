@@ -17,6 +17,7 @@ from server.rounds.events import Event
 from server.rounds.loop import StudyOutcome, run_study
 from shared_model.errors import ProtocolError, StorageError, WeightsError
 from shared_model.messages import weights_sha256
+from shared_model.tensors import WEIGHTS, pack
 from tests import fake_grid as fake
 
 
@@ -163,16 +164,14 @@ def test_a_reply_that_lies_about_its_size_is_refused_before_anything_is_allocate
     protocol = fake.make_protocol()
     grid = fake.make_grid(protocol)
     deliver = grid._deliver
-    header = b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999,), }"
-    data = header.ljust(127) + b"\n" + b"\x00" * 60
+    header = b'{"encoder.weight":{"dtype":"F32","shape":[99999999999999],"data_offsets":[0,399999999999996]}}'
+    data = len(header).to_bytes(8, "little") + header + b"\x00" * 60
 
     def lying(message: Message) -> Message | None:
         reply = deliver(message)
         if message.metadata.message_type == "train" and grid.parties[message.metadata.dst_node_id].name == "ash":
             assert reply is not None
-            record = dict(reply.content.array_records["arrays"])
-            record["encoder.weight"] = Array("float32", (5, 3), "numpy.ndarray", data)
-            reply.content["arrays"] = ArrayRecord(record)
+            reply.content["arrays"] = ArrayRecord({WEIGHTS: Array("uint8", (len(data),), "x", data)})
         return reply
 
     grid._deliver = lying  # type: ignore[method-assign]
@@ -367,7 +366,7 @@ def test_under_privacy_an_update_without_accounting_is_refused(tmp_path: Path) -
 def test_bytes_are_those_of_the_encoded_tensors(tmp_path: Path) -> None:
     protocol = fake.make_protocol()
     run(fake.make_grid(protocol), protocol, tmp_path)
-    tensors = sum(len(Array(array).data) for array in fake.initial_weights().values())
+    tensors = len(pack(fake.initial_weights()))
     for up, down in rows(tmp_path, "SELECT bytes_up, bytes_down FROM participation"):
         assert tensors < up < tensors + 600 and tensors < down < tensors + 600
 
@@ -385,6 +384,19 @@ def test_other_initial_weights_than_approved_are_refused(tmp_path: Path) -> None
     grid = fake.make_grid(protocol)
     with pytest.raises(WeightsError, match="not those that the protocol names"):
         run(grid, protocol, tmp_path)
+    assert grid.timeouts == []
+
+
+@pytest.mark.parametrize(("strategy", "numbers"), [("fedavg", 34_000_000), ("scaffold", 17_000_000)])
+def test_a_model_that_no_message_can_hold_is_refused_before_anything_is_sent(
+    tmp_path: Path, strategy: str, numbers: int
+) -> None:
+    weights = {"encoder.weight": np.zeros(numbers, dtype=np.float32)}
+    protocol = fake.make_protocol(weights, **fake.STRATEGIES[strategy])
+    grid = fake.make_grid(protocol)
+    with pytest.raises(WeightsError, match=r"too large for one message.*at most 133169152 bytes.*smaller model"):
+        run_study(grid=grid, protocol=protocol, run_dir=tmp_path, initial=weights, observer=lambda _: None,
+                  stop=threading.Event())  # fmt: skip
     assert grid.timeouts == []
 
 

@@ -22,6 +22,7 @@ import click
 from client.cli import site as site_group
 from client.deploy.home import Policy, SiteHome
 from client.deploy.join import trainer_environment
+from client.trainer.client import listens
 from server.cli import server as server_group
 from server.deploy.home import CoordinatorHome, free_ports
 from server.deploy.studies import StudyFolder, Wish, find_study
@@ -156,6 +157,8 @@ class Rehearsal:
             self.until(lambda home=home: _offered(home, study), f"{name} was not shown {study}")  # type: ignore[misc]
             self.site(name, "approve", study, "--yes")
         self._say(f"{study}: approved by {len(self.sites)} parties")
+        for name, home in self.sites.items():
+            self.until(lambda home=home: listens(home.socket), f"the trainer of {name} does not serve")  # type: ignore[misc]
 
     def wait(self, study: StudyFolder, *, look: Callable[[], None] = lambda: None, timeout_s: float) -> StudyFolder:
         """Until the coordinator says that the study has ended, in whatever way.

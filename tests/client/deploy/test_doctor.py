@@ -465,6 +465,19 @@ def test_a_trainer_that_answers_and_one_that_died(
     assert check.level is Level.RED and "start it again" in check.remedy
 
 
+def test_an_audit_log_that_was_changed_is_red(coordinator: Coordinator, small_study: Callable[..., SmallStudy]) -> None:
+    from shared_model.audit import AuditLog
+
+    home = make_home(coordinator, small_study())
+    path = home.courier / "audit.jsonl"
+    with AuditLog(path, owner="site-01", key=SigningKey.generate()) as log:
+        log.append("beat", round=1)
+    assert named(examine(home).checks, "audit").level is Level.GREEN
+    path.write_bytes(path.read_bytes().replace(b'"round":1', b'"round":2'))
+    check = named(examine(home).checks, "audit")
+    assert check.level is Level.RED and "line" in check.words and str(home.folder) not in check.words
+
+
 def test_the_doctor_changes_nothing(coordinator: Coordinator, small_study: Callable[..., SmallStudy]) -> None:
     home = make_home(coordinator, small_study(private=True))
 

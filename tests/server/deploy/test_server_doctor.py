@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import time
@@ -132,6 +133,18 @@ def test_keys_and_records_that_are_damaged_are_red(home: CoordinatorHome) -> Non
     red(lambda: (folder / "registry/registry.sqlite").write_bytes(b"no database" * 100), "members")
     red((folder / "registry/registry.sqlite").unlink, "members")
     red(lambda: (folder / "signing.key").write_bytes(b"x"), "signing_key")
+
+
+def test_nginx_whose_list_runs_out_shuts_everybody_out_and_is_said_before(home: CoordinatorHome) -> None:
+    from server.deploy.nginx import NginxFront
+
+    assert doctor.nginx(home, time.time()) == []
+    NginxFront(home).write(listen="127.0.0.2", port=8443, enrol_port=8444)
+    for days, level in ((0, Level.GREEN), (4, Level.AMBER), (8, Level.RED)):
+        found = {check.name: check for check in doctor.nginx(home, time.time() + days * DAY)}
+        assert found["crl"].level is level and found["nginx"].level is Level.AMBER
+    (home.folder / "nginx/nginx.pid").write_text(f"{os.getpid()}")  # somebody else has the number by now
+    assert {check.name: check for check in doctor.nginx(home, time.time())}["nginx"].level is Level.AMBER
 
 
 def test_an_authority_that_ends_is_amber_and_one_that_ended_red(home: CoordinatorHome) -> None:

@@ -144,8 +144,8 @@ def test_a_closed_registry_admits_nobody(registry: Registry) -> None:
 def test_another_process_that_comes_and_goes_takes_nothing_away_from_one_that_opened_the_registry_twice(
     tmp_path: Path,
 ) -> None:
-    """Closing any handle of a file drops all POSIX locks of a process on it: SQLite elsewhere would then take itself for
-    the last user of the file, and remove the write-ahead log that this process goes on writing."""
+    """Closing any handle of a file drops all POSIX locks of a process on it: SQLite elsewhere would then take itself
+    for the last user of the file, and remove the write-ahead log that this process goes on writing."""
     with Registry(tmp_path) as first, Registry(tmp_path) as second:
         second.invite(Member("north", Role.SITE), "a" * 64, expires=9e9)
         subprocess.run([sys.executable, "-c", OPEN + "registry.members(); registry.close()", str(tmp_path)], cwd=ROOT,
