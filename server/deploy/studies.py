@@ -219,9 +219,11 @@ class Reconciler:
             return
         status = self._link.run_status(int(wanted.run_id))
         if not status.ended:
-            if self._clock() - wanted.submitted > STARTING_S:
+            begun = study.mark() != wanted.mark
+            if begun or self._clock() - wanted.submitted > STARTING_S:  # its process died; Flower needs a minute to see
                 self._link.stop(int(wanted.run_id))
-                self._report(study.name, f"run {wanted.run_id} did not begin in {STARTING_S:g} s and was given up")
+                words = "was left by its process" if begun else f"did not begin in {STARTING_S:g} s"
+                self._report(study.name, f"run {wanted.run_id} {words} and is given up")
             return
         if state in (StudyState.INCOMPLETE, StudyState.STOPPED) and study.mark() != wanted.mark:
             self._end(study, Wish.STOPPED, f"{state.value}: {last_reason(study)}")

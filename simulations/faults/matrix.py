@@ -10,6 +10,7 @@ from typing import Final
 from shared_model.errors import ConfigError
 from simulations.faults.case import Case, Runner
 from simulations.faults.damage import damage_cases
+from simulations.faults.deployed import deployed_cases
 from simulations.faults.disks import disk_cases
 from simulations.faults.kills import kill_cases
 from simulations.faults.malice import ABSENT, absent, malice_cases
@@ -29,7 +30,7 @@ def cases(only: Sequence[str] = ()) -> list[Case]:
     Raises:
         ConfigError: a pattern fits none.
     """
-    every = [*kill_cases(), *disk_cases(), *damage_cases(), *malice_cases(), *network_cases()]
+    every = [*kill_cases(), *disk_cases(), *damage_cases(), *malice_cases(), *network_cases(), *deployed_cases()]
     for pattern in only:
         if not any(_fits(case.name, pattern) for case in every):
             raise ConfigError("--only: no such case", found=pattern, expected=", ".join(groups(every)),
