@@ -23,6 +23,7 @@ from client.deploy.tunnel import Tunnel
 from client.trainer.client import call
 from client.trainer.config import SiteConfig
 from shared_model.audit import verify
+from shared_model.certificates import CONTROL_ALPN
 from shared_model.doctor import Check, Diagnosis, Level, examined
 from shared_model.doctor.check import amber, failed, green, red
 from shared_model.doctor.machine import (
@@ -133,7 +134,9 @@ def _line_of(
         nonlocal line
         assert identity is not None
         if identity.standing().stage is Stage.ENROLLING:
-            return []  # `certificate` says so
+            asyncio.run(_knock(Tunnel(identity, proxy=through, clock=now, alpn=CONTROL_ALPN, enrolling=True)))
+            return [green("line", "Coordinator", "its door for invitations answers over TLS 1.3, with a certificate of "
+                          "the coordinator that invited this site")]  # fmt: skip
         line = asyncio.run(measure(Tunnel(identity, proxy=through, clock=now), clock=now))
         return [admitted(line), releases(version("mammofed"), line.hello.get("release")), *round_time(line, protocols)]
 
@@ -149,6 +152,12 @@ def _line_of(
     doubt_s = 0.0 if line is None else line.rtt_s / 2
     checks += examined("clock", "Clock", lambda: clock(ahead_s, doubt_s=doubt_s, disciplined=clock_is_disciplined()))
     return checks
+
+
+async def _knock(tunnel: Tunnel) -> None:
+    """Make a connection to the door for invitations, and end it."""
+    async with tunnel.connection():
+        pass
 
 
 def proxy(given: Proxy | None) -> Check:

@@ -25,7 +25,7 @@ from client.privacy.ledger import Ledger, LedgerEntry
 from client.trainer.config import SiteConfig
 from server.enrolment.gateway import Gateway, Upstream
 from server.enrolment.http_guard import TRANSFER_BYTES
-from shared_model.certificates import Role
+from shared_model.certificates import Role, enrolling_server_context
 from shared_model.doctor import Check, Level
 from shared_model.doctor.page import as_html, as_json
 from shared_model.errors import CertificateError, DoctorError
@@ -148,6 +148,33 @@ def test_a_coordinator_that_is_not_there_and_a_name_that_is_unknown(
     assert named(found.checks, "proxy").level is Level.RED
     assert named(found.checks, "dns").level is Level.GREEN  # the proxy's business
     assert "no-such-proxy" not in as_html(found) and "secret" not in repr(found)
+
+
+@in_a_loop
+async def test_before_the_certificate_the_door_for_invitations_is_looked_at(
+    coordinator: Coordinator, small_study: Callable[..., SmallStudy]
+) -> None:
+    study = small_study()
+    home = SiteHome.create(study.root / "home", cohort=study.config(SITE).cohort, role=Role.SITE)
+    home.policy_file.write_text(home.policy_file.read_text().replace("device: auto", "device: cpu"))
+    coordinator.begin(SITE, folder=home.folder / "identity")
+    path = home.folder / "identity/site.json"
+
+    async def check(port: int) -> Check:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"enrol_port": port}))
+        return named((await asyncio.to_thread(examine, home)).checks, "line")
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    other = Coordinator(home.folder / "other")
+    for hub, level in ((coordinator, Level.GREEN), (other, Level.RED)):
+        credentials = hub.authority.server_credentials(["localhost"])
+        context = enrolling_server_context(credentials, ca_pem=hub.authority.ca_pem)
+        async with await asyncio.start_server(talk, "127.0.0.1", 0, ssl=context) as server:
+            found = await check(server.sockets[0].getsockname()[1])
+        assert found.level is level, found
+    assert (await check(1)).level is Level.RED
 
 
 def test_an_empty_folder_is_red_and_says_what_to_run(tmp_path: Path) -> None:
