@@ -91,7 +91,7 @@ class Hub:
         control_limits: ControlLimits | None = None, roles: frozenset[Role] = frozenset(Role), port: int = 0,
         enrol_port: int = 0, threads: int = 32,
     ) -> Iterator[Hub]:  # fmt: skip
-        witness = Witness(self.audit, alarm=lambda site, said: self.alarms.append((site, said)))
+        witness = Witness(self.audit, pause_s=0.0, alarm=lambda site, said: self.alarms.append((site, said)))
         self.service = ControlService(
             peers=self.peers, registry=self.home.registry, enrolment=self.home.enrolment, board=self.board,
             witness=witness, roll=self.roll, release=RELEASE, clock=self.home.clock,

@@ -328,7 +328,7 @@ class Presence:
     def _courier_says(self) -> PartyLog:
         mine, audit = self._logs[COURIER], self._audit
         statement = None
-        if mine.wanted is not None and mine.wanted != audit.sequence:
+        if mine.wanted is not None and not audit.news <= mine.wanted <= audit.sequence:
             # Shorter than the coordinator has it: show just how far we are, it finds the difference.
             statement = audit.statement(min(mine.wanted, audit.sequence))
         coordinator = self.inbox.coordinator

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +23,7 @@ from shared_model.signing import VerifyKey
 
 PINNED: Final = "party_pinned"
 SHORTENED: Final = "log_shortened"
+PAUSE_S: Final = 30.0
 
 log = logging.getLogger("mammofed.control")
 
@@ -41,10 +43,17 @@ class Witness:
     Args:
         audit: the coordinator's own log.
         alarm: is told, once for each log, which site rewrote it, and in words; the daemon revokes it.
+        pause_s: between two entries about one log; what comes earlier is asked for again. No site fills our disk.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, audit: AuditLog, *, alarm: Callable[[str, str], None] = lambda site, words: None) -> None:
+    def __init__(
+        self, audit: AuditLog, *, alarm: Callable[[str, str], None] = lambda site, words: None,
+        pause_s: float = PAUSE_S, clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self._audit, self._alarm, self._lock = audit, alarm, threading.Lock()
+        self._pause_s, self._clock = pause_s, clock
+        self._recorded: dict[str, float] = {}
         self._pins: dict[tuple[str, str], _Pin] = {}
         self._alarmed: set[tuple[str, str, str]] = set()
         for entry in audit.entries():
@@ -96,8 +105,14 @@ class Witness:
             words = f"its audit log ({one.party}) is shorter than what was recorded here"
             self._sound(member.site, one.party, "shortened", words)
             raise AuditError(words, found=head.sequence, expected=f"at least {self._audit.witnessed(pin.owner)}")
+        now = self._clock()
+        if now - self._recorded.get(pin.owner, float("-inf")) < self._pause_s:
+            return
+        before = self._audit.sequence
         try:
             self._audit.record(one.statement, owner=pin.owner, key=key)
+            if self._audit.sequence > before:
+                self._recorded[pin.owner] = now
         except AuditError as error:
             if self._audit.refuses(pin.owner):
                 self._sound(member.site, one.party, "rewritten", str(error))

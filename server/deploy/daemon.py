@@ -123,7 +123,8 @@ async def serve(home: CoordinatorHome, end: asyncio.Event) -> None:
         registry = stack.enter_context(home.registry())
         upstream = Upstream(port=home.settings.link_port,
                             context=ssl.create_default_context(cadata=link.certificate.read_text()))  # fmt: skip
-        control = stack.enter_context(_control(home, registry, audit))
+        # A registry of its own: what enrols holds it while it writes, and the doors' event loop must not wait for that.
+        control = stack.enter_context(_control(home, stack.enter_context(home.registry()), audit))
         gateway = Gateway(
             context=server_context(credentials, ca_pem=authority.ca_pem), registry=registry, upstream=upstream,
             control=control.members, host=home.settings.listen, port=home.settings.port, report=doorkeeper.note,

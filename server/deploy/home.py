@@ -37,6 +37,7 @@ from shared_model.signing import SigningKey
 
 DEFAULT_PORT = 8443
 MAX_SPOOLED = 10_000
+QUIET = frozenset({"door"})  # entries of every few seconds; told to the sites with the next that counts
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -150,7 +151,7 @@ class CoordinatorHome:
 
     def audit_log(self) -> AuditLog:
         """Open the log for writing; held by the daemon while it runs."""
-        return AuditLog(self.folder / "audit.jsonl", owner=self.settings.name, key=self.signing_key)
+        return AuditLog(self.folder / "audit.jsonl", owner=self.settings.name, key=self.signing_key, quiet=QUIET)
 
     def record(self, kind: str, **fields: Value) -> None:
         """Put an entry into the audit log; through the spool while the daemon holds it.

@@ -56,6 +56,7 @@ class AuditLog:
         path: the log; made, for its owner alone, where there is none.
         owner: name of the party, as the others know it.
         key: signs its heads; the public half stands in the first line and cannot change.
+        quiet: kinds of entries that are written often and are no news to others; the next news covers them.
         clock: seconds since 1970.
 
     Raises:
@@ -63,15 +64,19 @@ class AuditLog:
         AuditError: it was changed, or belongs to another owner or key.
     """
 
-    def __init__(self, path: Path, *, owner: str, key: SigningKey, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path, *, owner: str, key: SigningKey, quiet: frozenset[str] = frozenset(),
+        clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
         self.path, self.owner = path, owner
         self._key, self._clock, self._mutex = key, clock, threading.RLock()
         self._contents, self._hashes = bytearray(), bytearray()
         self._witnessed: dict[str, Witnessed] = {}
+        self._quiet = quiet | {HEAD_RECORDED}
         self.log = ""
         self.news = 0
-        """Number of the last entry that is more than a head recorded. Two parties that told each other of every entry
-        would never end, since to record a head is an entry as well: one of them tells of news only."""
+        """Number of the last entry that is more than a head recorded, or quiet. Parties that told each other of every
+        entry would never end, since to record a head is an entry as well: they tell of news."""
         self._file = AppendFile(path)
         try:
             self._start()
@@ -273,7 +278,7 @@ class AuditLog:
         """Account for an entry that is on the disk."""
         self._contents += entry.content
         self._hashes += bytes.fromhex(entry.sha256)
-        if entry.kind != HEAD_RECORDED:
+        if entry.kind not in self._quiet:
             self.news = entry.sequence
         fields = entry.fields
         if entry.kind == OPENED:

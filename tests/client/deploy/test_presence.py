@@ -403,14 +403,15 @@ def test_all_three_logs_witness_each_other_and_the_talk_ends(tmp_path: Path, clo
         for _ in range(12):
             assert north.step(later=5).notices == ()
         lengths = [log.sequence for log in (hub.audit, north.audit, record.diary.audit)]
+        assert sum(lengths) < 25, "a few lines a round, whatever the number of heartbeats"
         for _ in range(6):
             north.step(later=5)
         assert [log.sequence for log in (hub.audit, north.audit, record.diary.audit)] == lengths
         assert hub.audit.witnessed("north") == record.diary.audit.sequence
-        assert hub.audit.witnessed(courier_name("north")) == north.audit.sequence
+        assert hub.audit.witnessed(courier_name("north")) >= north.audit.news
         for log in (north.audit, record.diary.audit):
             assert log.witnessed(NAME) >= hub.audit.news
-            assert verify(log.path, witnesses=[hub.audit.path]).covered == log.sequence
+            assert verify(log.path, witnesses=[hub.audit.path]).covered >= log.news
         verify(hub.audit.path, witnesses=[north.audit.path, record.diary.audit.path])
         north.close()
     assert written(north).logs["trainer"].recorded > 0

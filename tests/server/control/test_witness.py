@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.control.witness import PINNED, SHORTENED, Witness
+from server.control.witness import PAUSE_S, PINNED, SHORTENED, Witness
 from shared_model.audit import AuditLog, verify
 from shared_model.audit.entries import OPENED
 from shared_model.certificates import Member
@@ -16,6 +16,7 @@ from shared_model.control import MAX_REQUEST_BYTES, BeatRequest, PartyAnswer, Pa
 from shared_model.errors import StorageError
 from shared_model.signing import SigningKey
 from tests.controlled import Diary, beat
+from tests.enrolled import Clock
 
 NORTH, SOUTH = Member("north"), Member("south")
 NODE = b"node key of north"
@@ -27,17 +28,20 @@ class Scene:
     def __init__(self, folder: Path) -> None:
         self.folder, self.key = folder, SigningKey.generate()
         self.alarms: list[tuple[str, str]] = []
+        self.clock = Clock(0.0)
         self.open()
 
     def open(self) -> None:
         self.audit = AuditLog(self.folder / "hub.jsonl", owner="hub", key=self.key)
-        self.witness = Witness(self.audit, alarm=lambda site, words: self.alarms.append((site, words)))
+        self.witness = Witness(self.audit, clock=self.clock,
+                               alarm=lambda site, words: self.alarms.append((site, words)))  # fmt: skip
 
     def restart(self) -> None:
         self.audit.close()
         self.open()
 
     def say(self, *logs: PartyLog, member: Member = NORTH, node: bytes = NODE) -> tuple[PartyAnswer, list[str]]:
+        self.clock.now += PAUSE_S
         answers, notices = self.witness.exchange(member, node, logs)
         return answers[-1], notices
 
@@ -177,6 +181,19 @@ def test_a_statement_out_of_place_is_said_and_no_alarm(scene: Scene, diary: Diar
     assert "does not begin where the record ends" in notices[0] and scene.alarms == []
     answer, notices = scene.say(diary.said(1))
     assert (answer.since, notices) == (2, [])
+
+
+def test_no_site_fills_the_coordinator_s_disk(scene: Scene, diary: Diary) -> None:
+    """What comes too often is not recorded and asked for again; nothing is lost by it."""
+    scene.say(diary.said())
+    scene.say(diary.said(0))
+    for number in range(20):
+        diary.audit.append("round_trained", round=number)
+        (answer,), notices = scene.witness.exchange(NORTH, NODE, [diary.said(1)])
+        assert (answer.since, notices) == (1, [])
+    assert scene.kinds().count("head_recorded") == 1
+    answer, _ = scene.say(diary.said(1))
+    assert answer.since == diary.audit.sequence and scene.kinds().count("head_recorded") == 2
 
 
 def test_a_signature_of_another_key_is_said_and_nothing_recorded(scene: Scene, diary: Diary, tmp_path: Path) -> None:

@@ -251,3 +251,33 @@ def test_a_statement_tells_nothing_of_the_content(tmp_path: Path) -> None:
             log.append("epsilon", spent=1.5)
             told |= {log.statement(0).contents[1]}
     assert len(told) == 2
+
+
+# --- what is news ---
+
+
+def test_heads_of_others_and_quiet_kinds_are_no_news_and_are_covered_by_the_next(
+    site: AuditLog, tmp_path: Path
+) -> None:
+    path, quiet = tmp_path / "coordinator.jsonl", frozenset({"door"})
+    with AuditLog(path, owner="coordinator", key=COORDINATOR, quiet=quiet) as log:
+        assert (log.news, log.sequence) == (1, 1)
+        exchange(site, log)
+        log.append("door", count=3)
+        assert (log.news, log.sequence) == (1, 3)
+        log.append("round_closed", round=1)
+        assert log.news == log.sequence == 4
+        exchange(log, site)
+        log.append("door", count=3)
+        assert site.witnessed("coordinator") == log.news == 4
+    with AuditLog(path, owner="coordinator", key=COORDINATOR, quiet=quiet) as again:
+        assert (again.news, again.sequence) == (4, 5), "also in a new process"
+
+
+def test_a_log_that_caught_another_rewriting_says_so(site: AuditLog, coordinator: AuditLog, tmp_path: Path) -> None:
+    exchange(site, coordinator)
+    assert not coordinator.refuses("north") and not coordinator.refuses("nobody")
+    site.close()
+    with rewritten(tmp_path / "site.jsonl", count=3) as again, pytest.raises(AuditError):
+        coordinator.record(again.statement(1), owner="north", key=SITE.public)
+    assert coordinator.refuses("north")
