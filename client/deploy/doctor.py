@@ -69,9 +69,11 @@ def examine(home: SiteHome, *, proxy: Proxy | None = None, now: Callable[[], flo
         checks += examined("audit", "Audit log", functools.partial(audit, path, what))
     if config is not None:
         checks += _trainer_of(home, config, protocols)
-    who = identity.settings.site if identity else "a site"
-    return Diagnosis(who=who, role=str(identity.settings.role) if identity else "site", release=version("mammofed"),
-                     when=f"{datetime.fromtimestamp(now(), UTC):%Y-%m-%d %H:%M} UTC", checks=tuple(checks))  # fmt: skip
+    who, role = ("a site", "site") if config is None else (config.site, config.role)
+    if identity is not None:
+        who, role = identity.settings.site, identity.settings.role.value
+    return Diagnosis(who=who, role=role, release=version("mammofed"), checks=tuple(checks),
+                     when=f"{datetime.fromtimestamp(now(), UTC):%Y-%m-%d %H:%M} UTC")  # fmt: skip
 
 
 def _identity_of(home: SiteHome, now: Callable[[], float]) -> SiteIdentity | None:

@@ -73,7 +73,7 @@ def make(out: Path, *, source: Path, role: Role, pip_options: Sequence[str] = ()
             _fetch(own, folder, pip_options)
             _write_lists(folder, release)
             copy_papers(source, folder, role)
-            _write_installer(folder, release)
+            write_installer(folder, release)
             manifest = Manifest(release=release, role=role, python="{}.{}".format(*sys.version_info[:2]),
                                 machine=platform.machine(), commit=_commit(source))  # fmt: skip
             (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -145,7 +145,8 @@ def copy_papers(source: Path, folder: Path, role: Role) -> None:
                 shutil.copy(path, target)
 
 
-def _write_installer(folder: Path, release: str) -> None:
+def write_installer(folder: Path, release: str) -> None:
+    """install.sh for this Python and kind of machine."""
     template = Path(__file__).with_name("install.sh.j2").read_text(encoding="utf-8")
     values = {"release": release, "python": "{}.{}".format(*sys.version_info[:2]), "machine": platform.machine()}
     for name, value in values.items():
