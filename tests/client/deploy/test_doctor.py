@@ -179,6 +179,25 @@ async def test_before_the_certificate_the_door_for_invitations_is_looked_at(
     assert (await check(1)).level is Level.RED
 
 
+@in_a_loop
+async def test_a_proxy_that_wants_a_login_is_said(
+    coordinator: Coordinator, small_study: Callable[..., SmallStudy]
+) -> None:
+    home = make_home(coordinator, small_study())
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+        through = Proxy(host="127.0.0.1", port=server.sockets[0].getsockname()[1])
+        found = await asyncio.to_thread(examine, home, proxy=through)
+    check = named(found.checks, "line")
+    assert check.level is Level.RED and "login" in check.words and "password" in check.remedy
+    assert named(found.checks, "proxy").level is Level.GREEN and "127.0.0.1" not in as_html(found)
+
+
 def test_an_empty_folder_is_red_and_says_what_to_run(tmp_path: Path) -> None:
     found = examine(SiteHome(tmp_path))
     assert "site init" in named(found.checks, "certificate").remedy
