@@ -69,6 +69,12 @@ def make_home(coordinator: Coordinator, study: SmallStudy, *, key: SigningKey | 
     return home
 
 
+@pytest.fixture
+def home(coordinator: Coordinator, small_study: Callable[..., SmallStudy]) -> SiteHome:
+    """Made outside a test's time limit: torch is imported for it."""
+    return make_home(coordinator, small_study(patients=80))
+
+
 def point(home: SiteHome, port: int) -> None:
     path = home.folder / "identity/site.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"port": port}))
@@ -89,10 +95,8 @@ async def examined_through(door: Gateway, home: SiteHome, **options: Any) -> Any
 
 @in_a_loop
 async def test_a_site_in_good_health_is_green_and_its_page_holds_no_place(
-    coordinator: Coordinator, small_study: Callable[..., SmallStudy]
+    coordinator: Coordinator, home: SiteHome
 ) -> None:
-    study = small_study(patients=80)
-    home = make_home(coordinator, study)
     async with coordinator.gateway(NOWHERE) as door:
         found = await examined_through(door, home)
     wrong = {check.name: check.words for check in found.checks if check.level is Level.RED}
@@ -106,15 +110,14 @@ async def test_a_site_in_good_health_is_green_and_its_page_holds_no_place(
     assert "fits the data contract" in cohort and all(int(part) % 10 == 0 for part in
                                                       [w for w in cohort.split() if w.isdigit()])  # fmt: skip
     for text in (as_html(found), as_json(found)):
-        assert str(study.root) not in text and "127.0.0.1" not in text
+        assert str(home.folder.parent) not in text and "127.0.0.1" not in text
     assert coordinator.reasons("denied") == []
 
 
 @in_a_loop
 async def test_a_clock_that_is_ahead_of_the_coordinator_s_is_named(
-    coordinator: Coordinator, small_study: Callable[..., SmallStudy]
+    coordinator: Coordinator, home: SiteHome
 ) -> None:
-    home = make_home(coordinator, small_study())
     async with coordinator.gateway(NOWHERE, clock=lambda: time.time() - 20.0) as door:
         found = await examined_through(door, home)
     check = named(found.checks, "clock")
@@ -123,9 +126,8 @@ async def test_a_clock_that_is_ahead_of_the_coordinator_s_is_named(
 
 @in_a_loop
 async def test_a_revoked_site_is_told_by_name(
-    coordinator: Coordinator, small_study: Callable[..., SmallStudy]
+    coordinator: Coordinator, home: SiteHome
 ) -> None:
-    home = make_home(coordinator, small_study())
     coordinator.enrolment.revoke(SITE)
     async with coordinator.gateway(NOWHERE) as door:
         found = await examined_through(door, home)
@@ -181,9 +183,8 @@ async def test_before_the_certificate_the_door_for_invitations_is_looked_at(
 
 @in_a_loop
 async def test_a_proxy_that_wants_a_login_is_said(
-    coordinator: Coordinator, small_study: Callable[..., SmallStudy]
+    coordinator: Coordinator, home: SiteHome
 ) -> None:
-    home = make_home(coordinator, small_study())
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -310,9 +311,8 @@ def test_a_certificate(stage: Stage, days: float | None, level: str) -> None:
 
 @in_a_loop
 async def test_an_expired_certificate_says_what_to_do(
-    coordinator: Coordinator, small_study: Callable[..., SmallStudy]
+    coordinator: Coordinator, home: SiteHome
 ) -> None:
-    home = make_home(coordinator, small_study())
     found = await asyncio.to_thread(examine, home, now=lambda: time.time() + 31 * DAY)
     check = named(found.checks, "certificate")
     assert check.level is Level.RED and "ran out" in check.words and "new invitation" in check.remedy
