@@ -220,6 +220,8 @@ class Reconciler:
         status = self._link.run_status(int(wanted.run_id))
         if not status.ended:
             begun = study.mark() != wanted.mark
+            if study.busy():  # asked after the mark: it began while Flower was asked, which takes seconds
+                return
             if begun or self._clock() - wanted.submitted > STARTING_S:  # its process died; Flower needs a minute to see
                 self._link.stop(int(wanted.run_id))
                 words = "was left by its process" if begun else f"did not begin in {STARTING_S:g} s"
