@@ -6,7 +6,7 @@ SuperLink is a stand-in here, so that each of its answers can be had at will; th
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,6 @@ from server.deploy.studies import (
     Wish,
     find_study,
     propose,
-    read_protocol,
     start,
     stop,
     studies,
@@ -34,6 +33,7 @@ from shared_model.certificates import Member, Role
 from shared_model.enrolment import EnrolReply, decode
 from shared_model.errors import ConfigError, ProtocolError, WeightsError
 from shared_model.private_files import write_private
+from shared_model.proposal import read_protocol
 from shared_model.protocol import Protocol
 from shared_model.signed_protocol import SignedProtocol
 from tests.conftest import SmallStudy as Study
@@ -41,6 +41,11 @@ from tests.enrolled import Clock
 
 from client.deploy.identity import SiteIdentity  # isort: skip
 from shared_model.fingerprint import six_words  # isort: skip
+
+
+@pytest.fixture
+def study_terms(small_study: Callable[..., Study]) -> Study:
+    return small_study()
 
 
 @pytest.fixture
@@ -59,19 +64,19 @@ def enrol(home: CoordinatorHome, site: str, role: Role = Role.SITE) -> None:
 
 
 @pytest.fixture
-def members(home: CoordinatorHome, small_study: Study) -> CoordinatorHome:
-    for site in small_study.protocol.federation.sites:
+def members(home: CoordinatorHome, study_terms: Study) -> CoordinatorHome:
+    for site in study_terms.protocol.federation.sites:
         enrol(home, site.name)
     enrol(home, "evaluator", Role.EVALUATOR)
     return home
 
 
 @pytest.fixture
-def weights(small_study: Study, tmp_path: Path) -> Path:
+def weights(study_terms: Study, tmp_path: Path) -> Path:
     from safetensors.numpy import save_file
 
     path = tmp_path / "initial.safetensors"
-    save_file(dict(small_study.arrays), path)
+    save_file(dict(study_terms.arrays), path)
     return path
 
 
@@ -101,8 +106,10 @@ class Scene:
     def __init__(self, home: CoordinatorHome, study: StudyFolder) -> None:
         self.home, self.study, self.link, self.clock = home, study, Link(), Clock()
         self.said: list[str] = []
-        self.reconciler = Reconciler(home, self.link, patience_s=1.0, report=lambda name, words: self.said.append(words),  # type: ignore[arg-type]
-                                     clock=self.clock)  # fmt: skip
+        self.reconciler = Reconciler(
+            home, self.link, patience_s=1.0, report=lambda name, words: self.said.append(words),  # type: ignore[arg-type]
+            clock=self.clock,
+        )  # fmt: skip
 
     def step(self, seconds: float = LOOK_S) -> None:
         self.clock.now += seconds
@@ -120,8 +127,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(members: CoordinatorHome, small_study: Study, weights: Path) -> Scene:
-    study = propose(members, small_study.protocol, weights)
+def scene(members: CoordinatorHome, study_terms: Study, weights: Path) -> Scene:
+    study = propose(members, study_terms.protocol, weights)
     start(members, study.name, again=False)
     return Scene(members, study)
 
@@ -130,61 +137,61 @@ def scene(members: CoordinatorHome, small_study: Study, weights: Path) -> Scene:
 
 
 def test_what_is_proposed_is_signed_and_lies_with_its_weights(
-    members: CoordinatorHome, small_study: Study, weights: Path
+    members: CoordinatorHome, study_terms: Study, weights: Path
 ) -> None:
-    study = propose(members, small_study.protocol, weights)
+    study = propose(members, study_terms.protocol, weights)
     signed = SignedProtocol.read(study.path / "signed.json", coordinator=members.coordinator,
-                                 release=small_study.protocol.release)  # fmt: skip
-    assert signed.protocol == small_study.protocol
-    assert [s.name for s in studies(members)] == [small_study.protocol.study]
+                                 release=study_terms.protocol.release)  # fmt: skip
+    assert signed.protocol == study_terms.protocol
+    assert [s.name for s in studies(members)] == [study_terms.protocol.study]
     assert study.wanted().wish is Wish.PROPOSED
-    propose(members, small_study.protocol, weights)  # the same again is fine
+    propose(members, study_terms.protocol, weights)  # the same again is fine
 
 
-def test_a_proposal_never_changes(members: CoordinatorHome, small_study: Study, weights: Path) -> None:
-    propose(members, small_study.protocol, weights)
-    other = Protocol.create({**small_study.protocol.model_dump(mode="json"), "seed": 77})
+def test_a_proposal_never_changes(members: CoordinatorHome, study_terms: Study, weights: Path) -> None:
+    propose(members, study_terms.protocol, weights)
+    other = Protocol.create({**study_terms.protocol.model_dump(mode="json"), "seed": 77})
     with pytest.raises(ProtocolError, match="with another protocol"):
         propose(members, other, weights)
 
 
 def test_a_site_that_is_not_enrolled_or_a_missing_evaluator_is_named(
-    home: CoordinatorHome, small_study: Study, weights: Path
+    home: CoordinatorHome, study_terms: Study, weights: Path
 ) -> None:
     with pytest.raises(ProtocolError, match="not enrolled; found: site-01"):
-        propose(home, small_study.protocol, weights)
-    for site in small_study.protocol.federation.sites:
+        propose(home, study_terms.protocol, weights)
+    for site in study_terms.protocol.federation.sites:
         enrol(home, site.name)
     with pytest.raises(ProtocolError, match="nobody would evaluate"):
-        propose(home, small_study.protocol, weights)
+        propose(home, study_terms.protocol, weights)
     enrol(home, "evaluator")  # as a hospital, which evaluates nothing
     with pytest.raises(ProtocolError, match="nobody would evaluate"):
-        propose(home, small_study.protocol, weights)
+        propose(home, study_terms.protocol, weights)
 
 
-def test_other_weights_are_refused(members: CoordinatorHome, small_study: Study, tmp_path: Path) -> None:
+def test_other_weights_are_refused(members: CoordinatorHome, study_terms: Study, tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
-    arrays = {name: array + 1 for name, array in small_study.arrays.items()}
+    arrays = {name: array + 1 for name, array in study_terms.arrays.items()}
     save_file(arrays, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="other weights than the protocol names"):
-        propose(members, small_study.protocol, tmp_path / "other.safetensors")
+        propose(members, study_terms.protocol, tmp_path / "other.safetensors")
     assert studies(members) == []
 
 
-def test_a_protocol_is_read_from_yaml_and_from_json(small_study: Study, tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text(yaml.safe_dump(small_study.protocol.model_dump(mode="json")))
-    (tmp_path / "p.json").write_text(small_study.protocol.to_json())
-    assert read_protocol(tmp_path / "p.yaml") == read_protocol(tmp_path / "p.json") == small_study.protocol
+def test_a_protocol_is_read_from_yaml_and_from_json(study_terms: Study, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(study_terms.protocol.model_dump(mode="json")))
+    (tmp_path / "p.json").write_text(study_terms.protocol.to_json())
+    assert read_protocol(tmp_path / "p.yaml") == read_protocol(tmp_path / "p.json") == study_terms.protocol
 
 
 # --- what is wanted ---
 
 
 def test_start_stop_and_resume_want_what_they_say_and_refuse_what_makes_no_sense(
-    members: CoordinatorHome, small_study: Study, weights: Path
+    members: CoordinatorHome, study_terms: Study, weights: Path
 ) -> None:
-    name = propose(members, small_study.protocol, weights).name
+    name = propose(members, study_terms.protocol, weights).name
     with pytest.raises(ConfigError, match="not begun before"):
         start(members, name, again=True)
     with pytest.raises(ConfigError, match="does not run"):
