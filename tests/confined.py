@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,32 +54,34 @@ def service_of(unit: Path) -> dict[str, list[str]]:
 
 @dataclass
 class Accounts:
-    """Users and groups of a sysusers file with numbers from `FIRST_ID`, which no real account has."""
+    """Users and groups of a sysusers file with numbers from `first`, which no real account has."""
 
     users: dict[str, int] = field(default_factory=dict)
     groups: dict[str, int] = field(default_factory=dict)
     members: dict[str, list[str]] = field(default_factory=dict)
+    homes: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path) -> Accounts:
+    def read(cls, path: Path, *, first: int = FIRST_ID) -> Accounts:
         """Read `g`, `u` and `m` lines (sysusers.d(5))."""
         made = cls()
         for words in _rows(path):
             match words[0]:
                 case "g":
-                    made.groups[words[1]] = FIRST_ID + len(made.groups)
+                    made.groups[words[1]] = first + len(made.groups)
                 case "u":
-                    made.groups[words[1]] = FIRST_ID + len(made.groups)
-                    made.users[words[1]] = made.groups[words[1]]
+                    made.groups[words[1]] = first + len(made.groups)
+                    made.users[words[1]], made.homes[words[1]] = made.groups[words[1]], words[4]
                 case "m":
                     made.members.setdefault(words[1], []).append(words[2])
                 case other:
                     raise AssertionError(other)
         return made
 
-    def write(self, folder: Path) -> None:
-        """passwd and group files with these accounts beside root."""
-        passwd = [f"{name}:x:{uid}:{uid}::/nonexistent:/usr/sbin/nologin" for name, uid in self.users.items()]
+    def write(self, folder: Path, *, place: Callable[[str], str]) -> None:
+        """passwd and group files with these accounts beside root; `place` says where a home lies here."""
+        passwd = [f"{name}:x:{uid}:{uid}::{place(self.homes[name])}:/usr/sbin/nologin"
+                  for name, uid in self.users.items()]  # fmt: skip
         joined = {group: [u for u, groups in self.members.items() if group in groups] for group in self.groups}
         group = [f"{name}:x:{gid}:{','.join(joined[name])}" for name, gid in self.groups.items()]
         (folder / "passwd").write_text("\n".join(["root:x:0:0:root:/root:/bin/sh", *passwd, ""]))
@@ -147,7 +149,7 @@ class Machine:
             (self.root / "stage" / name).mkdir(parents=True)
         (self.root / "stage" / "nothing").chmod(0)
         (self.root / "etc").mkdir()
-        self.accounts.write(self.root / "etc")
+        self.accounts.write(self.root / "etc", place=self.path)
 
     def remove(self) -> None:
         """Take everything away."""
