@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from server.rounds.states import StudyStep
 from shared_model.certificates import Member, Role
 from shared_model.enrolment import EnrolReply, decode
 from shared_model.errors import ConfigError, ProtocolError, WeightsError
+from shared_model.messages import weights_sha256
 from shared_model.private_files import write_private
 from shared_model.proposal import read_protocol
 from shared_model.protocol import Protocol
@@ -45,7 +47,11 @@ from shared_model.fingerprint import six_words  # isort: skip
 
 @pytest.fixture
 def study_terms(small_study: Callable[..., Study]) -> Study:
-    return small_study()
+    """A study whose protocol names the weights that are there."""
+    study = small_study()
+    values = study.protocol.model_dump(mode="json")
+    values["initial_weights"]["sha256"] = weights_sha256(study.arrays)
+    return replace(study, protocol=Protocol.create(values))
 
 
 @pytest.fixture
