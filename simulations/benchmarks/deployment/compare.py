@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from simulations.benchmarks.deployment.contest import Cost, courier_and_trainer, plain_flower, weights_bytes
+from simulations.benchmarks.deployment.contest import Cost, deployed, plain_flower, weights_bytes
 from simulations.benchmarks.rounds import SIDE, install, write_protocol
 from simulations.benchmarks.table import Row
 from simulations.composition import compose_config
@@ -42,7 +42,7 @@ def measure() -> list[Row]:
         install(protocol, run_dir, patients=PATIENTS)
         sites = [site.name for site in protocol.federation.sites]
         theirs = plain_flower(run_dir, root / "plain", sites=sites)
-        ours = courier_and_trainer(run_dir, root / "ours", sites=sites, evaluator="evaluator")
+        ours = deployed(run_dir, root / "ours", sites=sites)
         return rows_of(theirs, ours, weights=weights_bytes(run_dir))
 
 

@@ -8,7 +8,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,11 +15,9 @@ from pathlib import Path
 from statistics import mean, median
 
 import simulations.benchmarks.deployment.plain_app as plain_app
-from client.gate import BUNDLES, bundle_sha256, write_command
 from server.rounds.checkpoint import read_arrays
 from shared_model import __file__ as shared_file
 from shared_model.errors import RoundError
-from shared_model.flower_app import NODES, PATIENCE, RUN_DIR, write_app
 from simulations.benchmarks.deployment.federation import Node, Settings
 from simulations.benchmarks.deployment.wire import between
 from simulations.benchmarks.peers.flower import PYPROJECT
@@ -59,7 +56,8 @@ def plain_flower(run_dir: Path, out: Path, *, sites: Sequence[str]) -> Cost:
     shutil.copytree(Path(plain_app.__file__).parent, app / "peer", ignore=shutil.ignore_patterns("__pycache__"))
     (app / "pyproject.toml").write_text(PYPROJECT.format(run_dir=f"'{run_dir}'", out=f"'{out}'"), encoding="utf-8")
     nodes = tuple(Node(name=site, config={"partition-id": index}) for index, site in enumerate(sites))
-    measured, wire = _run(Settings(out=str(out / "flower"), app=str(app), nodes=nodes, run_config={}), out)
+    Settings(out=str(out), app=str(app), nodes=nodes).write(out / "settings.json")
+    measured, wire = _probe("simulations.benchmarks.deployment.federation", [str(out / "settings.json")], out)
     marks = [json.loads(line) for line in (out / "marks.jsonl").read_text(encoding="utf-8").splitlines()]
     halves = {what: {m["round"]: m for m in marks if m["what"] == what} for what in ("trained", "evaluated")}
     if not halves["trained"] or any(m["replies"] != len(sites) for half in halves.values() for m in half.values()):
@@ -71,27 +69,14 @@ def plain_flower(run_dir: Path, out: Path, *, sites: Sequence[str]) -> Cost:
     return Cost(**vars(cost) | {"train_cpu_s": train})
 
 
-def courier_and_trainer(run_dir: Path, out: Path, *, sites: Sequence[str], evaluator: str) -> Cost:
-    """The same study with our round loop, shim and trainers on the same Flower: without tunnel, gateway and signatures.
+def deployed(run_dir: Path, out: Path, *, sites: Sequence[str]) -> Cost:
+    """The same study as we deploy it: enrolled, through tunnel and gateway, signed and audited.
 
     Raises:
         RoundError: it did not finish, or not with all sites in all rounds.
     """
     out.mkdir(parents=True)
-    write_command(out / "bin")
-    (out / "bundles").write_text(bundle_sha256() + "\n", encoding="ascii")
-    with tempfile.TemporaryDirectory(prefix="mf-") as sockets:  # a socket's name has room for some hundred letters
-        parties = [*sites, evaluator]
-        places = {name: str(Path(sockets) / f"{index}.sock") for index, name in enumerate(parties)}
-        services = tuple((sys.executable, "-P", "-m", "client.trainer.server", "--socket", places[name],
-                          str(run_dir / "sites" / name / "site.json")) for name in parties)  # fmt: skip
-        nodes = tuple(Node(name=name, config={"trainer-socket": places[name], "site": name},
-                           command_folder=str(out / "bin")) for name in parties)  # fmt: skip
-        config: dict[str, str | float] = {RUN_DIR: str(run_dir), PATIENCE: 120.0, NODES: ""}
-        measured, wire = _run(Settings(
-            out=str(out / "flower"), app=str(write_app(out / "app")), nodes=nodes, run_config=config, separate=True,
-            services=services, environment={BUNDLES: str(out / "bundles"), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5"},
-        ), out)  # fmt: skip
+    measured, wire = _probe("simulations.benchmarks.deployment.rehearsed", [str(run_dir), str(out)], out)
     return cost_of(measured, wire, opened(run_dir, sites=len(sites)), messages=len(sites))
 
 
@@ -133,19 +118,17 @@ def weights_bytes(run_dir: Path) -> int:
     return sum(array.nbytes for array in read_arrays(run_dir / "initial.safetensors").values())
 
 
-def _run(settings: Settings, out: Path) -> tuple[Measurement, list[tuple[float, int, int]]]:
-    """Run a federation under the probe; what its processes say stays in `out/flower/logs`."""
-    out.mkdir(parents=True, exist_ok=True)
-    settings.write(out / "settings.json")
-    command = [sys.executable, "-P", "-m", "simulations.benchmarks.deployment.federation", str(out / "settings.json")]
+def _probe(module: str, arguments: Sequence[str], out: Path) -> tuple[Measurement, list[tuple[float, int, int]]]:
+    """Run a module of this package, which writes `out/wire.json`, under the probe."""
     probe = [sys.executable, "-P", "-m", "simulations.benchmarks.peers.probe", str(out / "measured.json"), str(LIMIT_S)]
     environment = {**os.environ, **QUIET}
     with (out / "log.txt").open("wb") as log:
-        subprocess.run([*probe, "--", *command], stdout=log, stderr=log, cwd=out, env=environment, check=True)
+        subprocess.run([*probe, "--", sys.executable, "-P", "-m", module, *arguments], stdout=log, stderr=log, cwd=out,
+                       env=environment, check=True)  # fmt: skip
     measured = Measurement(**json.loads((out / "measured.json").read_bytes()))
-    wire = out / "flower" / "wire.json"
-    if measured.exit_code != 0 or not wire.exists():
+    if measured.exit_code != 0 or not (out / "wire.json").exists():
         words = (out / "log.txt").read_text(encoding="utf-8", errors="replace")[-500:]
         raise RoundError("a federation of the bench did not finish", found=f"exit code {measured.exit_code}: {words}",
-                         remedy=f"read {out / 'flower' / 'logs'}")  # fmt: skip
-    return measured, [(float(t), int(up), int(down)) for t, up, down in json.loads(wire.read_bytes())]
+                         remedy=f"read the logs in {out}")  # fmt: skip
+    wire = json.loads((out / "wire.json").read_bytes())
+    return measured, [(float(moment), int(up), int(down)) for moment, up, down in wire]

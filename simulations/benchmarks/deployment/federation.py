@@ -1,4 +1,4 @@
-"""A federation of Flower's own processes on this machine, once, to its end; started by `contest` under the probe.
+"""Plain Flower on this machine with real processes, once, to its end; started by `contest` under the probe.
 
     python -m simulations.benchmarks.deployment.federation SETTINGS.json
 
@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -34,27 +34,19 @@ HOME = '[superlink]\ndefault = "hub"\n[superlink.hub]\naddress = "127.0.0.1:{por
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A SuperNode. config: its node configuration; command_folder: first in its PATH, "" for none."""
+    """A SuperNode. config: its node configuration."""
 
     name: str
     config: dict[str, str | int]
-    command_folder: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is started. out: an empty folder; app: of the Flower app; run_config: its overrides.
-
-    services: commands that run beside, say trainers; separate: SuperExec beside SuperLink instead of within it.
-    """
+    """What is started. out: a folder for keys, logs and Flower's homes; app: folder of the Flower app."""
 
     out: str
     app: str
     nodes: tuple[Node, ...]
-    run_config: dict[str, str | float]
-    services: tuple[tuple[str, ...], ...] = ()
-    environment: dict[str, str] = field(default_factory=dict)
-    separate: bool = False
 
     def write(self, path: Path) -> None:
         """As the process reads it."""
@@ -64,8 +56,7 @@ class Settings:
     def read(cls, path: Path) -> Settings:
         """What :meth:`write` wrote."""
         values = json.loads(path.read_bytes())
-        return cls(**values | {"nodes": tuple(Node(**node) for node in values["nodes"]),
-                               "services": tuple(map(tuple, values["services"]))})  # fmt: skip
+        return cls(**values | {"nodes": tuple(Node(**node) for node in values["nodes"])})
 
 
 class Federation:
@@ -74,20 +65,17 @@ class Federation:
     def __init__(self, settings: Settings) -> None:
         self._settings, self._out = settings, Path(settings.out)
         self._bin, self._port = Path(sys.executable).parent, free_port()
-        (self._out / "logs").mkdir(parents=True)
-        (self._out / "empty").mkdir()
+        for name in ("logs", "empty"):
+            (self._out / name).mkdir(parents=True)
         self._certificate = self._out / "link.pem"
 
     def run(self, relay: Relay) -> int:
         """Start all, run the app, and sample the wire meanwhile; the exit code of `flwr run`."""
         self._certify()
-        for index, command in enumerate(self._settings.services):
-            self._start(f"service-{index}", command)
         self._superlink()
         for node in self._settings.nodes:
             self._supernode(node, relay.to(self._port))
-        config = " ".join(f"{name}={json.dumps(value)}" for name, value in self._settings.run_config.items())
-        run = self._start("run", (str(self._bin / "flwr"), "run", self._settings.app, "hub", "--stream", "-c", config))
+        run = self._start("run", (str(self._bin / "flwr"), "run", self._settings.app, "hub", "--stream"))
         while run.poll() is None:
             relay.traffic.sample()
             time.sleep(POLL_S)
@@ -101,11 +89,10 @@ class Federation:
 
     def _superlink(self) -> None:
         ca = str(self._certificate)
-        isolation = "process" if self._settings.separate else "subprocess"
         link = self._start("superlink", (
             str(self._bin / "flower-superlink"), "--host", "127.0.0.1", "--port", str(self._port),
             "--ssl-ca-certfile", ca, "--ssl-certfile", ca, "--ssl-keyfile", str(self._out / "link.key"),
-            "--enable-supernode-auth", "--database", str(self._out / "state.db"), "--isolation", isolation,
+            "--enable-supernode-auth", "--database", str(self._out / "state.db"), "--isolation", "subprocess",
             "--disable-runtime-dependency-installation",
         ))  # fmt: skip
         deadline = time.monotonic() + START_LIMIT_S
@@ -113,9 +100,6 @@ class Federation:
             if link.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit("SuperLink does not come up")
             time.sleep(POLL_S)
-        if self._settings.separate:
-            self._start("superexec", (str(self._bin / "flower-superexec"), "--runtime-api-address",
-                                      f"127.0.0.1:{self._port}", "--root-certificates", ca))  # fmt: skip
 
     def _healthy(self) -> bool:
         context = ssl.create_default_context(cafile=str(self._certificate))
@@ -138,15 +122,14 @@ class Federation:
             str(self._bin / "flower-supernode"), "--superlink", f"127.0.0.1:{port}",
             "--root-certificates", str(self._certificate), "--auth-supernode-private-key", str(private),
             "--host", "127.0.0.1", "--port", str(free_port()), "--node-config", config,
-        ), first=node.command_folder)  # fmt: skip
+        ))  # fmt: skip
 
-    def _start(self, name: str, command: Sequence[str], *, first: str = "") -> subprocess.Popen[bytes]:
+    def _start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
         home = self._out / "homes" / name
         home.mkdir(parents=True, exist_ok=True)
         (home / "config.toml").write_text(HOME.format(port=self._port, ca=self._certificate), encoding="utf-8")
-        path = [*filter(None, [first]), str(self._bin), os.environ.get("PATH", os.defpath)]
-        environment = {**os.environ, **self._settings.environment, "FLWR_HOME": str(home),
-                       "PATH": os.pathsep.join(path)}  # fmt: skip
+        path = os.pathsep.join([str(self._bin), os.environ.get("PATH", os.defpath)])
+        environment = {**os.environ, "FLWR_HOME": str(home), "PATH": path}
         with (self._out / "logs" / f"{name}.log").open("wb") as log:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
                                     cwd=self._out / "empty")  # fmt: skip

@@ -58,15 +58,18 @@ class Rehearsal:
         folder: where coordinator and sites live: `hub`, and one folder for each party.
         timeout_s: until something that should happen by itself has happened.
         say: is told each step.
+        reached_by: the port that sites connect to in place of the coordinator's; a proxy before it may count or cut.
 
     Raises:
         TrainerError: something did not happen in time; the words say where to look.
     """
 
     def __init__(
-        self, folder: Path, parties: Sequence[Party], *, timeout_s: float, say: Callable[[str], None] = lambda _: None
-    ) -> None:
+        self, folder: Path, parties: Sequence[Party], *, timeout_s: float, say: Callable[[str], None] = lambda _: None,
+        reached_by: Callable[[int], int] = lambda port: port,
+    ) -> None:  # fmt: skip
         self.folder, self.parties, self._timeout, self._say = folder.resolve(), tuple(parties), timeout_s, say
+        self._reached_by = reached_by
         self.supervisor = Supervisor(state=None)
         self.sites = {party.name: SiteHome(self.folder / party.name) for party in parties}
 
@@ -122,8 +125,9 @@ class Rehearsal:
     def _invite(self, party: Party) -> None:
         token = self.server("invite", party.name, "--role", party.role.value).splitlines()[0]
         settings = self.hub.settings
-        self.site(party.name, "init", "--invite", token, "--server", f"localhost:{settings.port}", "--enrol-port",
-                  str(settings.enrol_port), "--cohort", str(party.cohort), "--role", party.role.value)  # fmt: skip
+        door = f"localhost:{self._reached_by(settings.port)}"
+        self.site(party.name, "init", "--invite", token, "--server", door, "--enrol-port", str(settings.enrol_port),
+                  "--cohort", str(party.cohort), "--role", party.role.value)  # fmt: skip
         home = self.sites[party.name]  # what follows is the administrator's hand on the policy
         policy = Policy.read(home.policy_file).model_copy(update={
             "salt": party.salt, "test_fraction": party.test_fraction, "private_only": party.private_only,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +27,7 @@ from client.privacy.ledger import Ledger, LedgerEntry
 from client.trainer.config import SiteConfig
 from server.enrolment.gateway import Gateway, Upstream
 from server.enrolment.http_guard import TRANSFER_BYTES
-from shared_model.certificates import Role
+from shared_model.certificates import Role, enrolling_server_context
 from shared_model.doctor import Check, Level
 from shared_model.doctor.page import as_html, as_json
 from shared_model.errors import CertificateError, DoctorError
@@ -148,6 +150,33 @@ def test_a_coordinator_that_is_not_there_and_a_name_that_is_unknown(
     assert named(found.checks, "proxy").level is Level.RED
     assert named(found.checks, "dns").level is Level.GREEN  # the proxy's business
     assert "no-such-proxy" not in as_html(found) and "secret" not in repr(found)
+
+
+@in_a_loop
+async def test_before_the_certificate_the_door_for_invitations_is_looked_at(
+    coordinator: Coordinator, small_study: Callable[..., SmallStudy]
+) -> None:
+    study = small_study()
+    home = SiteHome.create(study.root / "home", cohort=study.config(SITE).cohort, role=Role.SITE)
+    home.policy_file.write_text(home.policy_file.read_text().replace("device: auto", "device: cpu"))
+    coordinator.begin(SITE, folder=home.folder / "identity")
+    path = home.folder / "identity/site.json"
+
+    async def check(port: int) -> Check:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"enrol_port": port}))
+        return named((await asyncio.to_thread(examine, home)).checks, "line")
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    other = Coordinator(home.folder / "other")
+    for hub, level in ((coordinator, Level.GREEN), (other, Level.RED)):
+        credentials = hub.authority.server_credentials(["localhost"])
+        context = enrolling_server_context(credentials, ca_pem=hub.authority.ca_pem)
+        async with await asyncio.start_server(talk, "127.0.0.1", 0, ssl=context) as server:
+            found = await check(server.sockets[0].getsockname()[1])
+        assert found.level is level, found
+    assert (await check(1)).level is Level.RED
 
 
 def test_an_empty_folder_is_red_and_says_what_to_run(tmp_path: Path) -> None:
@@ -476,6 +505,27 @@ def test_an_audit_log_that_was_changed_is_red(coordinator: Coordinator, small_st
     path.write_bytes(path.read_bytes().replace(b'"round":1', b'"round":2'))
     check = named(examine(home).checks, "audit")
     assert check.level is Level.RED and "line" in check.words and str(home.folder) not in check.words
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_a_role_s_user_is_told_what_it_may_not_read_and_that_is_no_fault(
+    coordinator: Coordinator, tmp_path: Path, study_maker: Callable[..., SmallStudy]
+) -> None:
+    nobody = 65534
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        root = Path(folder)
+        home = make_home(coordinator, study_maker(root / "s"))
+        for path in (root, root / "s", home.folder):
+            path.chmod(0o755)
+        os.seteuid(nobody)
+        try:
+            as_nobody = examine(home)
+        finally:
+            os.seteuid(0)
+    levels = {check.name: check.level for check in as_nobody.checks}
+    assert levels["certificate"] is levels["policy"] is levels["audit"] is Level.AMBER
+    assert "may not read it" in named(as_nobody.checks, "policy").words
+    assert Level.RED not in levels.values(), as_nobody
 
 
 def test_the_doctor_changes_nothing(coordinator: Coordinator, small_study: Callable[..., SmallStudy]) -> None:

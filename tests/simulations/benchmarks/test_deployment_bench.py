@@ -26,11 +26,7 @@ def test_the_section_runs_only_when_it_is_named() -> None:
 
 
 def test_settings_survive_the_way_to_the_process(tmp_path: Path) -> None:
-    settings = Settings(
-        out="/o", app="/a", nodes=(Node(name="a", config={"site": "a", "partition-id": 1}, command_folder="/b"),),
-        run_config={"run-dir": "/r", "patience": 2.5}, services=(("python", "-m", "x"),), environment={"A": "b"},
-        separate=True,
-    )  # fmt: skip
+    settings = Settings(out="/o", app="/a", nodes=(Node(name="a", config={"site": "a", "partition-id": 1}),))
     settings.write(tmp_path / "settings.json")
     assert Settings.read(tmp_path / "settings.json") == settings
 
