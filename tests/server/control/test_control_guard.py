@@ -332,7 +332,8 @@ def test_a_stranger_has_little_time_and_few_bytes(tmp_path: Path, bounds: dict[s
             with behind:
                 behind.settimeout(20)
                 if "bytes_up" in bounds:
-                    spoken.sendall(b"x" * 100_000)
+                    with contextlib.suppress(OSError):  # it may be cut while this is sent
+                        spoken.sendall(b"x" * 100_000)
                 assert no_more(spoken) == b""
                 assert len(no_more(behind)) <= 10_000
 
