@@ -319,19 +319,21 @@ def no_more(spoken: socket.socket) -> bytes:
 # --- bounds ---
 
 
-@pytest.mark.parametrize("bounds", [{"lifetime_s": 0.2}, {"bytes_up": 10_000}, {"idle_s": 0.2}])
+@pytest.mark.parametrize("bounds", [{"lifetime_s": 1.0}, {"bytes_up": 10_000}, {"idle_s": 1.0}])
 def test_a_stranger_has_little_time_and_few_bytes(tmp_path: Path, bounds: dict[str, Any]) -> None:
     """In front of a service that takes everything and never ends a connection."""
     hub = Hub(tmp_path)
     north = hub.home.enrol("north")
     with hub.open(enrol_limits=EnrolLimits(**bounds)), socket.create_server(("127.0.0.1", 0)) as service:
+        service.settimeout(20)
         hub.door._control = ControlUpstream(port=service.getsockname()[1], peers=hub.peers)
         with knock(hub.door.port, north.enrolling_context(alpn=CONTROL_ALPN)) as spoken:
             behind, _ = service.accept()
             with behind:
                 behind.settimeout(20)
                 if "bytes_up" in bounds:
-                    spoken.sendall(b"x" * 100_000)
+                    with contextlib.suppress(OSError):  # it may be cut while this is sent
+                        spoken.sendall(b"x" * 100_000)
                 assert no_more(spoken) == b""
                 assert len(no_more(behind)) <= 10_000
 
