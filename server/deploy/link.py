@@ -41,6 +41,7 @@ COMMAND_S = 120.0  # `flwr` takes 2 s, more on a machine that is busy
 CONNECTION = "coordinator"
 NODES_FILE = "nodes.json"
 ENDED = "finished:"
+UNREGISTERED = "unregistered"  # flwr.supercore.constant.NodeStatus
 
 _HOME = """\
 [superlink]
@@ -180,9 +181,14 @@ class Link:
             self._flwr("stop", str(run_id), CONNECTION)
 
     def node_ids(self) -> set[int]:
-        """Ids of all registered nodes."""
+        """Ids of the nodes that are let in. Flower lists for ever those that were shut out, too.
+
+        Raises:
+            RoundError: SuperLink does not answer.
+        """
         try:
-            return {int(node["node-id"]) for node in self._flwr("supernode", "ls", CONNECTION)["nodes"]}
+            return {int(node["node-id"]) for node in self._flwr("supernode", "ls", CONNECTION)["nodes"]
+                    if node["status"] != UNREGISTERED}  # fmt: skip
         except (KeyError, ValueError, TypeError):
             raise RoundError("SuperLink does not list its nodes") from None
 
