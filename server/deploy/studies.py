@@ -197,15 +197,21 @@ class Reconciler:
         self._next_look: dict[str, float] = {}
 
     def step(self) -> None:
-        """Look at every study once.
+        """Look at every study once; one that is damaged keeps no other from going on.
 
         Raises:
-            RoundError: SuperLink does not answer; try again later.
+            RoundError: SuperLink does not answer; try again later. StorageError: a study is damaged.
         """
+        damaged = list[StorageError]()
         for study in studies(self._home):
-            if study.wanted().wish is Wish.RUNNING and self._clock() >= self._next_look.get(study.name, 0.0):
-                self._next_look[study.name] = self._clock() + LOOK_S
-                self._advance(study)
+            try:
+                if study.wanted().wish is Wish.RUNNING and self._clock() >= self._next_look.get(study.name, 0.0):
+                    self._next_look[study.name] = self._clock() + LOOK_S
+                    self._advance(study)
+            except StorageError as error:
+                damaged.append(error)
+        if damaged:
+            raise damaged[0]
 
     def _advance(self, study: StudyFolder) -> None:
         wanted, state = study.wanted(), study.state()
