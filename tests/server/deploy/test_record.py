@@ -197,5 +197,6 @@ def test_events_are_read_from_where_the_site_has_them(home: CoordinatorHome) -> 
     board = StudyBoard(home)
     assert list(board.events("one", 0)) == []
     happens(study, "round_opened", "round_closed")
-    assert [(number, event.kind) for number, event in board.events("one", 0)] == [(1, "round_opened"), (2, "round_closed")]
+    found = [(number, event.kind) for number, event in board.events("one", 0)]
+    assert found == [(1, "round_opened"), (2, "round_closed")]
     assert [number for number, _ in board.events("one", 1)] == [2]
