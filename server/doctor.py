@@ -6,6 +6,7 @@ so SuperLink must listen on the loopback alone.
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -36,6 +37,7 @@ from shared_model.doctor.machine import (
     program,
     versions_here,
 )  # fmt: skip
+from shared_model.errors import ConfigError
 from shared_model.private_files import read_private
 
 HANDSHAKE_S = 5.0
@@ -59,7 +61,14 @@ class Seen:
 
 
 def examine(home: CoordinatorHome, *, now: Callable[[], float] = time.time) -> Diagnosis:
-    """All checks of a coordinator; takes a second or two."""
+    """All checks of a coordinator; takes a second or two.
+
+    Raises:
+        ConfigError: another user's home: SQLite would leave files there that its owner cannot open.
+    """
+    if home.folder.stat().st_uid != os.geteuid():
+        raise ConfigError("this home belongs to another user", found=f"uid {home.folder.stat().st_uid}",
+                          expected=f"uid {os.geteuid()}", remedy="run doctor as that user")  # fmt: skip
     settings, checks = home.settings, list[Check]()
     checks += examined("superlink", "SuperLink", lambda: superlink(listeners(), settings.link_port))
     checks += examined("versions", "Versions", versions_here)

@@ -25,7 +25,7 @@ from client.trainer.config import SiteConfig
 from shared_model.audit import verify
 from shared_model.certificates import CONTROL_ALPN
 from shared_model.doctor import Check, Diagnosis, Level, examined
-from shared_model.doctor.check import amber, failed, green, red
+from shared_model.doctor.check import amber, green, red
 from shared_model.doctor.machine import (
     GIB,
     available_memory,
@@ -66,8 +66,7 @@ def examine(home: SiteHome, *, proxy: Proxy | None = None, now: Callable[[], flo
     checks += found
     checks += _line_of(identity, proxy, protocols, now)
     for path, what in ((home.courier / "audit.jsonl", "the courier's"), (home.state / "audit.jsonl", "the trainer's")):
-        if path.exists():
-            checks += examined("audit", "Audit log", functools.partial(audit, path, what))
+        checks += examined("audit", "Audit log", functools.partial(audit, path, what))
     if config is not None:
         checks += _trainer_of(home, config, protocols)
     who = identity.settings.site if identity else "a site"
@@ -78,7 +77,7 @@ def examine(home: SiteHome, *, proxy: Proxy | None = None, now: Callable[[], flo
 def _identity_of(home: SiteHome, now: Callable[[], float]) -> SiteIdentity | None:
     try:
         return SiteIdentity.open(home.folder / "identity", clock=now)
-    except MammoFedError:
+    except (MammoFedError, OSError):
         return None  # `certificate` says why
 
 
@@ -94,17 +93,19 @@ def programs(find: Callable[[str], str | None]) -> Check:
     return green("programs", "Flower's programs", "flower-supernode and flower-superexec are installed")
 
 
-def audit(path: Path, what: str) -> Check:
-    """An audit log, line by line.
+def audit(path: Path, what: str) -> list[Check]:
+    """An audit log, line by line; none where it was not begun.
 
     Raises:
         AuditError, SignatureError, StorageError: changed, cut or unreadable.
     """
+    if not path.exists():
+        return []
     found = verify(path)
     if found.refusals:
-        return red("audit", "Audit log", f"{what}: {found.refusals} rewritten logs of the coordinator were refused",
-                   to_do="read its entries `head_refused` and call the coordinator: its history was changed")
-    return green("audit", "Audit log", f"{what}: whole and in order, {found.entries} entries")
+        return [red("audit", "Audit log", f"{what}: {found.refusals} rewritten logs of the coordinator were refused",
+                   to_do="read its entries `head_refused` and call the coordinator: its history was changed")]
+    return [green("audit", "Audit log", f"{what}: whole and in order, {found.entries} entries")]
 
 
 # --- coordinator ---
@@ -219,17 +220,28 @@ def _rate(bytes_per_second: float) -> str:
 
 
 def _config_of(home: SiteHome) -> tuple[SiteConfig | None, list[Check]]:
-    try:
-        return home.config_for(home.trusted_coordinator()), []
-    except MammoFedError as error:
-        return None, [failed("policy", "Policy", error)]
+    found: list[SiteConfig] = []
+
+    def look() -> list[Check]:
+        found.append(home.config_for(home.trusted_coordinator()))
+        return []
+
+    checks = examined("policy", "Policy", look)
+    return (found[0] if found else None), checks
 
 
 def _protocols_of(config: SiteConfig | None) -> tuple[list[Protocol], list[Check]]:
     """Approved protocols that are in order, and what is wrong with the others."""
     found: list[Protocol] = []
-    checks: list[Check] = []
-    for path in sorted(config.protocols.glob("*.json"))[:100] if config else ():
+    listed: list[Path] = []
+
+    def listing() -> list[Check]:
+        if config is not None and config.protocols.exists():
+            listed.extend(sorted(path for path in config.protocols.iterdir() if path.suffix == ".json")[:100])
+        return []
+
+    checks = examined("protocols", "Protocols", listing)
+    for path in listed:
 
         def look(path: Path = path) -> list[Check]:
             assert config is not None

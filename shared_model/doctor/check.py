@@ -59,7 +59,12 @@ def red(name: str, title: str, words: str, *, to_do: str, local: str = "") -> Ch
 
 
 def failed(name: str, title: str, error: MammoFedError, *, level: Level = Level.RED) -> Check:
-    """A check that one of our errors ended: its words without paths and users; the whole of it stays in `local`."""
+    """A check that one of our errors ended: its words without paths and users; the whole of it stays in `local`.
+
+    What this user may not read is no fault: the roles of a site are users who may not read each other's things.
+    """
+    if isinstance(error.__context__, PermissionError):
+        return _closed(name, title, str(error))
     parts = [error.problem]
     if error.found is not None:
         parts.append(f"found: {error.found}")
@@ -76,10 +81,17 @@ def examined(name: str, title: str, look: Callable[[], Check | Sequence[Check]])
         found = look()
     except MammoFedError as error:
         return [failed(name, title, error)]
+    except PermissionError as error:
+        return [_closed(name, title, str(error))]
     except OSError as error:
         return [red(name, title, f"cannot be examined: {error.strerror or type(error).__name__}",
                     to_do="run doctor as the user that owns it, and check the disk", local=str(error))]  # fmt: skip
     return [found] if isinstance(found, Check) else list(found)
+
+
+def _closed(name: str, title: str, local: str) -> Check:
+    return amber(name, title, "this user may not read it, so it was not examined", local=local,
+                 to_do="run doctor as root, or once more as the user who owns it")  # fmt: skip
 
 
 def without_places(text: str) -> str:

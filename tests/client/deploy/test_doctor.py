@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -503,6 +505,27 @@ def test_an_audit_log_that_was_changed_is_red(coordinator: Coordinator, small_st
     path.write_bytes(path.read_bytes().replace(b'"round":1', b'"round":2'))
     check = named(examine(home).checks, "audit")
     assert check.level is Level.RED and "line" in check.words and str(home.folder) not in check.words
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_a_role_s_user_is_told_what_it_may_not_read_and_that_is_no_fault(
+    coordinator: Coordinator, tmp_path: Path, study_maker: Callable[..., SmallStudy]
+) -> None:
+    nobody = 65534
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        root = Path(folder)
+        home = make_home(coordinator, study_maker(root / "s"))
+        for path in (root, root / "s", home.folder):
+            path.chmod(0o755)
+        os.seteuid(nobody)
+        try:
+            as_nobody = examine(home)
+        finally:
+            os.seteuid(0)
+    levels = {check.name: check.level for check in as_nobody.checks}
+    assert levels["certificate"] is levels["policy"] is levels["audit"] is Level.AMBER
+    assert "may not read it" in named(as_nobody.checks, "policy").words
+    assert Level.RED not in levels.values(), as_nobody
 
 
 def test_the_doctor_changes_nothing(coordinator: Coordinator, small_study: Callable[..., SmallStudy]) -> None:

@@ -22,7 +22,7 @@ from server.enrolment.gateway import Gateway, Upstream
 from shared_model.certificates import loopback_credentials, server_context
 from shared_model.doctor import Check, Level
 from shared_model.doctor.page import as_html
-from shared_model.errors import DoctorError
+from shared_model.errors import ConfigError, DoctorError
 from tests.enrolled import DAY, Coordinator, in_a_loop
 
 
@@ -172,6 +172,13 @@ def test_members_who_wait_and_whose_certificate_runs_out_are_named(tmp_path: Pat
 def test_flower_s_programs() -> None:
     assert doctor.programs(lambda name: None).level is Level.RED
     assert doctor.programs(lambda name: name).level is Level.GREEN
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a folder away needs root")
+def test_another_user_s_home_is_refused_before_it_is_touched(home: CoordinatorHome) -> None:
+    os.chown(home.folder, 65534, 65534)
+    with pytest.raises(ConfigError, match="another user"):
+        examine(home)
 
 
 def test_the_command_ends_with_its_code(home: CoordinatorHome, tmp_path: Path) -> None:

@@ -63,7 +63,13 @@ def test_an_examination_that_breaks_is_a_finding_and_no_end() -> None:
     assert (first.level, first.words) == (Level.RED, "…/tls.pem is open to another user; found: mode 0644")
     assert "/srv/st-mary" in first.local and first.remedy == "chmod 600"
     (second,) = examined("cohort", "Cohort", unreadable)  # type: ignore[arg-type]
-    assert second.level is Level.RED and "Permission denied" in second.words and "/srv" not in second.words
+    assert second.level is Level.AMBER and "may not read" in second.words and "/srv" not in second.words
+
+    def full() -> object:
+        raise OSError(28, "No space left on device", "/srv/st-mary/x")
+
+    (third,) = examined("disk", "Disk", full)  # type: ignore[arg-type]
+    assert third.level is Level.RED and "No space left" in third.words and "/srv" not in third.words
 
 
 @pytest.mark.parametrize(
