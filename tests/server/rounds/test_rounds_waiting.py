@@ -257,6 +257,20 @@ def test_waiting_for_parties_at_the_start_ends(tmp_path: Path, comes: bool) -> N
     assert set(outcomes(tmp_path, "ash")) == {"contributed" if comes else "failed"}
 
 
+def test_an_enrolled_site_of_another_study_is_not_asked(tmp_path: Path) -> None:
+    protocol, clock = fake.make_protocol(federation__quorum=3), Clock()
+    grid = Network(protocol, clock)
+    grid.parties[777] = fake.Party("zelkova", "site", protocol)
+    bound = {node: (party.name, party.role) for node, party in grid.parties.items()}
+    grid.lose("ash")  # somebody is missing, so that whoever stands for nobody is asked
+    outcome = run_study(
+        grid=grid, protocol=protocol, run_dir=tmp_path, initial=fake.initial_weights(), observer=lambda _: None,
+        stop=clock, bound=lambda: bound,
+    )  # fmt: skip
+    assert outcome.status == "COMPLETE"
+    assert grid.described == 4 and rows(tmp_path, "SELECT 1 FROM events WHERE code = 'unknown_site'") == []
+
+
 def test_a_site_that_approves_later_is_taken_in_and_its_refusal_was_told_once(tmp_path: Path) -> None:
     protocol, clock = fake.make_protocol(federation__quorum=3), Clock()
     grid = Network(protocol, clock)
