@@ -219,7 +219,8 @@ class Reconciler:
             return
         status = self._link.run_status(int(wanted.run_id))
         if not status.ended:
-            begun = study.mark() != wanted.mark
+            # Whoever moves the journal has the lease, so this order of looks is what tells a dead process from a new one.
+            begun = study.mark() != wanted.mark and not study.busy()
             if begun or self._clock() - wanted.submitted > STARTING_S:  # its process died; Flower needs a minute to see
                 self._link.stop(int(wanted.run_id))
                 words = "was left by its process" if begun else f"did not begin in {STARTING_S:g} s"
