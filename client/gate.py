@@ -10,11 +10,13 @@ Three names of Flower 1.41 are replaced here and nowhere else; a test holds them
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from shared_model.errors import ConfigError, ProtocolError
@@ -34,13 +36,25 @@ def main() -> None:
     Raises:
         ConfigError: the site's list is absent.
     """
-    from flwr.supernode.cli import flwr_clientapp
     from flwr.supernode.runtime import run_clientapp
 
     allowed = read_list(Path(os.environ.get(BUNDLES, "")))
     run_clientapp.install_from_fab = _only(allowed)  # type: ignore[attr-defined]
     run_clientapp.get_load_client_app_fn = _installed  # type: ignore[attr-defined, assignment]
-    flwr_clientapp()
+    flowers_command().flwr_clientapp()
+
+
+def flowers_command() -> ModuleType:
+    """Flower's module of that command, read from its file: the package around it imports SuperNode with SQLAlchemy and
+    Alembic, half of what a message would cost its courier."""
+    import flwr.supernode
+
+    place = Path(flwr.supernode.__file__).parent / "cli" / "flwr_clientapp.py"
+    spec = importlib.util.spec_from_file_location("flwr.supernode.cli.flwr_clientapp", place)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def bundle_sha256() -> str:

@@ -4,7 +4,8 @@ Run configuration: `run-dir`, an absolute path with `protocol.json` and, unless 
 package, `initial.safetensors` in it (Flower starts this process in a folder of its own), and `patience-seconds`, how
 long to wait for sites to connect. `signing-key` (absolute path) and `coordinator` (name) make it sign every request;
 both empty or absent: unsigned, for a study on one machine, which no enrolled site answers. `nodes` (absolute path) is
-the daemon's record of which node was enrolled as which party; a node with another name is left out. A file `stop` in
+the daemon's record of which node was enrolled as which party; a node with another name is left out, and enrolled
+parties that are lost are waited for. A file `stop` in
 the run directory stops the study after the round that is running; it is taken away when it has been seen.
 """
 
@@ -64,7 +65,7 @@ def run(
     with _stop_when_asked(folder / STOP_FILE) as stop:
         outcome = run_study(
             grid=grid, protocol=protocol, run_dir=folder, initial=_initial(folder, protocol), observer=observer,
-            stop=stop, patience_s=patience_s, signer=signer, bound=bound,
+            stop=stop, patience_s=patience_s, waits_for_lost=bound is not None, signer=signer, bound=bound,
         )  # fmt: skip
     if outcome.status != "COMPLETE":
         raise QuorumError(f"the study is {outcome.status}", found=outcome.reason, remedy=f"resume it in {folder}")
