@@ -52,7 +52,7 @@ def init(home: Path, invite: str, server: str, enrol_port: int | None, cohort: P
         raise ConfigError("the invitation is for another role", found=invitation.member.role.value, expected=role,
                           remedy=f"--role {invitation.member.role.value}, if that is what this machine is")  # fmt: skip
     host, _, port = server.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not (port.isascii() and port.isdigit()):
         raise ConfigError("--server: no address", found=server, expected="HOST:PORT")
     check_cohort(cohort, invitation.member)
     made = SiteHome.create(home.resolve(), cohort=cohort, role=invitation.member.role)
@@ -95,12 +95,13 @@ def review(home: Path, study: str | None) -> None:
     found = proposals(there, release=release())
     for name, why in refused(there, release=release()).items():
         click.secho(f"{name}: {why}", fg="red", err=True)
+    if study is not None:
+        found = {study: _proposal(there, study)}
     if not found:
-        click.echo("Nothing is proposed to this site.")
+        click.echo("Nothing is proposed to this site. Next  `mammofed site join` keeps asking the coordinator")
     for name, signed in found.items():
-        if study in (None, name):
-            show_review(there, signed, work_out(there, signed))
-            click.echo(f"Next  `mammofed site approve {home} {name}`, or `decline`")
+        show_review(there, signed, work_out(there, signed))
+        click.echo(f"Next  `mammofed site approve {home} {name}`, or `decline`")
 
 
 @click.command()
@@ -113,18 +114,21 @@ def approve(home: Path, study: str, yes: bool) -> None:
     Example:  mammofed site approve site density-2027
     """
     from client.trainer.consent import approve as approve_study
-    from client.trainer.consent import coordinator_of
+    from client.trainer.consent import refusals
 
     there = _open(home)
     signed = _proposal(there, study)
     if there.trusted_coordinator() is None:
-        coordinator = coordinator_of(there)
-        click.echo(f"First approval here. The coordinator is {coordinator.name}; its key reads:")
-        click.echo(f"  {coordinator.verify_key.fingerprint}")
+        click.echo(f"First approval here. The coordinator is {signed.coordinator.name}; its key reads:")
+        click.echo(f"  {signed.coordinator.verify_key.fingerprint}")
+    faults = refusals(there, signed)
+    for words in faults:
+        click.secho(f"As things are, the trainer would refuse it: {words}", fg="red", err=True)
     if not yes:
         click.confirm(f"Approve {study} ({signed.sha256[:16]})?", abort=True)
     approve_study(there, signed)
-    click.echo(f"{study} is approved; the trainer serves it from now on.")
+    click.echo(f"{study} is approved; the trainer serves it {'once that is put right' if faults else 'from now on'}.")
+    click.echo(f"Next  `mammofed site status {home}`; `decline` takes it back, also later")
 
 
 @click.command()
@@ -136,10 +140,18 @@ def decline(home: Path, study: str) -> None:
     Example:  mammofed site decline site density-2027
     """
     from client.trainer.consent import decline as decline_study
+    from client.trainer.consent import withdraw
+    from shared_model.errors import MammoFedError
 
     there = _open(home)
-    decline_study(there, _proposal(there, study))
-    click.echo(f"{study} is declined.")
+    taken = withdraw(there, study)  # first, and whatever the courier's files say by now
+    try:
+        decline_study(there, _proposal(there, study))
+    except MammoFedError:
+        if not taken:
+            raise
+    words = "; its approval is taken back, and nothing more is trained for it" if taken else ""
+    click.echo(f"{study} is declined{words}. Next  `mammofed site approve {home} {study}`, should you change your mind")
 
 
 @click.command()

@@ -57,13 +57,13 @@ def show(status: Mapping[str, Any], *, as_json: bool) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     table.add_row("Coordinator", status["coordinator"])
-    table.add_row("Certificate", f"{status['certificate']}: {status['certificate_words']}")
+    table.add_row("Certificate", escape(f"{status['certificate']}: {status['certificate_words']}"))
     if status["certificate"] == "enrolling":
         for use, words in status["words"].items():
             table.add_row(f"  read aloud: {use}", words)
     courier = status["courier"]
     table.add_row("Courier", "runs" if courier["runs"] else "does not run: start `mammofed site join`")
-    table.add_row("Line", courier["words"])
+    table.add_row("Line", escape(courier["words"]))
     for notice in courier["notices"]:
         table.add_row("", f"[yellow]{escape(notice)}[/yellow]")
     table.add_row("Trainer", "serves" if status["trainer"] else f"does not run: {escape(status['trainer_words'])}")
@@ -72,7 +72,7 @@ def show(status: Mapping[str, Any], *, as_json: bool) -> None:
         table.add_row(f"Study {name}", f"{study['standing']}, round {last.get('round', 0)} of {study['rounds']}; "
                       f"{escape(last.get('words', '')) or 'not begun'}")  # fmt: skip
     if not status["studies"]:
-        table.add_row("Studies", status["studies_words"] or "none proposed")
+        table.add_row("Studies", escape(status["studies_words"] or "none proposed"))
     console.print(table)
 
 
