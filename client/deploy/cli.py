@@ -111,16 +111,19 @@ def approve(home: Path, study: str, yes: bool) -> None:
 
     Example:  mammofed site approve site density-2027
     """
+    from client.deploy.review import show_review
     from client.trainer.consent import approve as approve_study
     from client.trainer.consent import coordinator_of
+    from client.trainer.consent import review as work_out
 
     there = _open(home)
     signed = _proposal(there, study)
     if there.trusted_coordinator() is None:
         coordinator = coordinator_of(there)
-        click.echo(f"First approval here. The coordinator is {coordinator.name}; its key reads:")
+        click.echo(f"First approval here. The coordinator is {coordinator.name}; compare its key over the phone:")
         click.echo(f"  {coordinator.verify_key.fingerprint}")
     if not yes:
+        show_review(there, signed, work_out(there, signed))  # what is approved is what is read here
         click.confirm(f"Approve {study} ({signed.sha256[:16]})?", abort=True)
     approve_study(there, signed)
     click.echo(f"{study} is approved; the trainer serves it from now on.")
@@ -135,9 +138,11 @@ def decline(home: Path, study: str) -> None:
     Example:  mammofed site decline site density-2027
     """
     from client.trainer.consent import decline as decline_study
+    from client.trainer.site import release
 
     there = _open(home)
-    decline_study(there, _proposal(there, study))
+    if not decline_study(there, study, release=release()):
+        _proposal(there, study)  # raises
     click.echo(f"{study} is declined.")
 
 

@@ -16,6 +16,7 @@ from client.deploy.home import SiteHome
 from client.deploy.presence import STATUS
 from client.deploy.status import CourierStatus
 from client.trainer.client import listens
+from shared_model.control import plain
 from shared_model.errors import MammoFedError
 from shared_model.fingerprint import six_words
 
@@ -54,22 +55,22 @@ def show(status: Mapping[str, Any], *, as_json: bool) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     table.add_row("Coordinator", status["coordinator"])
-    table.add_row("Certificate", f"{status['certificate']}: {status['certificate_words']}")
+    table.add_row("Certificate", escape(f"{status['certificate']}: {status['certificate_words']}"))
     if status["certificate"] == "enrolling":
         for use, words in status["words"].items():
             table.add_row(f"  read aloud: {use}", words)
     courier = status["courier"]
     table.add_row("Courier", "runs" if courier["runs"] else "does not run: start `mammofed site join`")
-    table.add_row("Line", courier["words"])
+    table.add_row("Line", escape(plain(courier["words"])))
     for notice in courier["notices"]:
-        table.add_row("", f"[yellow]{escape(notice)}[/yellow]")
+        table.add_row("", f"[yellow]{escape(plain(notice))}[/yellow]")
     table.add_row("Trainer", "serves" if status["trainer"] else "does not run")
     for name, study in status["studies"].items():
         last = courier["studies"].get(name, {})
         table.add_row(f"Study {name}", f"{study['standing']}, round {last.get('round', 0)} of {study['rounds']}; "
                       f"{escape(last.get('words', '')) or 'not begun'}")  # fmt: skip
     if not status["studies"]:
-        table.add_row("Studies", status["studies_words"] or "none proposed")
+        table.add_row("Studies", escape(status["studies_words"]) or "none proposed")
     console.print(table)
 
 

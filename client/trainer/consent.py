@@ -6,6 +6,8 @@ the trainer ever serves.
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,25 +71,34 @@ def proposals(home: SiteHome, *, release: str) -> dict[str, SignedProtocol]:
     Raises:
         ConfigError, SignatureError: see :func:`coordinator_of`.
     """
-    coordinator, found = coordinator_of(home), dict[str, SignedProtocol]()
-    for path in sorted(home.inbox.glob("*.json")):
-        try:
-            signed = SignedProtocol.read(path, coordinator=coordinator, release=release)
-        except (ProtocolError, SignatureError):
-            continue  # `refused` says why
-        found[signed.protocol.study] = signed
-    return found
+    return _inbox(home, release)[0]
 
 
 def refused(home: SiteHome, *, release: str) -> dict[str, str]:
     """Files of the inbox that nobody can approve, and why."""
-    coordinator, found = coordinator_of(home), dict[str, str]()
+    return _inbox(home, release)[1]
+
+
+def _inbox(home: SiteHome, release: str) -> tuple[dict[str, SignedProtocol], dict[str, str]]:
+    """Protocols by study, and by the file's name why others are none. Of two under one name neither is taken, but what
+    was approved: nobody is to approve another one than was read."""
+    coordinator = coordinator_of(home)
+    named, wrong = dict[str, list[tuple[str, SignedProtocol]]](), dict[str, str]()
     for path in sorted(home.inbox.glob("*.json")):
         try:
-            SignedProtocol.read(path, coordinator=coordinator, release=release)
+            signed = SignedProtocol.read(path, coordinator=coordinator, release=release)
         except (ProtocolError, SignatureError) as error:
-            found[path.name] = str(error)
-    return found
+            wrong[path.name] = str(error)
+        else:
+            named.setdefault(signed.protocol.study, []).append((path.name, signed))
+    found = {}
+    for study, several in named.items():
+        taken = [one for _, one in several if len(several) == 1 or standing(home, one.protocol) == "approved"]
+        if len(taken) == 1:
+            found[study] = taken[0]
+        wrong |= {name: f"the coordinator signed {len(several)} protocols for a study {study}: call it"
+                  for name, one in several if one not in taken or len(taken) > 1}  # fmt: skip
+    return found, wrong
 
 
 def review(home: SiteHome, signed: SignedProtocol) -> Review:
@@ -132,10 +143,24 @@ def approve(home: SiteHome, signed: SignedProtocol) -> Path:
     return path
 
 
-def decline(home: SiteHome, signed: SignedProtocol) -> None:
-    """Say no; takes back an approval. Rounds that are running then get a refusal in words."""
-    remove_private(home.protocols / f"{signed.protocol.study}-{signed.sha256[:16]}.json")
-    write_private(_declined(home, signed.protocol), b"")
+def decline(home: SiteHome, study: str, *, release: str) -> bool:
+    """Say no; takes back every approval of a study. Rounds that are running then get a refusal in words.
+
+    An approval is taken back whatever the courier has in its inbox by now, or has lost.
+
+    Returns:
+        whether there was anything to say no to.
+    """
+    own = re.compile(re.escape(study) + r"-[0-9a-f]{16}")
+    names = {path.stem for path in home.protocols.glob("*.json") if own.fullmatch(path.stem)}
+    for name in names:
+        remove_private(home.protocols / f"{name}.json")
+    with contextlib.suppress(ConfigError, SignatureError):
+        if (signed := proposals(home, release=release).get(study)) is not None:
+            names.add(f"{study}-{signed.sha256[:16]}")
+    for name in names:
+        write_private(home.trainer / f"{name}{DECLINED}", b"")
+    return bool(names)
 
 
 def standing(home: SiteHome, protocol: Protocol) -> Standing:

@@ -55,8 +55,10 @@ class Housekeeper:
         self._membership = Membership(home, link, self._registry, report=self._say)
         self._reconciler = Reconciler(home, link, patience_s=PATIENCE_S, report=self._say)
         self._steps: tuple[tuple[str, Callable[[], None]], ...] = (
-            ("audit log", self._drain), ("audit log", doorkeeper.step), ("journals", StudyRecord(home, audit).step),
-            ("nodes", self._members), ("studies", self._reconciler.step), ("nginx", self._front),
+            ("commands' entries", self._drain), ("doors' entries", doorkeeper.step),
+            ("journals", StudyRecord(home, audit).step),
+            ("nginx", self._front),  # before what waits for SuperLink: who was revoked is not to wait with it
+            ("nodes", self._members), ("studies", self._reconciler.step),
         )  # fmt: skip
         self._nginx = NginxFront(home)
         self._starts, self._fault = 0, dict[str, str]()
@@ -71,10 +73,11 @@ class Housekeeper:
     def _try(self, name: str, step: Callable[[], None]) -> None:
         try:
             step()
-        except MammoFedError as error:
-            if self._fault.get(name) != str(error):  # said once, tried again at the next step
-                log.warning("%s: %s", name, error)
-            self._fault[name] = str(error)
+        except Exception as error:  # also one of ours that nobody foresaw: the other steps go on, and so does this one
+            words = str(error) if isinstance(error, MammoFedError) else f"{type(error).__name__}: {error}"
+            if self._fault.get(name) != words:  # said once, tried again at the next step
+                log.warning("%s: %s", name, words, exc_info=not isinstance(error, MammoFedError))
+            self._fault[name] = words
         else:
             self._fault.pop(name, None)
 

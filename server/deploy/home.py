@@ -155,9 +155,14 @@ class CoordinatorHome:
 
     # --- the audit log ---
 
+    @property
+    def audit_file(self) -> Path:
+        """The log's file; the daemon holds a lock on it while it runs."""
+        return self.folder / "audit.jsonl"
+
     def audit_log(self) -> AuditLog:
         """Open the log for writing; held by the daemon while it runs."""
-        return AuditLog(self.folder / "audit.jsonl", owner=self.settings.name, key=self.signing_key, quiet=QUIET)
+        return AuditLog(self.audit_file, owner=self.settings.name, key=self.signing_key, quiet=QUIET)
 
     def record(self, kind: str, **fields: Value) -> None:
         """Put an entry into the audit log; through the spool while the daemon holds it.
@@ -176,10 +181,17 @@ class CoordinatorHome:
             self.drain(log)
 
     def drain(self, log: AuditLog) -> None:
-        """Move spooled entries into the log, oldest first. One that was written twice by a crash stands there twice."""
+        """Move spooled entries into the log, oldest first. One that was written twice by a crash stands there twice;
+        one that cannot be read is put aside, so that it does not keep back those after it."""
         for path in sorted((self.folder / "audit-spool").glob("*.json"))[:MAX_SPOOLED]:
-            entry = json.loads(read_private(path))
-            log.append(entry["kind"], **entry["fields"])
+            try:
+                entry = json.loads(read_private(path))
+                kind, fields = str(entry["kind"]), dict(entry["fields"])
+            except (ValueError, KeyError, TypeError):
+                path.replace(path.with_suffix(".damaged"))
+                log.append("command_entry_damaged", file=path.name)
+                continue
+            log.append(kind, **fields)
             remove_private(path)
 
 

@@ -1,9 +1,10 @@
 """SuperLink and SuperExec of a coordinator, and Flower's command line before them; used by the daemon.
 
 SuperLink listens on the loopback alone, keeps its state in a database and authenticates nodes by the keys that
-enrolment bound to names; its ServerApps run in processes of their own, so that it may die without them. Flower's Control
-API has no login: whoever reaches its port on this machine can stop runs and shut nodes out, so that a coordinator's
-machine has no other users (server/COORDINATOR.md). What he submits does not run: `shared_model.flower_gate`.
+enrolment bound to names; its ServerApps run in processes of their own, so that it may die without them. Flower's
+Control API has no login: whoever reaches its port on this machine can stop runs and shut nodes out, so that a
+coordinator's machine has no other users (server/COORDINATOR.md). What he submits does not run
+(:mod:`shared_model.flower_gate`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ COMMAND_S = 120.0  # `flwr` takes 2 s, more on a machine that is busy
 CONNECTION = "coordinator"
 BUNDLE_LIST = "allowed-bundles"
 ENDED = "finished:"
+NOT_FOUND = "Run ID not found"  # as Flower 1.41 says it
 
 _HOME = """\
 [superlink]
@@ -158,17 +160,22 @@ class Link:
             raise RoundError("Flower gave the run no number", found=json.dumps(answer)[:200]) from None
 
     def run_status(self, run_id: int) -> RunStatus:
-        """What became of a run.
+        """What became of a run; one that SuperLink does not know has ended: its database was lost.
 
         Raises:
-            RoundError: SuperLink does not answer or does not know it.
+            RoundError: SuperLink does not answer.
         """
-        answer = self._flwr("ls", CONNECTION, "--run-id", str(run_id))
+        try:
+            answer = self._flwr("ls", CONNECTION, "--run-id", str(run_id))
+        except RoundError as error:
+            if NOT_FOUND in str(error.found):
+                return RunStatus(status=f"{ENDED}lost", details="SuperLink does not know it any more")
+            raise
         try:
             (run,) = answer["runs"]
             return RunStatus(status=str(run["status"]), details=str(run["status-details"]))
         except (KeyError, ValueError, TypeError):
-            raise RoundError(f"SuperLink does not know run {run_id}", found=json.dumps(answer)[:200]) from None
+            raise RoundError(f"SuperLink says nothing of run {run_id}", found=json.dumps(answer)[:200]) from None
 
     def stop(self, run_id: int) -> None:
         """End a run, whatever it does; one that has ended is fine."""
@@ -176,9 +183,10 @@ class Link:
             self._flwr("stop", str(run_id), CONNECTION)
 
     def node_ids(self) -> set[int]:
-        """Ids of all registered nodes."""
+        """Ids of all registered nodes; SuperLink lists those that were shut out as well."""
         try:
-            return {int(node["node-id"]) for node in self._flwr("supernode", "ls", CONNECTION)["nodes"]}
+            return {int(node["node-id"]) for node in self._flwr("supernode", "ls", CONNECTION)["nodes"]
+                    if node["status"] != "unregistered"}  # fmt: skip
         except (KeyError, ValueError, TypeError):
             raise RoundError("SuperLink does not list its nodes") from None
 

@@ -16,8 +16,9 @@ from server.control.roll import FILE, Present, Sign
 from server.deploy.home import CoordinatorHome
 from server.deploy.studies import StudyFolder, studies
 from server.enrolment.registry import MemberState
-from shared_model.audit.log import AuditLog
-from shared_model.errors import StorageError
+from shared_model.control import plain
+from shared_model.errors import MammoFedError
+from shared_model.private_files import is_held
 from shared_model.protocol import Protocol
 
 PRESENT_S = 30.0  # a site beats every few seconds
@@ -27,14 +28,14 @@ def status_of(home: CoordinatorHome, *, now: float | None = None) -> dict[str, A
     """Everything as plain values; the keys are those of `--json`."""
     now = time.time() if now is None else now
     here, found = _present(home), [_study(study) for study in studies(home)]
-    known = {study["protocol_sha256"]: study["study"] for study in found}
+    known = {study["protocol_sha256"]: study["study"] for study in found if study["protocol_sha256"]}
     with home.registry() as registry:
         members = [
             {"site": m.member.site, "role": m.member.role.value, "state": m.state.value, "reason": m.reason,
              **_presence(here.get(m.member.site), now, known, counts=m.state is MemberState.CONFIRMED)}
             for m in registry.members()
         ]  # fmt: skip
-    return {"coordinator": home.settings.name, "daemon": _daemon(home), "processes": _processes(home),
+    return {"coordinator": home.settings.name, "daemon": is_held(home.audit_file), "processes": _processes(home),
             "members": members, "studies": found}  # fmt: skip
 
 
@@ -49,13 +50,13 @@ def show(status: Mapping[str, Any], *, as_json: bool) -> None:
     members = Table("Site", "Role", "State", "Here", "Trainer", "Approved", "Words", title="Members",
                     title_justify="left")  # fmt: skip
     for member in status["members"]:
-        members.add_row(member["site"], member["role"], member["state"], member["here"], member["trainer"],
-                        ", ".join(member["approved"]), escape(member["words"] or member["reason"]))  # fmt: skip
+        members.add_row(member["site"], member["role"], member["state"], member["here"], escape(member["trainer"]),
+                        ", ".join(member["approved"]), escape(plain(member["words"] or member["reason"])))  # fmt: skip
     console.print(members)
     table = Table("Study", "Wanted", "State", "Rounds", "Words", title="Studies", title_justify="left")
     for study in status["studies"]:
         table.add_row(study["study"], study["wanted"], study["state"], f"{study['closed']} of {study['rounds']}",
-                      study["reason"])  # fmt: skip
+                      escape(plain(study["reason"])))  # fmt: skip
     console.print(table)
 
 
@@ -76,22 +77,17 @@ def _presence(
             "words": there.words}  # fmt: skip
 
 
-def _daemon(home: CoordinatorHome) -> bool:
-    try:
-        log: AuditLog = home.audit_log()
-    except StorageError:
-        return True  # it holds the log
-    log.close()
-    return False
-
-
 def _processes(home: CoordinatorHome) -> dict[str, Any]:
     path = home.run / "processes.json"
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def _study(study: StudyFolder) -> dict[str, Any]:
-    wanted, protocol = study.wanted(), Protocol.read(study.path / "protocol.json")
+    try:
+        wanted, protocol = study.wanted(), Protocol.read(study.path / "protocol.json")
+    except MammoFedError as error:  # the others are shown all the same
+        return {"study": study.name, "wanted": "?", "state": "damaged", "closed": 0, "rounds": 0, "sites": [],
+                "protocol_sha256": "", "folder": str(study.path), "reason": str(error)}  # fmt: skip
     return {
         "study": study.name, "wanted": wanted.wish.value, "state": study.state().value, "closed": study.closed(),
         "rounds": protocol.rounds, "sites": [site.name for site in protocol.federation.sites],

@@ -26,6 +26,11 @@ class AppendFile:
         self._handle = _open(path)
         self.size = os.fstat(self._handle).st_size
 
+    @property
+    def broken(self) -> str:
+        """Why nothing more is written through it; empty while it is well."""
+        return self._broken
+
     def close(self) -> None:
         """Let another process write; the end of this one does so, too."""
         if self._handle >= 0:

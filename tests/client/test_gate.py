@@ -70,7 +70,9 @@ def test_the_names_that_are_replaced_are_those_that_flower_uses() -> None:
         assert name in vars(run_clientapp), "replaced in the module that uses it"
 
 
-def test_the_coordinator_unpacks_its_own_release_s_bundle_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_coordinator_unpacks_its_own_release_s_bundle_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Whoever reaches the Control API could else run an app of his own beside the signing key."""
     runtime, opened = import_module("flwr.superlink.runtime.run_serverapp"), list[bytes]()
     monkeypatch.setattr(runtime, "install_from_fab", lambda content, **_: opened.append(content))
@@ -103,7 +105,7 @@ def test_a_site_without_a_list_runs_nothing(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize(("command", "module"), [("flwr-clientapp", "client.gate"), ("flwr-serverapp", "server.gate")])
 def test_every_command_that_superexec_may_start_is_ours(tmp_path: Path, command: str, module: str) -> None:
-    """It starts them by name, and whoever sends a task chooses its type: one of an AgentApp reaches a SuperNode, too."""
+    """It starts them by name; whoever sends a task chooses its type, and one of an AgentApp reaches a SuperNode."""
     flower_gate.write_commands(tmp_path / "bin", {command: module})
     environment = {**os.environ, "PATH": os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]]),
                    "PYTHONPATH": str(Path(__file__).parents[2])}  # fmt: skip
