@@ -23,6 +23,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from server.deploy.nodes import Nodes
 from server.enrolment.authority import Authority
 from server.enrolment.enrolment import Enrolment
 from server.enrolment.registry import Registry
@@ -148,6 +149,11 @@ class CoordinatorHome:
     def run(self) -> Path:
         """What says how things are now."""
         return self.folder / "run"
+
+    @property
+    def nodes(self) -> Nodes:
+        """Which of SuperLink's nodes is which party."""
+        return Nodes(self.link / "nodes.json")
 
     def study(self, name: str) -> Path:
         """Folder of a study."""

@@ -294,9 +294,8 @@ def stop(home: CoordinatorHome, name: str) -> StudyFolder:
     wanted = study.wanted()
     if wanted.wish is not Wish.RUNNING:
         raise ConfigError(f"{name} does not run", found=wanted.wish.value)
-    if study.busy():
-        (study.path / STOP_FILE).touch()  # the round loop sees it, ends after the round, and the reconciler sees that
-    else:
+    (study.path / STOP_FILE).touch()  # the round loop sees it, ends after the round, and the reconciler sees that
+    if not study.busy():  # a run that was submitted and has not begun finds that it is not wanted, or the file
         study.want(wanted.model_copy(update={"wish": Wish.STOPPED, "reason": "stopped before a round was running"}))
     home.record("study_stop_asked", study=name)
     return study
