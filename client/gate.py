@@ -9,8 +9,10 @@ version.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from shared_model.flower_gate import checked, read_list
@@ -25,12 +27,24 @@ def main() -> None:
     Raises:
         ConfigError: the site's list is absent.
     """
-    from flwr.supernode.cli import flwr_clientapp
     from flwr.supernode.runtime import run_clientapp
 
     run_clientapp.install_from_fab = checked(_not_unpacked, read_list())  # type: ignore[attr-defined]
     run_clientapp.get_load_client_app_fn = _installed  # type: ignore[attr-defined, assignment]
-    flwr_clientapp()
+    flowers_command().flwr_clientapp()
+
+
+def flowers_command() -> ModuleType:
+    """Flower's module of that command, read from its file: the package around it imports SuperNode with SQLAlchemy and
+    Alembic, half of what a message would cost its courier."""
+    import flwr.supernode
+
+    place = Path(flwr.supernode.__file__).parent / "cli" / "flwr_clientapp.py"
+    spec = importlib.util.spec_from_file_location("flwr.supernode.cli.flwr_clientapp", place)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _not_unpacked(content: bytes, *_: object, **__: object) -> Path:

@@ -1,8 +1,9 @@
 """The Flower ServerApp: finds out where the study lies and hands over to the round loop.
 
-At a coordinator (`MAMMOFED_HOME` in the environment) Flower's run configuration names a `study` of that home, and the
-rest is the home's: where it lies, whether it is to run at all, the key that signs its requests, which node was enrolled
-as which party. Flower's Control API has no login: whoever reaches it starts nothing that the operator did not.
+At a coordinator (`MAMMOFED_HOME` in the environment) Flower's run configuration names a `study` of that home, and all
+else is the home's: where it lies, whether it is to run at all, the key that signs its requests, which node was
+enrolled as which party. Whoever reaches Flower's Control API, which has no login, can so start nothing that the
+operator did not. Enrolled parties that are lost are waited for.
 
 Elsewhere, for a study on one machine, nothing is signed, and `run-dir` is an absolute path with `protocol.json` and,
 unless the protocol names public weights of the package, `initial.safetensors` in it (Flower starts this process in a
@@ -78,7 +79,7 @@ def run(
     with _stop_when_asked(folder / STOP_FILE) as stop:
         outcome = run_study(
             grid=grid, protocol=protocol, run_dir=folder, initial=_initial(folder, protocol), observer=observer,
-            stop=stop, patience_s=patience_s, signer=signer, bound=bound,
+            stop=stop, patience_s=patience_s, waits_for_lost=bound is not None, signer=signer, bound=bound,
         )  # fmt: skip
     if outcome.status != "COMPLETE":
         raise QuorumError(f"the study is {outcome.status}", found=outcome.reason, remedy=f"resume it in {folder}")

@@ -94,7 +94,7 @@ def invite(home: Path, site: str, role: str, hours: float) -> None:
     click.echo(invitation.text)
     click.echo(f"For {site} ({role}), good once and for {hours:g} hours. The site runs:", err=True)
     click.echo(f"  mammofed site init HOME --invite TOKEN --server {there.settings.hosts[0]}:{there.settings.port} "
-               "--cohort COHORT", err=True)  # fmt: skip
+               f"--cohort COHORT{'' if role == 'site' else f' --role {role}'}", err=True)  # fmt: skip
     click.echo(f"Next  when {site} calls: `mammofed server enrol {home} {site}`", err=True)
 
 

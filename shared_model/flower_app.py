@@ -18,7 +18,7 @@ from shared_model.errors import ConfigError
 PUBLISHER: Final = "mammofed"
 NAME: Final = "mammofed-study"
 RUN_DIR, STUDY, PATIENCE = "run-dir", "study", "patience-seconds"
-"""Keys of the run configuration; read by `server.app`. Sites are told them: no path of a coordinator's."""
+"""Keys of the run configuration; read by `server.app`. Every site is told them: they hold no path of a coordinator."""
 
 HOME: Final = "MAMMOFED_HOME"
 """Environment of a coordinator's ServerApps: its home, from which all but the study's name is taken."""

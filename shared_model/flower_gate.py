@@ -1,9 +1,9 @@
-"""No code from the wire: stands before the commands that Flower's SuperExec starts, at a site and at a coordinator.
+"""No code from the wire: stands before the commands that Flower's SuperExec starts, at sites and at the coordinator.
 
-SuperExec starts one command from PATH for each task, named by the task's type; Flower's own would unpack and import the
-bundle (FAB) that came with it. Here the commands of one type check the bundle by its hash, which must be that of the
-one bundle that this release itself makes, and those of all other types refuse. Whoever sends a task chooses its type:
-a run of an `agentapp` reaches a SuperNode as well as one of a `clientapp` does.
+SuperExec starts one command from PATH for each task, named by the task's type, and Flower's own would unpack and
+import the bundle (FAB) that came with it. Here the commands of one type check the bundle by its hash, which must be
+that of the one bundle that this release itself makes, and those of all other types refuse. Whoever sends a task
+chooses its type: a run of an `agentapp` reaches a SuperNode as well as one of a `clientapp` does.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def read_list() -> frozenset[str]:
         hashes = frozenset()
     if not hashes:
         raise ConfigError("the list of app bundles is absent or empty", expected=f"a file named by {BUNDLES}",
-                          remedy="start `mammofed site join` or `mammofed server serve`: they write it")  # fmt: skip
+                          remedy="`mammofed site join` and `mammofed server serve` write it")  # fmt: skip
     return hashes
 
 

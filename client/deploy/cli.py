@@ -36,7 +36,7 @@ def init(home: Path, invite: str, server: str, enrol_port: int | None, cohort: P
 
     Example:  mammofed site init site --invite mfi1.north.site... --server fl.example.org:8443 --cohort north/cohort
     """
-    from client.deploy.home import SiteHome
+    from client.deploy.home import SiteHome, check_cohort
     from client.deploy.identity import SiteIdentity
     from shared_model.enrolment import MAX_DOCUMENT_BYTES, Invite
     from shared_model.errors import ConfigError
@@ -54,6 +54,7 @@ def init(home: Path, invite: str, server: str, enrol_port: int | None, cohort: P
     host, _, port = server.rpartition(":")
     if not host or not port.isdigit():
         raise ConfigError("--server: no address", found=server, expected="HOST:PORT")
+    check_cohort(cohort, invitation.member)
     made = SiteHome.create(home.resolve(), cohort=cohort, role=invitation.member.role)
     identity = SiteIdentity.begin(made.folder / "identity", invitation, host=host.strip("[]"), port=int(port),
                                   enrol_port=enrol_port, again=again)  # fmt: skip

@@ -26,8 +26,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from client.deploy.identity import SiteIdentity
 from client.trainer.config import SiteConfig
 from client.trainer.wire import MAX_SOCKET_PATH
-from shared_model.certificates import Role
-from shared_model.errors import ConfigError
+from shared_model.certificates import Member, Role
+from shared_model.cohort import Cohort
+from shared_model.errors import CohortError, ConfigError
 from shared_model.plain_yaml import check_plain
 from shared_model.private_files import make_private_folder, read_private, write_private
 from shared_model.signed_protocol import Coordinator
@@ -240,6 +241,20 @@ class SiteHome:
             fractions={rest: 1.0 - policy.test_fraction, "test": policy.test_fraction},
             epsilon_limit=policy.epsilon_limit, delta_limit=policy.delta_limit, private_only=policy.private_only,
         )  # fmt: skip
+
+
+def check_cohort(cohort: Path, member: Member) -> None:
+    """Refuse a cohort that the trainer of this member would not open, before keys are made for it.
+
+    Raises:
+        ConfigError: there is none. CohortError: damaged, of another contract, or another site's.
+    """
+    if not (cohort / "cohort.json").exists():
+        raise ConfigError(f"{cohort} is no prepared cohort", remedy="make one first: `mammofed site import`")
+    site = Cohort.open(cohort).site
+    if member.role is Role.SITE and site != member.site:
+        raise CohortError("the cohort was prepared for another site", found=site, expected=member.site,
+                          remedy=f"import it as `site: {member.site}`, or be invited as {site}")  # fmt: skip
 
 
 def _coordinator(path: Path) -> Coordinator | None:

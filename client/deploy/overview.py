@@ -20,6 +20,8 @@ from shared_model.control import plain
 from shared_model.errors import MammoFedError
 from shared_model.fingerprint import six_words
 
+TAIL_BYTES = 8192
+
 
 def status_of(home: SiteHome) -> dict[str, Any]:
     """Everything as plain values; the keys are those of `--json`."""
@@ -41,7 +43,8 @@ def status_of(home: SiteHome) -> dict[str, Any]:
         "site": identity.settings.site, "role": identity.settings.role.value,
         "coordinator": f"{identity.settings.host}:{identity.settings.port}",
         "certificate": there.stage.value, "certificate_words": there.words, "words": identity.words(six_words),
-        "trainer": listens(home.socket), "courier": _courier(home), "studies": studies, "studies_words": words,
+        "trainer": listens(home.socket), "trainer_words": _why_not(home),
+        "courier": _courier(home), "studies": studies, "studies_words": words,
     }  # fmt: skip
 
 
@@ -64,7 +67,7 @@ def show(status: Mapping[str, Any], *, as_json: bool) -> None:
     table.add_row("Line", escape(plain(courier["words"])))
     for notice in courier["notices"]:
         table.add_row("", f"[yellow]{escape(plain(notice))}[/yellow]")
-    table.add_row("Trainer", "serves" if status["trainer"] else "does not run")
+    table.add_row("Trainer", "serves" if status["trainer"] else f"does not run: {escape(status['trainer_words'])}")
     for name, study in status["studies"].items():
         last = courier["studies"].get(name, {})
         table.add_row(f"Study {name}", f"{study['standing']}, round {last.get('round', 0)} of {study['rounds']}; "
@@ -72,6 +75,20 @@ def show(status: Mapping[str, Any], *, as_json: bool) -> None:
     if not status["studies"]:
         table.add_row("Studies", escape(status["studies_words"]) or "none proposed")
     console.print(table)
+
+
+def _why_not(home: SiteHome) -> str:
+    """Why a trainer does not serve, as far as this user may read it."""
+    log = home.trainer / "logs" / "trainer.log"
+    try:
+        if not (home.trainer / "coordinator.json").exists():
+            return "nothing was approved here yet"
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - TAIL_BYTES))
+            errors = [line for line in stream.read().decode("utf-8", "replace").splitlines() if " ERROR " in line]
+    except OSError:
+        return "start `mammofed site join`"
+    return errors[-1].split(" ERROR ", 1)[1] if errors else f"start `mammofed site join`; its words are in {log}"
 
 
 def _courier(home: SiteHome) -> dict[str, Any]:

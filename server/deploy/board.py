@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 
 from server.control.board import MAX_EVENTS, Proposal
@@ -17,8 +16,6 @@ from shared_model.private_files import read_private
 from shared_model.protocol import Protocol
 from shared_model.signed_protocol import MAX_SIGNED_BYTES
 
-LIST_S = 1.0  # sites that watch ask every second, each of them
-
 log = logging.getLogger("mammofed.server")
 
 
@@ -28,9 +25,8 @@ class StudyBoard:
     def __init__(self, home: CoordinatorHome) -> None:
         self._home = home
         self._proposals: dict[str, Proposal] = {}
-        self._damaged: set[str] = set()
+        self._damaged: dict[str, str] = {}
         self._reader = EventReader()
-        self._listed: tuple[float, list[Proposal]] = (float("-inf"), [])
 
     def proposals(self, member: Member) -> Sequence[Proposal]:
         """To a hospital the protocols that name it, to an evaluator all."""
@@ -41,21 +37,16 @@ class StudyBoard:
         return self._reader.read(self._home.study(study) / "journal.sqlite", after=after, limit=MAX_EVENTS)
 
     def _all(self) -> list[Proposal]:
-        if time.monotonic() - self._listed[0] >= LIST_S:
-            self._listed = (time.monotonic(), self._list())
-        return self._listed[1]
-
-    def _list(self) -> list[Proposal]:
         found = []
         for study in studies(self._home):
-            try:
-                if study.name not in self._proposals:
+            if study.name not in self._proposals:
+                try:
                     self._proposals[study.name] = _proposal(study)
-            except MammoFedError as error:  # the sites go on with the others
-                if study.name not in self._damaged:
-                    log.error("%s is not offered: %s", study.name, error)
-                self._damaged.add(study.name)
-                continue
+                except MammoFedError as error:  # the other studies are shown all the same
+                    if self._damaged.get(study.name) != str(error):
+                        log.error("study %s is not shown to its sites: %s", study.name, error)
+                    self._damaged[study.name] = str(error)
+                    continue
             found.append(self._proposals[study.name])
         return found
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from server.deploy.nodes import Nodes
 from server.enrolment.authority import Authority
@@ -29,7 +29,7 @@ from server.enrolment.enrolment import Enrolment
 from server.enrolment.registry import Registry
 from shared_model.audit import AuditLog
 from shared_model.audit.entries import Value
-from shared_model.errors import ConfigError, StorageError
+from shared_model.errors import AuditError, ConfigError, StorageError
 from shared_model.fingerprint import six_words
 from shared_model.private_files import make_private_folder, read_private, remove_private, write_private
 from shared_model.protocol import Name
@@ -60,6 +60,12 @@ class CoordinatorFile(BaseModel):
     port: Port = DEFAULT_PORT
     enrol_port: Port = DEFAULT_PORT + 1
     link_port: Port = 18000
+
+    @model_validator(mode="after")
+    def _three_ports(self) -> CoordinatorFile:
+        if len({self.port, self.enrol_port, self.link_port}) < 3:
+            raise ValueError("port, enrol_port and link_port must be three different ones")
+        return self
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class CoordinatorHome:
         try:
             return cls(folder, CoordinatorFile.model_validate_json(read_private(path)))
         except ValidationError as error:
-            places = ", ".join(".".join(map(str, e["loc"])) for e in error.errors(include_url=False))
+            places = ", ".join(".".join(map(str, e["loc"])) or e["msg"] for e in error.errors(include_url=False))
             raise ConfigError(f"{path} is damaged", found=places, remedy="restore it from a backup") from None
 
     # --- what lies in it ---
@@ -182,17 +188,25 @@ class CoordinatorHome:
 
     def drain(self, log: AuditLog) -> None:
         """Move spooled entries into the log, oldest first. One that was written twice by a crash stands there twice;
-        one that cannot be read is put aside, so that it does not keep back those after it."""
+        one that is no entry is put aside, and that is on record.
+
+        Raises:
+            StorageError: the disk refuses. AuditError: the log was changed.
+        """
         for path in sorted((self.folder / "audit-spool").glob("*.json"))[:MAX_SPOOLED]:
+            fault = ""
             try:
                 entry = json.loads(read_private(path))
-                kind, fields = str(entry["kind"]), dict(entry["fields"])
-            except (ValueError, KeyError, TypeError):
-                path.replace(path.with_suffix(".damaged"))
-                log.append("command_entry_damaged", file=path.name)
-                continue
-            log.append(kind, **fields)
-            remove_private(path)
+                log.append(entry["kind"], **entry["fields"])
+            except (ValueError, KeyError, TypeError) as error:
+                fault = type(error).__name__
+            except AuditError as error:
+                fault = error.problem
+            if fault:
+                log.append("spool_refused", name=path.name, fault=fault[:200])  # raises where the log is at fault
+                path.replace(path.with_suffix(".refused"))
+            else:
+                remove_private(path)
 
 
 def free_ports(count: int) -> Sequence[int]:

@@ -3,8 +3,8 @@
 SuperLink listens on the loopback alone, keeps its state in a database and authenticates nodes by the keys that
 enrolment bound to names; its ServerApps run in processes of their own, so that it may die without them. Flower's
 Control API has no login: whoever reaches its port on this machine can stop runs and shut nodes out, so that a
-coordinator's machine has no other users (server/COORDINATOR.md). What he submits does not run
-(:mod:`shared_model.flower_gate`).
+coordinator's machine has no other users (server/COORDINATOR.md). What he submits does not run:
+`shared_model.flower_gate`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ CONNECTION = "coordinator"
 BUNDLE_LIST = "allowed-bundles"
 ENDED = "finished:"
 NOT_FOUND = "Run ID not found"  # as Flower 1.41 says it
+UNREGISTERED = "unregistered"  # flwr.supercore.constant.NodeStatus
 
 _HOME = """\
 [superlink]
@@ -66,6 +68,8 @@ class Link:
     def __init__(self, home: CoordinatorHome) -> None:
         self._home, self._folder = home, home.link
         self._port = home.settings.link_port
+        self._lock, self._ending = threading.Lock(), False
+        self._running: subprocess.Popen[bytes] | None = None
 
     def prepare(self) -> None:
         """Write what SuperLink reads at its start: a loopback certificate of its own, Flower's home, the app."""
@@ -175,7 +179,7 @@ class Link:
             (run,) = answer["runs"]
             return RunStatus(status=str(run["status"]), details=str(run["status-details"]))
         except (KeyError, ValueError, TypeError):
-            raise RoundError(f"SuperLink says nothing of run {run_id}", found=json.dumps(answer)[:200]) from None
+            raise RoundError(f"SuperLink does not know run {run_id}", found=json.dumps(answer)[:200]) from None
 
     def stop(self, run_id: int) -> None:
         """End a run, whatever it does; one that has ended is fine."""
@@ -183,26 +187,53 @@ class Link:
             self._flwr("stop", str(run_id), CONNECTION)
 
     def node_ids(self) -> set[int]:
-        """Ids of all registered nodes; SuperLink lists those that were shut out as well."""
+        """Ids of the nodes that are let in. Flower lists for ever those that were shut out, too.
+
+        Raises:
+            RoundError: SuperLink does not answer.
+        """
         try:
             return {int(node["node-id"]) for node in self._flwr("supernode", "ls", CONNECTION)["nodes"]
-                    if node["status"] != "unregistered"}  # fmt: skip
+                    if node["status"] != UNREGISTERED}  # fmt: skip
         except (KeyError, ValueError, TypeError):
             raise RoundError("SuperLink does not list its nodes") from None
 
+    # --- inside ---
+
+    def end(self) -> None:
+        """End the command that is running, from another thread, and begin no other: this process is ending."""
+        with self._lock:
+            self._ending = True
+            if self._running is not None:
+                self._running.kill()
+
     def _flwr(self, *arguments: str) -> dict[str, Any]:
-        command = [flower_command("flwr"), *arguments, "--format", "json"]
+        code, output, said = self._run([flower_command("flwr"), *arguments, "--format", "json"], arguments[0])
         try:
-            done = subprocess.run(command, env=self.environment(), cwd=self._folder / "empty", capture_output=True,
-                                  timeout=COMMAND_S, check=False)  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise RoundError(f"SuperLink does not answer `flwr {arguments[0]}`", found=f"{COMMAND_S:g} s") from None
-        try:
-            answer = json.loads(done.stdout)
+            answer = json.loads(output)
         except ValueError:
             answer = {}
-        if done.returncode or not isinstance(answer, dict) or not answer.get("success", True):
-            said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()[-300:]
-            raise RoundError(f"SuperLink refuses `flwr {arguments[0]}`", found=said or done.returncode,
+        if code or not isinstance(answer, dict) or not answer.get("success", True):
+            words = (said or output).decode("utf-8", "replace").strip()[-300:]
+            raise RoundError(f"SuperLink refuses `flwr {arguments[0]}`", found=words or code,
                              remedy=f"read {self._folder / 'logs'}") from None  # fmt: skip
         return answer
+
+    def _run(self, command: list[str], name: str) -> tuple[int, bytes, bytes]:
+        with self._lock:
+            if self._ending:
+                raise RoundError(f"`flwr {name}` is not run: the coordinator is ending")
+            self._running = subprocess.Popen(command, env=self.environment(), cwd=self._folder / "empty",
+                                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                             stderr=subprocess.PIPE)  # fmt: skip
+        with self._running as process:
+            try:
+                output, said = process.communicate(timeout=COMMAND_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise RoundError(f"SuperLink does not answer `flwr {name}`", found=f"{COMMAND_S:g} s") from None
+        with self._lock:
+            self._running = None
+            if self._ending:
+                raise RoundError(f"`flwr {name}` was cut short: the coordinator is ending")
+        return process.returncode, output, said

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Final
 
 from server.deploy.home import CoordinatorHome
-from server.deploy.studies import studies
+from server.deploy.studies import StudyFolder, studies
 from server.enrolment.door import GatewayEvent
 from server.rounds.follow import EventReader
 from shared_model.audit import AuditLog
+from shared_model.errors import StorageError
 
 DOOR, STUDY_EVENT = "door", "study_event"
 FLUSH_S: Final = 10.0
@@ -46,11 +47,18 @@ class Doorkeeper:
         Raises:
             StorageError: the disk refuses.
         """
-        if self._clock() - self._flushed < FLUSH_S:
-            return
-        self._flushed = self._clock()
+        if self._clock() - self._flushed >= FLUSH_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was counted now.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
         with self._lock:
             counts = sorted(self._counts.items())
+            self._flushed = self._clock()
         for key, count in counts:
             kind, reason, site = key
             self._log.append(DOOR, event=kind, reason=reason, site=site, count=count)
@@ -72,17 +80,25 @@ class StudyRecord:
                 self._last[str(entry.fields["study"])] = int(entry.fields["number"] or 0)
 
     def step(self) -> None:
-        """Look at every study.
+        """Look at every study; one that is damaged is no reason to pass over the others.
 
         Raises:
             StorageError: a journal is damaged, or the disk refuses.
         """
+        faults = list[StorageError]()
         for study in studies(self._home):
-            after = self._last.get(study.name, 0)
-            for number, event in self._reader.read(study.journal, after=after, limit=MAX_EVENTS):
-                if event.kind in KINDS:
-                    self._log.append(
-                        STUDY_EVENT, study=study.name, number=number, event=event.kind, code=event.code,
-                        round=event.round, attempt=event.attempt, site=event.site or "", text=event.text[:300],
-                    )  # fmt: skip
-                self._last[study.name] = number
+            try:
+                self._copy(study)
+            except StorageError as error:
+                faults.append(error)
+        if faults:
+            raise faults[0]
+
+    def _copy(self, study: StudyFolder) -> None:
+        for number, event in self._reader.read(study.journal, after=self._last.get(study.name, 0), limit=MAX_EVENTS):
+            if event.kind in KINDS:
+                self._log.append(
+                    STUDY_EVENT, study=study.name, number=number, event=event.kind, code=event.code,
+                    round=event.round, attempt=event.attempt, site=event.site or "", text=event.text[:300],
+                )  # fmt: skip
+            self._last[study.name] = number  # only now: what could not be written is tried again

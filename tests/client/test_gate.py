@@ -105,7 +105,7 @@ def test_a_site_without_a_list_runs_nothing(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize(("command", "module"), [("flwr-clientapp", "client.gate"), ("flwr-serverapp", "server.gate")])
 def test_every_command_that_superexec_may_start_is_ours(tmp_path: Path, command: str, module: str) -> None:
-    """It starts them by name; whoever sends a task chooses its type, and one of an AgentApp reaches a SuperNode."""
+    """It starts them by name, and whoever sends a task chooses its type: an AgentApp's reaches a SuperNode, too."""
     flower_gate.write_commands(tmp_path / "bin", {command: module})
     environment = {**os.environ, "PATH": os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]]),
                    "PYTHONPATH": str(Path(__file__).parents[2])}  # fmt: skip

@@ -133,14 +133,16 @@ def test_at_a_coordinator_the_app_signs_with_the_key_of_its_home(home: Coordinat
 
 
 @pytest.mark.parametrize("wish", [Wish.PROPOSED, Wish.STOPPED, Wish.ENDED])
-def test_whoever_submits_a_run_starts_no_study_that_is_not_wanted(home: CoordinatorHome, wish: Wish) -> None:
+def test_whoever_submits_a_run_starts_no_study_that_the_operator_does_not_want(
+    home: CoordinatorHome, wish: Wish
+) -> None:
     protocol = lay_out(home, "breast", wish)
     with pytest.raises(ConfigError, match="is not to run"):
         app(fake.make_grid(protocol), app_context(study="breast"))
 
 
 @pytest.mark.parametrize("named", ["", "elsewhere", "../signing.key", "/tmp/study", "breast/../breast"])
-def test_whoever_submits_a_run_names_no_place_of_his_own(home: CoordinatorHome, named: str) -> None:
+def test_whoever_submits_a_run_names_no_place_of_his_own(home: CoordinatorHome, tmp_path: Path, named: str) -> None:
     """Flower's Control API has no login: what it was told must not have the coordinator sign for another folder."""
     protocol = lay_out(home, "breast", Wish.RUNNING)
     with pytest.raises(ConfigError, match=r"there is no study|incomplete"):

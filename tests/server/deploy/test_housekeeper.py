@@ -17,7 +17,7 @@ from server.deploy.record import DOOR, FLUSH_S, Doorkeeper
 from server.enrolment.door import GatewayEvent
 from shared_model.audit import AuditLog
 from shared_model.errors import StorageError
-from shared_model.private_files import is_held, write_private
+from shared_model.private_files import is_held
 from shared_model.supervisor import Supervisor
 from tests.enrolled import Clock
 
@@ -63,16 +63,6 @@ def test_names_of_steps_are_their_own_so_that_what_is_said_once_is(home: Coordin
     names = [name for name, _ in Housekeeper(home, Link(home), Supervisor(), audit, Doorkeeper(audit))._steps]
     assert len(set(names)) == len(names)
     assert names.index("nginx") < names.index("nodes"), "a revocation does not wait for SuperLink"
-
-
-def test_a_damaged_entry_of_a_command_does_not_keep_back_the_others(home: CoordinatorHome, audit: AuditLog) -> None:
-    spool = home.folder / "audit-spool"
-    write_private(spool / "00000000000000000001-aa.json", b"{")
-    write_private(spool / "00000000000000000002-bb.json", b'["kind"]')
-    home.record("invited", site="north")
-    home.drain(audit)
-    assert kinds(audit)[-3:] == ["command_entry_damaged", "command_entry_damaged", "invited"]
-    assert not list(spool.glob("*.json")) and len(list(spool.glob("*.damaged"))) == 2
 
 
 def test_door_events_that_could_not_be_written_are_written_later(
