@@ -59,6 +59,8 @@ def _watch_stdin(end: Callable[[], None]) -> None:
 
 def _reap_orphans(child: int) -> None:
     """Wait for adopted processes that have ended, and not for the child; else they would stay as zombies for weeks."""
+    if sys.platform != "linux":
+        return  # nobody is adopted
     flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
     while (found := os.waitid(os.P_ALL, 0, flags)) is not None and found.si_pid != child:
         os.waitpid(found.si_pid, 0)
