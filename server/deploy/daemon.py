@@ -131,8 +131,6 @@ async def serve(home: CoordinatorHome, end: asyncio.Event) -> None:
         supervisor = stack.enter_context(
             Supervisor(state=home.run / "processes.json", report=lambda name, words: log.info("%s %s", name, words))
         )
-        for service in link.services():
-            supervisor.add(service)
         doorkeeper = Doorkeeper(audit)
         registry = stack.enter_context(home.registry())
         upstream = Upstream(port=home.settings.link_port,
@@ -150,6 +148,8 @@ async def serve(home: CoordinatorHome, end: asyncio.Event) -> None:
         keeper = Housekeeper(home, link, supervisor, audit, doorkeeper)
         async with gateway, enrol_door:
             log.info("doors are open: sites on port %d, enrolment on port %d", gateway.port, enrol_door.port)
+            for service in link.services():
+                supervisor.add(service)
             await _keep_house(keeper, link, end)
         doorkeeper.flush()
         audit.append("daemon_ended")
