@@ -95,12 +95,13 @@ def review(home: Path, study: str | None) -> None:
     found = proposals(there, release=release())
     for name, why in refused(there, release=release()).items():
         click.secho(f"{name}: {why}", fg="red", err=True)
-    if not found:
-        click.echo("Nothing is proposed to this site.")
+    if not found and study is None:
+        click.echo("Nothing is proposed to this site, or nothing came yet: it takes half a minute.")
+    if study is not None:
+        found = {study: _proposal(there, study)}
     for name, signed in found.items():
-        if study in (None, name):
-            show_review(there, signed, work_out(there, signed))
-            click.echo(f"Next  `mammofed site approve {home} {name}`, or `decline`")
+        show_review(there, signed, work_out(there, signed))
+        click.echo(f"Next  `mammofed site approve {home} {name}`, or `decline`")
 
 
 @click.command()
@@ -200,7 +201,7 @@ def _proposal(home: SiteHome, study: str) -> SignedProtocol:
     found = proposals(home, release=release())
     if study not in found:
         raise ConfigError(f"no study {study} is proposed to this site", found=", ".join(found) or "none",
-                          remedy="`mammofed site review` lists what is")  # fmt: skip
+                          remedy="`mammofed site review` shows what is; what is new comes within a minute")  # fmt: skip
     return found[study]
 
 

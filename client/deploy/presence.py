@@ -386,8 +386,11 @@ class Presence:
                 after = {name: study.number for name, study in self._studies.items()}
                 for event in self._client().watch(WatchRequest(after=after), stop=self._over):
                     words = plain(f"{event.kind} {event.code} {event.text}")
+                    before = self._studies.get(event.study)
                     self._studies[event.study] = StudyStatus(
-                        number=event.number, time=event.time, round=event.round, severity=event.severity, words=words,
+                        number=event.number, time=event.time,
+                        round=max(event.round, before.round if before else 0),  # an event of the whole study has none
+                        severity=event.severity, words=words,
                         ended=event.kind == "finished",
                     )  # fmt: skip
             self._over.wait(self._pace.beat_s)

@@ -143,6 +143,7 @@ async def serve(home: CoordinatorHome, end: asyncio.Event) -> None:
             housekeeping_ends.set()
             await work
         audit.append("daemon_ended")
+    log.info("the coordinator has ended; sites wait for it and come back by themselves")
 
 
 def _control(home: CoordinatorHome, registry: Registry, audit: AuditLog) -> ControlServer:

@@ -16,8 +16,7 @@ from server.control.roll import FILE, Present, Sign
 from server.deploy.home import CoordinatorHome
 from server.deploy.studies import StudyFolder, studies
 from server.enrolment.registry import MemberState
-from shared_model.audit.log import AuditLog
-from shared_model.errors import StorageError
+from shared_model.audit.file import is_written
 from shared_model.protocol import Protocol
 
 PRESENT_S = 30.0  # a site beats every few seconds
@@ -26,15 +25,16 @@ PRESENT_S = 30.0  # a site beats every few seconds
 def status_of(home: CoordinatorHome, *, now: float | None = None) -> dict[str, Any]:
     """Everything as plain values; the keys are those of `--json`."""
     now = time.time() if now is None else now
-    here, found = _present(home), [_study(study) for study in studies(home)]
+    running = is_written(home.folder / "audit.jsonl")
+    here, found = _present(home) if running else {}, [_study(study) for study in studies(home)]
     known = {study["protocol_sha256"]: study["study"] for study in found}
     with home.registry() as registry:
         members = [
             {"site": m.member.site, "role": m.member.role.value, "state": m.state.value, "reason": m.reason,
-             **_presence(here.get(m.member.site), now, known, counts=m.state is MemberState.CONFIRMED)}
+             **_presence(here.get(m.member.site), now, known, counts=running and m.state is MemberState.CONFIRMED)}
             for m in registry.members()
         ]  # fmt: skip
-    return {"coordinator": home.settings.name, "daemon": _daemon(home), "processes": _processes(home),
+    return {"coordinator": home.settings.name, "daemon": running, "processes": _processes(home),
             "members": members, "studies": found}  # fmt: skip
 
 
@@ -74,15 +74,6 @@ def _presence(
     approved = [known[sha256] for sha256 in there.approved if sha256 in known]
     return {"here": here, "approved": approved, "trainer": there.trainer.device if there.trainer.up else "down",
             "words": there.words}  # fmt: skip
-
-
-def _daemon(home: CoordinatorHome) -> bool:
-    try:
-        log: AuditLog = home.audit_log()
-    except StorageError:
-        return True  # it holds the log
-    log.close()
-    return False
 
 
 def _processes(home: CoordinatorHome) -> dict[str, Any]:

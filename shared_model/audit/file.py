@@ -110,6 +110,21 @@ def _open(path: Path) -> int:
     return handle
 
 
+def is_written(path: Path) -> bool:
+    """Whether a process holds the log for writing now; for `status`, which reads and holds nothing."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def _write(handle: int, data: bytes) -> None:
     while data:
         written = os.write(handle, data)
