@@ -62,7 +62,8 @@ def init(home: Path, invite: str, server: str, enrol_port: int | None, cohort: P
     for use, words in identity.words(six_words).items():
         click.echo(f"  {use:12} {words}")
     click.echo(f"Policy       {made.policy_file} (read it: what this hospital allows)")
-    click.echo(f"Next         `mammofed site join {home}`: waits for the confirmation, then takes part")
+    begin = "start it again" if again else "waits for the confirmation, then takes part"
+    click.echo(f"Next         `mammofed site join {home}`: {begin}")
 
 
 @click.command()

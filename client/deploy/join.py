@@ -24,9 +24,9 @@ from client.deploy.presence import Presence, courier_log
 from client.deploy.proxy import Proxy
 from client.deploy.trainer_link import TrainerLink
 from client.deploy.tunnel import Tunnel, TunnelStatus
-from client.gate import BUNDLES, bundle_sha256, write_command
 from shared_model.errors import ConfigError, MammoFedError
 from shared_model.flower_app import flower_command, quiet_environment
+from shared_model.flower_gate import BUNDLES, bundle_sha256, write_commands
 from shared_model.private_files import make_private_folder, write_private
 from shared_model.supervisor import Service, Supervisor
 
@@ -92,7 +92,7 @@ def prepare_courier(home: SiteHome) -> None:
     for name in ("home", "empty", "logs"):
         make_private_folder(courier / name)
     write_private(courier / BUNDLE_LIST, f"{bundle_sha256()}\n".encode())
-    write_command(courier / "bin")
+    write_commands(courier / "bin", {"flwr-clientapp": "client.gate"})
 
 
 def supernode(home: SiteHome, *, tunnel_port: int) -> Service:

@@ -98,6 +98,7 @@ def _courier(home: SiteHome) -> dict[str, Any]:
     if found is None:
         return {"runs": False, "connected": False, "words": "never connected", "notices": [], "studies": {}}
     stale = found.is_stale(time.time()) or not is_written(home.courier / "audit.jsonl")  # the courier holds its log
-    return {"runs": not stale, "connected": found.connected and not stale, "words": "" if stale else found.words, "heard": found.heard,
+    return {"runs": not stale, "connected": found.connected and not stale, "words": "" if stale else found.words,
+            "heard": found.heard,
             "notices": list(found.notices),
             "studies": {name: study.model_dump() for name, study in found.studies.items()}}  # fmt: skip

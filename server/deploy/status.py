@@ -17,6 +17,8 @@ from server.deploy.home import CoordinatorHome
 from server.deploy.studies import StudyFolder, studies
 from server.enrolment.registry import MemberState
 from shared_model.audit.file import is_written
+from shared_model.errors import MammoFedError, StorageError
+from shared_model.private_files import read_private
 from shared_model.protocol import Protocol
 
 PRESENT_S = 30.0  # a site beats every few seconds
@@ -49,19 +51,30 @@ def show(status: Mapping[str, Any], *, as_json: bool) -> None:
     members = Table("Site", "Role", "State", "Here", "Trainer", "Approved", "Words", title="Members",
                     title_justify="left")  # fmt: skip
     for member in status["members"]:
-        members.add_row(member["site"], member["role"], member["state"], member["here"], member["trainer"],
-                        ", ".join(member["approved"]), escape(member["words"] or member["reason"]))  # fmt: skip
+        _row(members, member["site"], member["role"], member["state"], member["here"], member["trainer"],
+             ", ".join(member["approved"]), member["words"] or member["reason"])  # fmt: skip
     console.print(members)
     table = Table("Study", "Wanted", "State", "Rounds", "Words", title="Studies", title_justify="left")
     for study in status["studies"]:
-        table.add_row(study["study"], study["wanted"], study["state"], f"{study['closed']} of {study['rounds']}",
-                      study["reason"])  # fmt: skip
+        _row(table, study["study"], study["wanted"], study["state"], f"{study['closed']} of {study['rounds']}",
+             study["reason"])  # fmt: skip
     console.print(table)
+    for name, there in status["processes"].items() if status["daemon"] else ():
+        if there["starts"] > 1:
+            console.print(f"{name} was started {there['starts']} times, and ended with {there['last_exit']}: read "
+                          f"link/logs/{name}.log", style="yellow", highlight=False)  # fmt: skip
+
+
+def _row(table: Table, *cells: str) -> None:
+    """A row of what others wrote: their square brackets are no orders to this terminal."""
+    table.add_row(*map(escape, cells))
 
 
 def _present(home: CoordinatorHome) -> Mapping[str, Sign]:
-    path = home.run / FILE
-    return Present.read(path).members if path.exists() else {}
+    try:
+        return Present.read(home.run / FILE).members
+    except MammoFedError:
+        return {}  # absent, or damaged: it is written anew with the next heartbeat
 
 
 def _presence(
@@ -77,14 +90,22 @@ def _presence(
 
 
 def _processes(home: CoordinatorHome) -> dict[str, Any]:
-    path = home.run / "processes.json"
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    try:
+        return dict(json.loads(read_private(home.run / "processes.json")))
+    except (StorageError, ValueError):
+        return {}  # absent, or damaged: it is written anew with the next change
 
 
 def _study(study: StudyFolder) -> dict[str, Any]:
-    wanted, protocol = study.wanted(), Protocol.read(study.path / "protocol.json")
-    return {
-        "study": study.name, "wanted": wanted.wish.value, "state": study.state().value, "closed": study.closed(),
-        "rounds": protocol.rounds, "sites": [site.name for site in protocol.federation.sites],
-        "protocol_sha256": protocol.sha256, "folder": str(study.path), "reason": wanted.reason,
-    }  # fmt: skip
+    """One study; one that is damaged is shown with what is wrong, beside the others."""
+    unknown = {"study": study.name, "wanted": "?", "state": "damaged", "closed": 0, "rounds": 0, "sites": [],
+               "protocol_sha256": "", "folder": str(study.path)}  # fmt: skip
+    try:
+        wanted, protocol = study.wanted(), Protocol.read(study.path / "protocol.json")
+        return {
+            "study": study.name, "wanted": wanted.wish.value, "state": study.state().value, "closed": study.closed(),
+            "rounds": protocol.rounds, "sites": [site.name for site in protocol.federation.sites],
+            "protocol_sha256": protocol.sha256, "folder": str(study.path), "reason": wanted.reason,
+        }  # fmt: skip
+    except MammoFedError as error:
+        return unknown | {"reason": str(error)}

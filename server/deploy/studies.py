@@ -197,15 +197,21 @@ class Reconciler:
         self._next_look: dict[str, float] = {}
 
     def step(self) -> None:
-        """Look at every study once.
+        """Look at every study once; one that is damaged keeps no other from going on.
 
         Raises:
-            RoundError: SuperLink does not answer; try again later.
+            RoundError: SuperLink does not answer; try again later. StorageError: a study is damaged.
         """
+        damaged = list[StorageError]()
         for study in studies(self._home):
-            if study.wanted().wish is Wish.RUNNING and self._clock() >= self._next_look.get(study.name, 0.0):
-                self._next_look[study.name] = self._clock() + LOOK_S
-                self._advance(study)
+            try:
+                if study.wanted().wish is Wish.RUNNING and self._clock() >= self._next_look.get(study.name, 0.0):
+                    self._next_look[study.name] = self._clock() + LOOK_S
+                    self._advance(study)
+            except StorageError as error:
+                damaged.append(error)
+        if damaged:
+            raise damaged[0]
 
     def _advance(self, study: StudyFolder) -> None:
         wanted, state = study.wanted(), study.state()
@@ -288,9 +294,8 @@ def stop(home: CoordinatorHome, name: str) -> StudyFolder:
     wanted = study.wanted()
     if wanted.wish is not Wish.RUNNING:
         raise ConfigError(f"{name} does not run", found=wanted.wish.value)
-    if study.busy():
-        (study.path / STOP_FILE).touch()  # the round loop sees it, ends after the round, and the reconciler sees that
-    else:
+    (study.path / STOP_FILE).touch()  # the round loop sees it, ends after the round, and the reconciler sees that
+    if not study.busy():  # a run that was submitted and has not begun finds that it is not wanted, or the file
         study.want(wanted.model_copy(update={"wish": Wish.STOPPED, "reason": "stopped before a round was running"}))
     home.record("study_stop_asked", study=name)
     return study

@@ -53,7 +53,7 @@ class StudyOutcome:
 
 def run_study(
     *, grid: Grid, protocol: Protocol, run_dir: Path, initial: Arrays, observer: Observer, stop: threading.Event,
-    patience_s: float = 0.0, signer: Signer | None = None, bound: Bound | None = None,
+    patience_s: float = 0.0, waits_for_lost: bool = False, signer: Signer | None = None, bound: Bound | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> StudyOutcome:  # fmt: skip
     """Run or resume the study of `run_dir` until it is complete, cannot go on, or is stopped; then write its summary.
@@ -64,9 +64,9 @@ def run_study(
         initial: weights that the protocol names by hash.
         observer: told of every event after it is on the disk; what it raises ends the run, resumably.
         stop: checked between steps; the round that is running is closed first, unless it waits for lost parties.
-        patience_s: how long to wait for the parties at the start. 0: they are there or never will be, and nobody is
-            waited for later either; otherwise each further attempt waits, at most the protocol's deadline, for parties
-            that were lost.
+        patience_s: how long to wait for the parties at the start.
+        waits_for_lost: before each further attempt, wait for parties that were lost, at most the protocol's deadline;
+            False where none comes back by itself, on one machine.
         signer: signs each request for its site (`server.rounds.signer`); None: unsigned, on one machine.
         bound: which node was enrolled as which party, asked again at each roll call; a node that says another name, or
             is bound to none, is left out. None: nobody was enrolled, on one machine, and names are believed.
@@ -87,7 +87,7 @@ def run_study(
             study = Study(
                 protocol=protocol, run_dir=run_dir, journal=journal, stop=stop, roster=roster, bound=bound,
                 exchange=Exchange(grid, signer=signer, name_of=roster.name_of), aggregator=Aggregator(protocol),
-                clock=clock, outage_s=protocol.federation.deadline_s if patience_s > 0 else 0.0,
+                clock=clock, outage_s=protocol.federation.deadline_s if waits_for_lost else 0.0,
                 initial={name: np.asarray(array, dtype=np.float32) for name, array in initial.items()},
             )  # fmt: skip
             outcome = _run(study, patience_s=patience_s)

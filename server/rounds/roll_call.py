@@ -24,8 +24,10 @@ def call_roll(study: Study) -> None:
     missing."""
     roster, connected = study.roster, study.exchange.nodes()
     bound = None if study.bound is None else study.bound()
-    if bound is not None:  # a node that nobody is enrolled with is not even asked
-        connected = tuple(node for node in connected if node in bound)
+    if bound is not None:  # a node that nobody is enrolled with is not even asked, nor is a site of another study
+        sites = {site.name for site in study.protocol.federation.sites}
+        connected = tuple(node for node in connected
+                          if node in bound and (bound[node][1] == "evaluator" or bound[node][0] in sites))  # fmt: skip
     _forget(study, connected)
     if not missing_sites(study) and roster.evaluator:
         return

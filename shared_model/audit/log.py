@@ -134,6 +134,11 @@ class AuditLog:
         return self._key.public
 
     @property
+    def broken(self) -> str:
+        """Why nothing can be written any more until the log is opened again; empty: it can."""
+        return self._file.broken
+
+    @property
     def sequence(self) -> int:
         """Number of the last entry."""
         return len(self._hashes) // 32

@@ -10,6 +10,7 @@ from flwr.app import Context, RecordDict
 from safetensors.numpy import save_file
 
 from server.app import _initial, app
+from server.rounds.loop import StudyOutcome
 from shared_model.errors import ConfigError, QuorumError, WeightsError
 from shared_model.messages import weights_sha256
 from shared_model.protocol import Protocol
@@ -40,6 +41,22 @@ def test_a_study_without_quorum_is_a_failed_run(tmp_path: Path) -> None:
         grid.party(name).faults[1] = fake.lost
     with pytest.raises(QuorumError, match=r"the study is INCOMPLETE.*no quorum after 2 attempts"):
         app(grid, context(run_dir=str(tmp_path), patience_seconds=0.0))
+
+
+@pytest.mark.parametrize("enrolled", [True, False])
+def test_only_enrolled_parties_are_waited_for_when_they_are_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enrolled: bool
+) -> None:
+    protocol, asked = lay_out(tmp_path), list[bool]()
+
+    def run(*, waits_for_lost: bool, **_: object) -> StudyOutcome:
+        asked.append(waits_for_lost)
+        return StudyOutcome(status="COMPLETE", rounds_completed=4, reason="")
+
+    monkeypatch.setattr("server.app.run_study", run)
+    nodes = {"nodes": str(tmp_path / "nodes.json")} if enrolled else {}
+    app(fake.make_grid(protocol), context(run_dir=str(tmp_path), patience_seconds=1.0, **nodes))
+    assert asked == [enrolled]
 
 
 @pytest.mark.parametrize("given", [{}, {"run_dir": "relative", "patience_seconds": 0.0}, {"run_dir": "/tmp"}])

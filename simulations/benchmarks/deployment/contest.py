@@ -18,6 +18,7 @@ import simulations.benchmarks.deployment.plain_app as plain_app
 from server.rounds.checkpoint import read_arrays
 from shared_model import __file__ as shared_file
 from shared_model.errors import RoundError
+from shared_model.protocol import Protocol
 from simulations.benchmarks.deployment.federation import Node, Settings
 from simulations.benchmarks.deployment.wire import between
 from simulations.benchmarks.peers.flower import PYPROJECT
@@ -60,8 +61,12 @@ def plain_flower(run_dir: Path, out: Path, *, sites: Sequence[str]) -> Cost:
     measured, wire = _probe("simulations.benchmarks.deployment.federation", [str(out / "settings.json")], out)
     marks = [json.loads(line) for line in (out / "marks.jsonl").read_text(encoding="utf-8").splitlines()]
     halves = {what: {m["round"]: m for m in marks if m["what"] == what} for what in ("trained", "evaluated")}
-    if not halves["trained"] or any(m["replies"] != len(sites) for half in halves.values() for m in half.values()):
-        raise RoundError("plain Flower did not hear every site in every round", found=halves)
+    heard = {what: {number: m["replies"] for number, m in half.items()} for what, half in halves.items()}
+    wanted = dict.fromkeys(range(1, Protocol.read(run_dir / "protocol.json").rounds + 1), len(sites))
+    if heard != {"trained": wanted, "evaluated": wanted}:  # also when Flower lost the run on a busy machine
+        words = (out / "logs" / "run.log").read_text(encoding="utf-8", errors="replace")[-300:]
+        raise RoundError("plain Flower did not hear every site in every round", found=heard,
+                         remedy=f"measure on a quieter machine; its last words: {words}")  # fmt: skip
     ends = [halves["evaluated"][number]["time"] for number in sorted(halves["evaluated"])]
     training = [(ends[number - 2], halves["trained"][number]["time"]) for number in range(2, len(ends) + 1)]
     cost = cost_of(measured, wire, ends, messages=2 * len(sites))

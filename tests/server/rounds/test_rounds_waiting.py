@@ -80,11 +80,11 @@ class Watcher:
 
 def start(
     grid: fake.FakeGrid, protocol: fake.Protocol, folder: Path, clock: Clock,
-    observer: Callable[[Event], None] = lambda _: None, patience_s: float = PATIENCE_S,
+    observer: Callable[[Event], None] = lambda _: None, patience_s: float = PATIENCE_S, waits: bool = True,
 ) -> StudyOutcome:  # fmt: skip
     return run_study(
         grid=grid, protocol=protocol, run_dir=folder, initial=fake.initial_weights(), observer=observer, stop=clock,
-        patience_s=patience_s, clock=lambda: clock.now,
+        patience_s=patience_s, waits_for_lost=waits, clock=lambda: clock.now,
     )  # fmt: skip
 
 
@@ -236,11 +236,11 @@ def test_a_site_that_is_only_late_is_asked_again_at_once(tmp_path: Path) -> None
     assert clock.now == DEADLINE_S and rows(tmp_path, "SELECT * FROM events WHERE kind = 'waiting'") == []
 
 
-def test_without_patience_nobody_is_waited_for(tmp_path: Path) -> None:
+def test_on_one_machine_nobody_is_waited_for(tmp_path: Path) -> None:
     protocol, clock = fake.make_protocol(**ALL), Clock()
     grid = Network(protocol, clock)
     watch = Watcher("site_started", 2, lambda: grid.lose("ash"))
-    assert start(grid, protocol, tmp_path, clock, watch, patience_s=0.0).status == "INCOMPLETE"
+    assert start(grid, protocol, tmp_path, clock, watch, waits=False).status == "INCOMPLETE"
     assert clock.now == 0.0 and not any(event.kind == "waiting" for event in watch.events)
 
 
@@ -255,6 +255,20 @@ def test_waiting_for_parties_at_the_start_ends(tmp_path: Path, comes: bool) -> N
     assert start(grid, protocol, tmp_path, clock, patience_s=8.0).status == "COMPLETE"
     assert clock.now == (3.0 if comes else 8.0)
     assert set(outcomes(tmp_path, "ash")) == {"contributed" if comes else "failed"}
+
+
+def test_an_enrolled_site_of_another_study_is_not_asked(tmp_path: Path) -> None:
+    protocol, clock = fake.make_protocol(federation__quorum=3), Clock()
+    grid = Network(protocol, clock)
+    grid.parties[777] = fake.Party("zelkova", "site", protocol)
+    bound = {node: (party.name, party.role) for node, party in grid.parties.items()}
+    grid.lose("ash")  # somebody is missing, so that whoever stands for nobody is asked
+    outcome = run_study(
+        grid=grid, protocol=protocol, run_dir=tmp_path, initial=fake.initial_weights(), observer=lambda _: None,
+        stop=clock, bound=lambda: bound,
+    )  # fmt: skip
+    assert outcome.status == "COMPLETE"
+    assert grid.described == 4 and rows(tmp_path, "SELECT 1 FROM events WHERE code = 'unknown_site'") == []
 
 
 def test_a_site_that_approves_later_is_taken_in_and_its_refusal_was_told_once(tmp_path: Path) -> None:
