@@ -62,7 +62,8 @@ def init(home: Path, invite: str, server: str, enrol_port: int | None, cohort: P
     for use, words in identity.words(six_words).items():
         click.echo(f"  {use:12} {words}")
     click.echo(f"Policy       {made.policy_file} (read it: what this hospital allows)")
-    click.echo(f"Next         `mammofed site join {home}`: waits for the confirmation, then takes part")
+    begin = "start it again" if again else "waits for the confirmation, then takes part"
+    click.echo(f"Next         `mammofed site join {home}`: {begin}")
 
 
 @click.command()
@@ -98,7 +99,8 @@ def review(home: Path, study: str | None) -> None:
     if study is not None:
         found = {study: _proposal(there, study)}
     if not found:
-        click.echo("Nothing is proposed to this site. Next  `mammofed site join` keeps asking the coordinator")
+        click.echo("Nothing is proposed to this site, or nothing came yet: it takes half a minute.")
+        click.echo("Next  `mammofed site join` keeps asking the coordinator")
     for name, signed in found.items():
         show_review(there, signed, work_out(there, signed))
         click.echo(f"Next  `mammofed site approve {home} {name}`, or `decline`")
@@ -210,7 +212,7 @@ def _proposal(home: SiteHome, study: str) -> SignedProtocol:
     found = proposals(home, release=release())
     if study not in found:
         raise ConfigError(f"no study {study} is proposed to this site", found=", ".join(found) or "none",
-                          remedy="`mammofed site review` lists what is")  # fmt: skip
+                          remedy="`mammofed site review` shows what is; what is new comes within a minute")  # fmt: skip
     return found[study]
 
 

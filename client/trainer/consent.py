@@ -7,7 +7,6 @@ the trainer ever serves.
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -273,11 +272,16 @@ def _faults(
         public = protocol.federation.site(settings.site).patients
         if patients > 2 * public:
             faults.append(f"it says that this site has about {public} patients; there are far more")
-        # The trainer's own rule (`client.trainer.train.budget`): the smaller of the two limits.
-        own = math.inf if policy.epsilon_limit is None else policy.epsilon_limit
-        limit = min(protocol.privacy.epsilon, own)
-        if after is not None and after > limit + 1e-9:
-            whose = "this site's limit" if limit == own else "the study's own budget"
-            faults.append(f"it would bring each patient to epsilon {after:.2f}, above {whose} {limit:g}: the "
-                          "site takes part until then and abstains after it")  # fmt: skip
+        if after is not None:
+            faults += _budget_faults(after, own=policy.epsilon_limit, promised=protocol.privacy.epsilon)
     return faults
+
+
+def _budget_faults(after: float, *, own: float | None, promised: float) -> list[str]:
+    """What a study would cost beyond the least of the two limits, both of them over all studies."""
+    limit, whose = (promised, "what the study promises over all studies") if own is None or promised < own else (
+        own, "this site's limit")  # fmt: skip
+    if after <= limit + 1e-6 * max(1.0, limit):  # as calibrated: the accountant meets the promise to rounding
+        return []
+    return [f"it would bring each patient to epsilon {after:.2f}, above {whose}, {limit:g}: the site takes part until "
+            "then and abstains after it"]  # fmt: skip

@@ -153,6 +153,7 @@ async def serve(home: CoordinatorHome, end: asyncio.Event) -> None:
             await _keep_house(keeper, link, end)
         doorkeeper.flush()
         audit.append("daemon_ended")
+    log.info("the coordinator has ended; sites wait for it and come back by themselves")
 
 
 async def _keep_house(keeper: Housekeeper, link: Link, end: asyncio.Event) -> None:
