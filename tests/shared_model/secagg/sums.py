@@ -122,7 +122,8 @@ class Play:
     def _keep(self) -> None:
         if self.kept:
             self.server = Server.from_bytes(self.server.to_bytes(), signing=COORDINATOR)
-            self.sites = {name: Site.from_bytes(site.to_bytes(), signing=key_of(name)) for name, site in self.sites.items()}
+            self.sites = {name: Site.from_bytes(site.to_bytes(), signing=key_of(name))
+                          for name, site in self.sites.items()}  # fmt: skip
 
 
 __all__ = ["COORDINATOR", "NEVER", "STEPS", "Contribution", "Play", "join", "key_of", "names", "session"]
