@@ -62,7 +62,8 @@ def init(home: Path, invite: str, server: str, enrol_port: int | None, cohort: P
     for use, words in identity.words(six_words).items():
         click.echo(f"  {use:12} {words}")
     click.echo(f"Policy       {made.policy_file} (read it: what this hospital allows)")
-    click.echo(f"Next         `mammofed site join {home}`: waits for the confirmation, then takes part")
+    begin = "start it again" if again else "waits for the confirmation, then takes part"
+    click.echo(f"Next         `mammofed site join {home}`: {begin}")
 
 
 @click.command()
@@ -98,7 +99,8 @@ def review(home: Path, study: str | None) -> None:
     if study is not None:
         found = {study: _proposal(there, study)}
     if not found:
-        click.echo("Nothing is proposed to this site. Next  `mammofed site join` keeps asking the coordinator")
+        click.echo("Nothing is proposed to this site, or nothing came yet: it takes half a minute.")
+        click.echo("Next  `mammofed site join` keeps asking the coordinator")
     for name, signed in found.items():
         show_review(there, signed, work_out(there, signed))
         click.echo(f"Next  `mammofed site approve {home} {name}`, or `decline`")
@@ -113,18 +115,21 @@ def approve(home: Path, study: str, yes: bool) -> None:
 
     Example:  mammofed site approve site density-2027
     """
+    from client.deploy.review import show_review
     from client.trainer.consent import approve as approve_study
     from client.trainer.consent import refusals
+    from client.trainer.consent import review as work_out
 
     there = _open(home)
     signed = _proposal(there, study)
     if there.trusted_coordinator() is None:
-        click.echo(f"First approval here. The coordinator is {signed.coordinator.name}; its key reads:")
+        click.echo(f"First approval here, of coordinator {signed.coordinator.name}; compare its key over the phone:")
         click.echo(f"  {signed.coordinator.verify_key.fingerprint}")
     faults = refusals(there, signed)
     for words in faults:
         click.secho(f"As things are, the trainer would refuse it: {words}", fg="red", err=True)
     if not yes:
+        show_review(there, signed, work_out(there, signed))  # what is approved is what is read here
         click.confirm(f"Approve {study} ({signed.sha256[:16]})?", abort=True)
     approve_study(there, signed)
     click.echo(f"{study} is approved; the trainer serves it {'once that is put right' if faults else 'from now on'}.")
@@ -140,18 +145,13 @@ def decline(home: Path, study: str) -> None:
     Example:  mammofed site decline site density-2027
     """
     from client.trainer.consent import decline as decline_study
-    from client.trainer.consent import withdraw
-    from shared_model.errors import MammoFedError
+    from client.trainer.site import release
 
     there = _open(home)
-    taken = withdraw(there, study)  # first, and whatever the courier's files say by now
-    try:
-        decline_study(there, _proposal(there, study))
-    except MammoFedError:
-        if not taken:
-            raise
-    words = "; its approval is taken back, and nothing more is trained for it" if taken else ""
-    click.echo(f"{study} is declined{words}. Next  `mammofed site approve {home} {study}`, should you change your mind")
+    if not decline_study(there, study, release=release()):
+        _proposal(there, study)  # raises
+    click.echo(f"{study} is declined; nothing is trained for it.")
+    click.echo(f"Next  `mammofed site approve {home} {study}`, should you change your mind")
 
 
 @click.command()
@@ -212,7 +212,7 @@ def _proposal(home: SiteHome, study: str) -> SignedProtocol:
     found = proposals(home, release=release())
     if study not in found:
         raise ConfigError(f"no study {study} is proposed to this site", found=", ".join(found) or "none",
-                          remedy="`mammofed site review` lists what is")  # fmt: skip
+                          remedy="`mammofed site review` shows what is; what is new comes within a minute")  # fmt: skip
     return found[study]
 
 

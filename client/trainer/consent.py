@@ -6,7 +6,8 @@ the trainer ever serves.
 
 from __future__ import annotations
 
-import math
+import contextlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,25 +76,34 @@ def proposals(home: SiteHome, *, release: str) -> dict[str, SignedProtocol]:
     Raises:
         ConfigError, SignatureError: see :func:`coordinator_of`.
     """
-    coordinator, found = coordinator_of(home), dict[str, SignedProtocol]()
-    for path in sorted(home.inbox.glob("*.json")):
-        try:
-            signed = SignedProtocol.read(path, coordinator=coordinator, release=release)
-        except (ProtocolError, SignatureError):
-            continue  # `refused` says why
-        found[signed.protocol.study] = signed
-    return found
+    return _inbox(home, release)[0]
 
 
 def refused(home: SiteHome, *, release: str) -> dict[str, str]:
     """Files of the inbox that nobody can approve, and why."""
-    coordinator, found = coordinator_of(home), dict[str, str]()
+    return _inbox(home, release)[1]
+
+
+def _inbox(home: SiteHome, release: str) -> tuple[dict[str, SignedProtocol], dict[str, str]]:
+    """Protocols by study, and by the file's name why others are none. Of two under one name neither is taken, but what
+    was approved: nobody is to approve another one than was read."""
+    coordinator = coordinator_of(home)
+    named, wrong = dict[str, list[tuple[str, SignedProtocol]]](), dict[str, str]()
     for path in sorted(home.inbox.glob("*.json")):
         try:
-            SignedProtocol.read(path, coordinator=coordinator, release=release)
+            signed = SignedProtocol.read(path, coordinator=coordinator, release=release)
         except (ProtocolError, SignatureError) as error:
-            found[path.name] = str(error)
-    return found
+            wrong[path.name] = str(error)
+        else:
+            named.setdefault(signed.protocol.study, []).append((path.name, signed))
+    found = {}
+    for study, several in named.items():
+        taken = [one for _, one in several if len(several) == 1 or standing(home, one.protocol) == "approved"]
+        if len(taken) == 1:
+            found[study] = taken[0]
+        wrong |= {name: f"the coordinator signed {len(several)} protocols for a study {study}: call it"
+                  for name, one in several if one not in taken or len(taken) > 1}  # fmt: skip
+    return found, wrong
 
 
 def review(home: SiteHome, signed: SignedProtocol) -> Review:
@@ -151,19 +161,24 @@ def approve(home: SiteHome, signed: SignedProtocol) -> Path:
     return path
 
 
-def decline(home: SiteHome, signed: SignedProtocol) -> None:
-    """Say no; takes back an approval. Rounds that are running then get a refusal in words."""
-    remove_private(home.protocols / _file(signed.protocol))
-    write_private(_declined(home, signed.protocol), b"")
+def decline(home: SiteHome, study: str, *, release: str) -> bool:
+    """Say no; takes back every approval of a study. Rounds that are running then get a refusal in words.
 
+    An approval is taken back whatever the courier has in its inbox by now, or has lost.
 
-def withdraw(home: SiteHome, study: str) -> int:
-    """Take back every approval of a study by its name, whatever the courier's inbox shows by now; returns how many."""
-    found = [path for path in sorted(home.protocols.glob("*.json")) if path.stem.rpartition("-")[0] == study]
-    for path in found:
-        remove_private(path)
-        write_private(home.trainer / f"{path.stem}{DECLINED}", b"")
-    return len(found)
+    Returns:
+        whether there was anything to say no to.
+    """
+    own = re.compile(re.escape(study) + r"-[0-9a-f]{16}")
+    names = {path.stem for path in home.protocols.glob("*.json") if own.fullmatch(path.stem)}
+    for name in names:
+        remove_private(home.protocols / f"{name}.json")
+    with contextlib.suppress(ConfigError, SignatureError):
+        if (signed := proposals(home, release=release).get(study)) is not None:
+            names.add(f"{study}-{signed.sha256[:16]}")
+    for name in names:
+        write_private(home.trainer / f"{name}{DECLINED}", b"")
+    return bool(names)
 
 
 def standing(home: SiteHome, protocol: Protocol) -> Standing:
@@ -257,11 +272,16 @@ def _faults(
         public = protocol.federation.site(settings.site).patients
         if patients > 2 * public:
             faults.append(f"it says that this site has about {public} patients; there are far more")
-        # The trainer's own rule (`client.trainer.train.budget`): the smaller of the two limits.
-        own = math.inf if policy.epsilon_limit is None else policy.epsilon_limit
-        limit = min(protocol.privacy.epsilon, own)
-        if after is not None and after > limit + 1e-9:
-            whose = "this site's limit" if limit == own else "the study's own budget"
-            faults.append(f"it would bring each patient to epsilon {after:.2f}, above {whose} {limit:g}: the "
-                          "site takes part until then and abstains after it")  # fmt: skip
+        if after is not None:
+            faults += _budget_faults(after, own=policy.epsilon_limit, promised=protocol.privacy.epsilon)
     return faults
+
+
+def _budget_faults(after: float, *, own: float | None, promised: float) -> list[str]:
+    """What a study would cost beyond the least of the two limits, both of them over all studies."""
+    limit, whose = (promised, "what the study promises over all studies") if own is None or promised < own else (
+        own, "this site's limit")  # fmt: skip
+    if after <= limit + 1e-6 * max(1.0, limit):  # as calibrated: the accountant meets the promise to rounding
+        return []
+    return [f"it would bring each patient to epsilon {after:.2f}, above {whose}, {limit:g}: the site takes part until "
+            "then and abstains after it"]  # fmt: skip

@@ -9,7 +9,7 @@ from server.control.board import MAX_EVENTS, Proposal
 from server.deploy.home import CoordinatorHome
 from server.deploy.studies import SIGNED, StudyFolder, studies
 from server.rounds.events import Event
-from server.rounds.follow import read_events
+from server.rounds.follow import EventReader
 from shared_model.certificates import Member, Role
 from shared_model.errors import MammoFedError
 from shared_model.private_files import read_private
@@ -26,6 +26,7 @@ class StudyBoard:
         self._home = home
         self._proposals: dict[str, Proposal] = {}
         self._damaged: dict[str, str] = {}
+        self._reader = EventReader()
 
     def proposals(self, member: Member) -> Sequence[Proposal]:
         """To a hospital the protocols that name it, to an evaluator all."""
@@ -33,7 +34,7 @@ class StudyBoard:
 
     def events(self, study: str, after: int) -> Sequence[tuple[int, Event]]:
         """Events of a study's journal above `after`."""
-        return list(read_events(self._home.study(study) / "journal.sqlite", after=after, limit=MAX_EVENTS))
+        return self._reader.read(self._home.study(study) / "journal.sqlite", after=after, limit=MAX_EVENTS)
 
     def _all(self) -> list[Proposal]:
         found = []

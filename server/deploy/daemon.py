@@ -56,8 +56,10 @@ class Housekeeper:
         self._membership = Membership(home, link, self._registry, report=self._say)
         self._reconciler = Reconciler(home, link, patience_s=PATIENCE_S, report=self._say)
         self._steps: tuple[tuple[str, Callable[[], None]], ...] = (
-            ("audit log", self._drain), ("audit log", doorkeeper.step), ("journals", StudyRecord(home, audit).step),
-            ("nodes", self._members), ("studies", self._reconciler.step), ("nginx", self._front),
+            ("commands' entries", self._drain), ("doors' entries", doorkeeper.step),
+            ("journals", StudyRecord(home, audit).step),
+            ("nginx", self._front),  # before what waits for SuperLink: who was revoked is not to wait with it
+            ("nodes", self._members), ("studies", self._reconciler.step),
         )  # fmt: skip
         self._nginx = NginxFront(home)
         self._starts, self._fault = 0, dict[str, str]()
@@ -151,6 +153,7 @@ async def serve(home: CoordinatorHome, end: asyncio.Event) -> None:
             await _keep_house(keeper, link, end)
         doorkeeper.flush()
         audit.append("daemon_ended")
+    log.info("the coordinator has ended; sites wait for it and come back by themselves")
 
 
 async def _keep_house(keeper: Housekeeper, link: Link, end: asyncio.Event) -> None:

@@ -23,6 +23,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from server.deploy.nodes import Nodes
 from server.enrolment.authority import Authority
 from server.enrolment.enrolment import Enrolment
 from server.enrolment.registry import Registry
@@ -149,15 +150,25 @@ class CoordinatorHome:
         """What says how things are now."""
         return self.folder / "run"
 
+    @property
+    def nodes(self) -> Nodes:
+        """Which of SuperLink's nodes is which party."""
+        return Nodes(self.link / "nodes.json")
+
     def study(self, name: str) -> Path:
         """Folder of a study."""
         return self.folder / "studies" / name
 
     # --- the audit log ---
 
+    @property
+    def audit_file(self) -> Path:
+        """The log's file; the daemon holds a lock on it while it runs."""
+        return self.folder / "audit.jsonl"
+
     def audit_log(self) -> AuditLog:
         """Open the log for writing; held by the daemon while it runs."""
-        return AuditLog(self.folder / "audit.jsonl", owner=self.settings.name, key=self.signing_key, quiet=QUIET)
+        return AuditLog(self.audit_file, owner=self.settings.name, key=self.signing_key, quiet=QUIET)
 
     def record(self, kind: str, **fields: Value) -> None:
         """Put an entry into the audit log; through the spool while the daemon holds it.

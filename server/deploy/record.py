@@ -11,12 +11,13 @@ from typing import Final
 from server.deploy.home import CoordinatorHome
 from server.deploy.studies import StudyFolder, studies
 from server.enrolment.door import GatewayEvent
-from server.rounds.follow import read_events
+from server.rounds.follow import EventReader
 from shared_model.audit import AuditLog
 from shared_model.errors import StorageError
 
 DOOR, STUDY_EVENT = "door", "study_event"
 FLUSH_S: Final = 10.0
+MAX_EVENTS: Final = 1000  # of one study at one time
 MAX_KINDS: Final = 256  # of door events in one interval; more are counted as `other`
 KINDS: Final = frozenset({
     "study_started", "study_resumed", "round_opened", "round_closed", "left_out", "attempt_failed", "model_chosen",
@@ -56,10 +57,15 @@ class Doorkeeper:
             StorageError: the disk refuses.
         """
         with self._lock:
-            counts, self._counts = self._counts, Counter()
+            counts = sorted(self._counts.items())
             self._flushed = self._clock()
-        for (kind, reason, site), count in sorted(counts.items()):
+        for key, count in counts:
+            kind, reason, site = key
             self._log.append(DOOR, event=kind, reason=reason, site=site, count=count)
+            with self._lock:  # what came meanwhile stays for the next time
+                self._counts[key] -= count
+                if not self._counts[key]:
+                    del self._counts[key]
 
 
 class StudyRecord:
@@ -68,6 +74,7 @@ class StudyRecord:
     def __init__(self, home: CoordinatorHome, log: AuditLog) -> None:
         self._home, self._log = home, log
         self._last: dict[str, int] = {}
+        self._reader = EventReader()
         for entry in log.entries():
             if entry.kind == STUDY_EVENT:
                 self._last[str(entry.fields["study"])] = int(entry.fields["number"] or 0)
@@ -88,7 +95,7 @@ class StudyRecord:
             raise faults[0]
 
     def _copy(self, study: StudyFolder) -> None:
-        for number, event in read_events(study.journal, after=self._last.get(study.name, 0), limit=1000):
+        for number, event in self._reader.read(study.journal, after=self._last.get(study.name, 0), limit=MAX_EVENTS):
             if event.kind in KINDS:
                 self._log.append(
                     STUDY_EVENT, study=study.name, number=number, event=event.kind, code=event.code,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Mapping
@@ -17,8 +16,9 @@ from server.control.roll import FILE, Present, Sign
 from server.deploy.home import CoordinatorHome
 from server.deploy.studies import StudyFolder, studies
 from server.enrolment.registry import MemberState
+from shared_model.control import plain
 from shared_model.errors import MammoFedError, StorageError
-from shared_model.private_files import read_private
+from shared_model.private_files import is_held, read_private
 from shared_model.protocol import Protocol
 
 PRESENT_S = 30.0  # a site beats every few seconds
@@ -27,15 +27,16 @@ PRESENT_S = 30.0  # a site beats every few seconds
 def status_of(home: CoordinatorHome, *, now: float | None = None) -> dict[str, Any]:
     """Everything as plain values; the keys are those of `--json`."""
     now = time.time() if now is None else now
-    here, found = _present(home), [_study(study) for study in studies(home)]
+    running = is_held(home.audit_file)
+    here, found = _present(home) if running else {}, [_study(study) for study in studies(home)]
     known = {study["protocol_sha256"]: study["study"] for study in found}
     with home.registry() as registry:
         members = [
             {"site": m.member.site, "role": m.member.role.value, "state": m.state.value, "reason": m.reason,
-             **_presence(here.get(m.member.site), now, known, counts=m.state is MemberState.CONFIRMED)}
+             **_presence(here.get(m.member.site), now, known, counts=running and m.state is MemberState.CONFIRMED)}
             for m in registry.members()
         ]  # fmt: skip
-    return {"coordinator": home.settings.name, "daemon": _daemon(home), "processes": _processes(home),
+    return {"coordinator": home.settings.name, "daemon": running, "processes": _processes(home),
             "members": members, "studies": found}  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def show(status: Mapping[str, Any], *, as_json: bool) -> None:
 
 def _row(table: Table, *cells: str) -> None:
     """A row of what others wrote: their square brackets are no orders to this terminal."""
-    table.add_row(*map(escape, cells))
+    table.add_row(*(escape(plain(cell)) for cell in cells))
 
 
 def _present(home: CoordinatorHome) -> Mapping[str, Sign]:
@@ -86,18 +87,6 @@ def _presence(
     approved = [known[sha256] for sha256 in there.approved if sha256 in known]
     return {"here": here, "approved": approved, "trainer": there.trainer.device if there.trainer.up else "down",
             "words": there.words}  # fmt: skip
-
-
-def _daemon(home: CoordinatorHome) -> bool:
-    """Whether somebody holds the audit log; looked at for a moment only, so that no start of a daemon fails by it."""
-    try:
-        with (home.folder / "audit.jsonl").open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _processes(home: CoordinatorHome) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from client.deploy.review import show_review
 from client.privacy.accountant import Account
 from client.privacy.ledger import Ledger
 from client.trainer.config import SiteConfig
-from client.trainer.consent import approve, decline, proposals, refusals, refused, review, standing, withdraw
+from client.trainer.consent import approve, decline, proposals, refusals, refused, review, standing
 from client.trainer.models import WarmModels
 from client.trainer.site import Site, release
 from client.trainer.train import answer_train
@@ -358,8 +358,8 @@ def test_a_no_after_a_yes_stops_the_trainer_that_runs_and_a_yes_after_it_goes_on
     site = scene.trainer()
     try:
         assert scene.train(site, 1).outcome == "trained"
-        decline(scene.home, scene.signed)
-        decline(scene.home, scene.signed)
+        assert decline(scene.home, "unit", release=release())
+        assert decline(scene.home, "unit", release=release())
         assert standing(scene.home, scene.study.protocol) == "declined"
         spent = site.ledger.spent("train", delta=1e-5)
         with pytest.raises(ProtocolError, match="has not approved this protocol"):
@@ -384,7 +384,7 @@ def test_a_no_needs_nothing_of_the_couriers(scene: Scene, hostile: str) -> None:
     else:
         write_private(scene.home.courier / "coordinator.json", b"{")
     site = scene.trainer()
-    assert withdraw(scene.home, "unit") == 1 and withdraw(scene.home, "unit") == 0
+    assert decline(scene.home, "unit", release=release())
     assert site.approved() == {} and standing(scene.home, scene.study.protocol) == "declined"
     site.close()
 
@@ -393,9 +393,9 @@ def test_a_no_to_one_study_is_none_to_another_of_a_like_name(scene: Scene) -> No
     other = scene.propose(Protocol.create(scene.study.protocol.model_dump(mode="json") | {"study": "unit-2"}))
     approve(scene.home, scene.signed)
     approve(scene.home, other)
-    assert withdraw(scene.home, "unit") == 1
+    assert decline(scene.home, "unit", release=release())
     assert standing(scene.home, other.protocol) == "approved"
-    assert withdraw(scene.home, "../unit-2") == 0 == withdraw(scene.home, "*")
+    assert not decline(scene.home, "../unit-2", release=release()) and not decline(scene.home, "*", release=release())
 
 
 def test_a_changed_protocol_is_another_one_and_needs_its_own_yes(scene: Scene) -> None:
