@@ -10,7 +10,7 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("home", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("home", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--html", type=_OUT, help="Also write one page, to mail to the coordinator: it names no patient.")
 @click.option("--json", "json_", type=_OUT, help="Also write the findings for scripts.")
 @click.option("--proxy", envvar="MAMMOFED_PROXY", help="http://[user:password@]host:port; better as MAMMOFED_PROXY.")
