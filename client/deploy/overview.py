@@ -19,6 +19,7 @@ from client.trainer.client import listens
 from shared_model.control import plain
 from shared_model.errors import MammoFedError
 from shared_model.fingerprint import six_words
+from shared_model.private_files import is_held
 
 TAIL_BYTES = 8192
 
@@ -85,17 +86,20 @@ def _why_not(home: SiteHome) -> str:
             return "nothing was approved here yet"
         with log.open("rb") as stream:
             stream.seek(max(0, log.stat().st_size - TAIL_BYTES))
-            errors = [line for line in stream.read().decode("utf-8", "replace").splitlines() if " ERROR " in line]
+            lines = stream.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return "start `mammofed site join`"
-    return errors[-1].split(" ERROR ", 1)[1] if errors else f"start `mammofed site join`; its words are in {log}"
+    if lines and " ERROR " in lines[-1]:
+        return lines[-1].split(" ERROR ", 1)[1]
+    return f"start `mammofed site join`; its words are in {log}"
 
 
 def _courier(home: SiteHome) -> dict[str, Any]:
     found = CourierStatus.read(home.courier / STATUS)
     if found is None:
         return {"runs": False, "connected": False, "words": "never connected", "notices": [], "studies": {}}
-    stale = found.is_stale(time.time())
-    return {"runs": not stale, "connected": found.connected and not stale, "words": found.words, "heard": found.heard,
+    stale = found.is_stale(time.time()) or not is_held(home.courier / "audit.jsonl")  # the courier holds its log
+    return {"runs": not stale, "connected": found.connected and not stale, "words": "" if stale else found.words,
+            "heard": found.heard,
             "notices": list(found.notices),
             "studies": {name: study.model_dump() for name, study in found.studies.items()}}  # fmt: skip

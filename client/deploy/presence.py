@@ -383,7 +383,7 @@ class Presence:
                 after = {name: study.number for name, study in self._studies.items()}
                 for event in self._client().watch(WatchRequest(after=after), stop=self._over):
                     if event.study in self._studies or len(self._studies) < MAX_PROTOCOLS:
-                        self._studies[event.study] = _status_of(event)
+                        self._studies[event.study] = _status_of(event, self._studies.get(event.study))
             except MammoFedError:
                 pass  # the conversation says what is wrong with the line
             except Exception:  # an error of ours; what happens in studies is to be heard again all the same
@@ -428,9 +428,10 @@ class Presence:
             log.error("%s", error)
 
 
-def _status_of(event: StudyEvent) -> StudyStatus:
+def _status_of(event: StudyEvent, before: StudyStatus | None) -> StudyStatus:
     return StudyStatus(
-        number=event.number, time=event.time, round=event.round, severity=event.severity,
+        number=event.number, time=event.time, severity=event.severity,
+        round=max(event.round, before.round if before else 0),  # an event of the whole study has none
         words=plain(f"{event.kind} {event.code} {event.text}"), ended=event.kind == "finished",
     )  # fmt: skip
 

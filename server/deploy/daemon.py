@@ -131,8 +131,6 @@ async def serve(home: CoordinatorHome, end: asyncio.Event) -> None:
         supervisor = stack.enter_context(
             Supervisor(state=home.run / "processes.json", report=lambda name, words: log.info("%s %s", name, words))
         )
-        for service in link.services():
-            supervisor.add(service)
         doorkeeper = Doorkeeper(audit)
         registry = stack.enter_context(home.registry())
         upstream = Upstream(port=home.settings.link_port,
@@ -150,9 +148,12 @@ async def serve(home: CoordinatorHome, end: asyncio.Event) -> None:
         keeper = Housekeeper(home, link, supervisor, audit, doorkeeper)
         async with gateway, enrol_door:
             log.info("doors are open: sites on port %d, enrolment on port %d", gateway.port, enrol_door.port)
+            for service in link.services():
+                supervisor.add(service)
             await _keep_house(keeper, link, end)
         doorkeeper.flush()
         audit.append("daemon_ended")
+    log.info("the coordinator has ended; sites wait for it and come back by themselves")
 
 
 async def _keep_house(keeper: Housekeeper, link: Link, end: asyncio.Event) -> None:

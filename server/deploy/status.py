@@ -27,15 +27,16 @@ PRESENT_S = 30.0  # a site beats every few seconds
 def status_of(home: CoordinatorHome, *, now: float | None = None) -> dict[str, Any]:
     """Everything as plain values; the keys are those of `--json`."""
     now = time.time() if now is None else now
-    here, found = _present(home), [_study(study) for study in studies(home)]
+    running = is_held(home.audit_file)
+    here, found = _present(home) if running else {}, [_study(study) for study in studies(home)]
     known = {study["protocol_sha256"]: study["study"] for study in found}
     with home.registry() as registry:
         members = [
             {"site": m.member.site, "role": m.member.role.value, "state": m.state.value, "reason": m.reason,
-             **_presence(here.get(m.member.site), now, known, counts=m.state is MemberState.CONFIRMED)}
+             **_presence(here.get(m.member.site), now, known, counts=running and m.state is MemberState.CONFIRMED)}
             for m in registry.members()
         ]  # fmt: skip
-    return {"coordinator": home.settings.name, "daemon": is_held(home.audit_file), "processes": _processes(home),
+    return {"coordinator": home.settings.name, "daemon": running, "processes": _processes(home),
             "members": members, "studies": found}  # fmt: skip
 
 
