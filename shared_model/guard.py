@@ -4,24 +4,26 @@
 
 Flower's SuperLink starts processes in sessions of their own, and these start Ray's: no process group holds them all. So
 this process adopts its orphaned descendants (prctl(2), PR_SET_CHILD_SUBREAPER) and ends them by their ids. It stops
-when its standard input closes, which the kernel does however the asking process ends. Standard library alone: it is
-run as a file, so that it imports no Flower.
+when its standard input closes, which the kernel does however the asking process ends. It sleeps until one of these
+happens: a coordinator and its sites have many guards, and each that looked some times a second would cost a core its
+rest. Standard library alone: it is run as a file, so that it imports no Flower.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 SUBREAPER = 36   # linux/prctl.h
-POLL_S = 0.05
+POLL_S = 0.05    # between looks at what is being killed
+STOPS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 GRACE_S = 8.0    # Flower's own exit takes up to 5 s
 KILL_S = 5.0     # until nobody is left after SIGKILL; beyond that the kernel holds a process and we cannot help it
 
@@ -30,22 +32,31 @@ def main(command: Sequence[str]) -> int:
     """Run `command`; returns its exit code, or 128 and the signal's number as a shell does."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop.set())
+    wakes = _waking()
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
-    while child.poll() is None and not stop.wait(POLL_S):
+    while child.poll() is None and not _told(wakes):
         pass
     _end(child)
     code = child.returncode
     return code if code >= 0 else 128 - code
 
 
-def _watch_stdin(stop: threading.Event) -> None:
-    while os.read(0, 1 << 12):
-        pass
-    stop.set()
+def _waking() -> int:
+    """A file descriptor that brings the number of each signal that came, the end of a child among them."""
+    wakes, write = os.pipe()
+    os.set_blocking(write, False)  # as signal.set_wakeup_fd wants it
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    for number in (*STOPS, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    return wakes
+
+
+def _told(wakes: int) -> bool:
+    """Sleep until something happens; whether it is a reason to stop, or only that a child has ended."""
+    ready = select.select([0, wakes], [], [])[0]
+    if 0 in ready and not os.read(0, 1 << 12):
+        return True
+    return wakes in ready and not STOPS.isdisjoint(os.read(wakes, 1 << 12))
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
