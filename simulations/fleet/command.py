@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from server.deploy.link import NODES_FILE
 from server.deploy.nodes import Nodes
 from server.deploy.status import status_of
 from server.deploy.studies import StudyFolder, Wish
@@ -27,6 +28,7 @@ MAX_SITES: Final = 64
 SITES_A_TRAINER: Final = 12
 START_S: Final = 1200.0  # two cores need some five CPU-seconds for each site until it is there
 STOP_S: Final = 900.0
+CONNECTED: Final = b"SuperNode ID:"  # what Flower's SuperNode logs then
 OVER: Final = (Wish.ENDED, Wish.STOPPED)
 
 
@@ -56,7 +58,7 @@ def run_fleet(
         protocol, everybody = prepare(folder / "study", sites=sites, trainers=trainers)
         began = time.monotonic()
         say = _Says(console, began)
-        with Rehearsal(folder / "deployment", everybody, timeout_s=START_S, say=say) as there:
+        with Rehearsal(folder / "deployment", everybody, timeout_s=START_S, say=say, one_by_one=True) as there:
             study = there.propose(folder / "study")
             there.approve(study.name)
             there.until(lambda: _all_here(there), "not every party is connected")
@@ -135,10 +137,13 @@ def _begun(journal: Path) -> bool:
 
 
 def _all_here(there: Rehearsal) -> bool:
-    """Whether SuperLink knows each node, and the coordinator has heard each site with its trainer."""
+    """Whether SuperLink has taken each SuperNode, and the coordinator has heard each site with its trainer."""
     home = there.hub
+    logs = [site.courier / "logs" / "supernode.log" for site in there.sites.values()]
+    if not all(log.exists() and CONNECTED in log.read_bytes() for log in logs):
+        return False
     here: list[dict[str, Any]] = [m for m in status_of(home)["members"] if m["here"] == "yes" and m["approved"]]
-    return len(here) == len(there.sites) == len(Nodes(home.link / "nodes.json").read())
+    return len(here) == len(there.sites) == len(Nodes(home.link / NODES_FILE).read())
 
 
 class _Says:
@@ -153,7 +158,7 @@ class _Says:
 def _folder(keep: Path | None) -> Iterator[Path]:
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-        yield Path(tempfile.mkdtemp(prefix="fleet-", dir=keep))
+        yield Path(tempfile.mkdtemp(prefix="fleet-", dir=keep.resolve()))
         return
     with tempfile.TemporaryDirectory(prefix="mammofed-fleet-") as folder:
         yield Path(folder)

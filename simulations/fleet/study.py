@@ -16,7 +16,7 @@ PATIENTS, ROUNDS, DEADLINE_S = 40, 10_000, 240
 OVERRIDES = (
     "name=fleet", "privacy=none", "weights=random", f"rounds={ROUNDS}", "model=tiny", f"model.height={SIDE}",
     f"model.width={SIDE}", "training.steps_per_round=1", "training.sample_rate=0.1", "evaluation.bootstrap=0",
-    "evaluation.every=1", "augmentation=none", f"strategy.deadline_s={DEADLINE_S}", "strategy.attempts=3",
+    "evaluation.every=5", "augmentation=none", f"strategy.deadline_s={DEADLINE_S}", "strategy.attempts=3",
     "training.phases=[{name: all, share: 1.0, epsilon_share: 1.0, objective: fusion, scope: all, learning_rate: 0.01, "
     "encoder_rate: 1.0}]",
 )  # fmt: skip
