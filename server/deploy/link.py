@@ -8,10 +8,10 @@ machine has no other users (server/COORDINATOR.md).
 
 from __future__ import annotations
 
+import contextlib
 import json
-import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from server.deploy.flower_shell import FlowerShell
 from server.deploy.home import CoordinatorHome
 from server.deploy.nodes import Nodes
 from shared_model.certificates import load_spki, loopback_credentials
@@ -71,6 +72,7 @@ class Link:
     def __init__(self, home: CoordinatorHome) -> None:
         self._home, self._folder = home, home.link
         self._port = home.settings.link_port
+        self._shell: FlowerShell | None = None
 
     def prepare(self) -> None:
         """Write what SuperLink reads at its start: a loopback certificate of its own, Flower's home, the app."""
@@ -187,18 +189,29 @@ class Link:
             raise RoundError("SuperLink does not list its nodes") from None
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
-        command = [flower_command("flwr"), *arguments, "--format", "json"]
+        with contextlib.nullcontext(self._shell) if self._shell else self._new_shell() as shell:
+            try:
+                code, output, errors = shell.run([*arguments, "--format", "json"], timeout_s=COMMAND_S)
+            except TimeoutError:
+                raise RoundError(f"SuperLink does not answer `flwr {arguments[0]}`", found=f"{COMMAND_S:g} s") from None
         try:
-            done = subprocess.run(command, env=self.environment(), cwd=self._folder / "empty", capture_output=True,
-                                  timeout=COMMAND_S, check=False)  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise RoundError(f"SuperLink does not answer `flwr {arguments[0]}`", found=f"{COMMAND_S:g} s") from None
-        try:
-            answer = json.loads(done.stdout)
+            answer = json.loads(output)
         except ValueError:
             answer = {}
-        if done.returncode or not isinstance(answer, dict) or not answer.get("success", True):
-            said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()[-300:]
-            raise RoundError(f"SuperLink refuses `flwr {arguments[0]}`", found=said or done.returncode,
+        if code or not isinstance(answer, dict) or not answer.get("success", True):
+            said = (errors or output).strip()[-300:]
+            raise RoundError(f"SuperLink refuses `flwr {arguments[0]}`", found=said or code,
                              remedy=f"read {self._folder / 'logs'}") from None  # fmt: skip
         return answer
+
+    def _new_shell(self) -> FlowerShell:
+        return FlowerShell(environment=self.environment(), folder=self._folder / "empty")
+
+    @contextlib.contextmanager
+    def several(self) -> Iterator[None]:
+        """Inside, commands share one start of Flower's command line."""
+        with self._new_shell() as self._shell:
+            try:
+                yield
+            finally:
+                self._shell = None

@@ -58,7 +58,7 @@ def run_fleet(
         protocol, everybody = prepare(folder / "study", sites=sites, trainers=trainers)
         began = time.monotonic()
         say = _Says(console, began)
-        with Rehearsal(folder / "deployment", everybody, timeout_s=START_S, say=say, one_by_one=True) as there:
+        with Rehearsal(folder / "deployment", everybody, timeout_s=START_S, say=say) as there:
             study = there.propose(folder / "study")
             there.approve(study.name)
             there.until(lambda: _all_here(there), "not every party is connected")

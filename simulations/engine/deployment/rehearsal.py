@@ -25,8 +25,6 @@ from client.deploy.join import trainer_environment
 from client.trainer.client import listens
 from server.cli import server as server_group
 from server.deploy.home import CoordinatorHome, free_ports
-from server.deploy.link import NODES_FILE
-from server.deploy.nodes import Nodes
 from server.deploy.studies import StudyFolder, Wish, find_study
 from shared_model.certificates import Role
 from shared_model.errors import TrainerError
@@ -65,8 +63,6 @@ class Rehearsal:
         timeout_s: until something that should happen by itself has happened.
         say: is told each step.
         reached_by: the port that sites connect to in place of the coordinator's; a proxy before it may count or cut.
-        one_by_one: a party is enrolled only once SuperLink knows the one before. Flower's command for it takes seconds,
-            in which all SuperNodes that are not known yet would be refused and started again.
 
     Raises:
         TrainerError: something did not happen in time; the words say where to look.
@@ -74,10 +70,10 @@ class Rehearsal:
 
     def __init__(
         self, folder: Path, parties: Sequence[Party], *, timeout_s: float, say: Callable[[str], None] = lambda _: None,
-        reached_by: Callable[[int], int] = lambda port: port, one_by_one: bool = False,
+        reached_by: Callable[[int], int] = lambda port: port,
     ) -> None:  # fmt: skip
         self.folder, self.parties, self._timeout, self._say = folder.resolve(), tuple(parties), timeout_s, say
-        self._reached_by, self._one_by_one = reached_by, one_by_one
+        self._reached_by = reached_by
         self.supervisor = Supervisor(state=None)
         self.sites = {party.name: SiteHome(self.folder / party.name) for party in parties}
 
@@ -152,10 +148,6 @@ class Rehearsal:
         words = self.sites[party.name].identity().words(six_words)
         self._say(f"{party.name}: words compared, enrolled")
         self.server("enrol", party.name, "--certificate", words["certificate"], "--node", words["node"])
-        if self._one_by_one:
-            nodes = Nodes(self.hub.link / NODES_FILE)
-            self.until(lambda: party.name in {node.site for node in nodes.read().values()},
-                       f"SuperLink does not know {party.name}")  # fmt: skip
 
     def propose(self, run_dir: Path) -> StudyFolder:
         """Sign the protocol of a prepared run directory, which becomes the study's folder; wait until all have it."""
