@@ -114,6 +114,24 @@ def protocol(overrides: tuple[str, ...], sites: tuple[str, ...], output: Path) -
     click.echo(f"Written        {proposal.protocol_file}, {proposal.weights_file}")
 
 
+@simulate.command(context_settings={"ignore_unknown_options": True})
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.option("--site", "sites", multiple=True, metavar="NAME", help="A hospital's name; repeated for each.")
+def cohorts(folder: Path, overrides: tuple[str, ...], sites: tuple[str, ...]) -> None:
+    """Make synthetic cohorts in FOLDER, one for each site and one for the evaluator: to rehearse a deployment.
+
+    Takes Hydra's overrides as the simulation does; small ones (`study=smoke`) unless they say otherwise.
+
+    Example:  mammofed simulate cohorts practice --site north --site south --site east
+    """
+    from simulations.practice import make_cohorts
+
+    for name, women in make_cohorts(folder, sites, overrides).items():
+        click.echo(f"{name:12} {women:5} women   {folder / name}")
+    click.echo("Of each site's women a fifth is for testing, as its policy has it; the rest is what it trains on.")
+
+
 @simulate.command()
 @click.argument("run_dirs", metavar="RUN_DIR...", nargs=-1, required=True,
                 type=click.Path(exists=True, file_okay=False, path_type=Path))  # fmt: skip

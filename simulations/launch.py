@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -202,36 +202,52 @@ def _cohorts_of(config: Config, view: LiveView) -> dict[str, Path]:
 
 def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view: LiveView) -> dict[str, Path]:
     """Make the hospitals and prepare each one's cohort, both from the cache where they are there already."""
-    declared = config["cohort"].get("declared_spacing_mm")
-    # Public collections are scanned films, whose headers say little; synthetic ones say what a detector's do.
-    policy = None if config["cohort"]["kind"] == "synthetic" else DIGITISED_FILMS
-    cache = Path(config["cache"] or Path.home() / ".cache" / "mammofed").expanduser()
-    workers = config["workers"] or os.cpu_count() or 1
-    with view.stage(STAGES[config["cohort"]["kind"]], None) as advance:
-        folders = sources(config, cache, pipeline=pipeline, workers=workers, progress=advance)
+    cache, folders = hospitals(config, pipeline, view)
     recipe = next(iter(folders.values())).parent.name
     folder = cohort_folder(cache, recipe, pipeline, contract)
     cohorts = {name: folder / name for name in folders}
-    missing = {name: source for name, source in folders.items() if not (cohorts[name] / "cohort.json").exists()}
-    if missing:
-        stage = view.stage("Prepare cohorts (check, pseudonymise, decode once)", None)
-        with stage as advance, FilmPool(
-            pipeline, workers=workers, declared_spacing_mm=declared, policy=policy
-        ) as films:  # one pool: it takes a second to start
-            done = 0
-            for name, source in missing.items():
-                base = done
-
-                def progress(count: int, total: int, base: int = base) -> None:
-                    advance(base + count, None)
-
-                report = prepare_site(
-                    source=source, destination=cohorts[name], contract=contract, pipeline=pipeline, site=name,
-                    key=importer_key(config["seed"], name), workers=workers, progress=progress, pool=films,
-                    declared_spacing_mm=declared,
-                )  # fmt: skip
-                done += report.films
+    prepare_cohorts(config, {name: (source, cohorts[name]) for name, source in folders.items()}, contract, pipeline,
+                    view)  # fmt: skip
     return cohorts
+
+
+def hospitals(config: Config, pipeline: PipelineConfig, view: LiveView) -> tuple[Path, dict[str, Path]]:
+    """The cache, and in it each hospital's films and table, the held-out ones last."""
+    cache = Path(config["cache"] or Path.home() / ".cache" / "mammofed").expanduser()
+    workers = config["workers"] or os.cpu_count() or 1
+    with view.stage(STAGES[config["cohort"]["kind"]], None) as advance:
+        return cache, sources(config, cache, pipeline=pipeline, workers=workers, progress=advance)
+
+
+def prepare_cohorts(
+    config: Config, places: Mapping[str, tuple[Path, Path]], contract: Contract, pipeline: PipelineConfig,
+    view: LiveView,
+) -> None:  # fmt: skip
+    """Import each site's films and table. places: (source, cohort) by site; a cohort that is there stays."""
+    declared = config["cohort"].get("declared_spacing_mm")
+    # Public collections are scanned films, whose headers say little; synthetic ones say what a detector's do.
+    policy = None if config["cohort"]["kind"] == "synthetic" else DIGITISED_FILMS
+    workers = config["workers"] or os.cpu_count() or 1
+    missing = {name: place for name, place in places.items() if not (place[1] / "cohort.json").exists()}
+    if not missing:
+        return
+    stage = view.stage("Prepare cohorts (check, pseudonymise, decode once)", None)
+    with stage as advance, FilmPool(
+        pipeline, workers=workers, declared_spacing_mm=declared, policy=policy
+    ) as films:  # one pool: it takes a second to start
+        done = 0
+        for name, (source, cohort) in missing.items():
+            base = done
+
+            def progress(count: int, total: int, base: int = base) -> None:
+                advance(base + count, None)
+
+            report = prepare_site(
+                source=source, destination=cohort, contract=contract, pipeline=pipeline, site=name,
+                key=importer_key(config["seed"], name), workers=workers, progress=progress, pool=films,
+                declared_spacing_mm=declared,
+            )  # fmt: skip
+            done += report.films
 
 
 def cohort_folder(cache: Path, recipe: str, pipeline: PipelineConfig, contract: Contract) -> Path:

@@ -1,15 +1,22 @@
 """SuperLink and SuperExec of a coordinator, and Flower's command line before them; used by the daemon.
 
 SuperLink listens on the loopback alone, keeps its state in a database and authenticates nodes by the keys that
-enrolment bound to names; its ServerApps run in processes of their own, so that it may die without them. Whoever can
-reach its port on this machine can run code at every site, since Flower's Control API has no login: a coordinator's
-machine has no other users (server/COORDINATOR.md).
+enrolment bound to names; its ServerApps run in processes of their own, so that it may die without them. Flower's
+Control API has no login: whoever reaches its port on this machine can stop runs and shut nodes out, so that a
+coordinator's machine has no other users (server/COORDINATOR.md). What he submits does not run:
+`shared_model.flower_gate`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+<<<<<<< HEAD
+=======
+import os
+import subprocess
+import threading
+>>>>>>> cf27f28bc667cb1bb59f496fc978748527719de5
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,24 +31,18 @@ from server.deploy.home import CoordinatorHome
 from server.deploy.nodes import Nodes
 from shared_model.certificates import load_spki, loopback_credentials
 from shared_model.errors import RoundError
-from shared_model.flower_app import (
-    COORDINATOR,
-    NODES,
-    PATIENCE,
-    RUN_DIR,
-    SIGNING_KEY,
-    flower_command,
-    quiet_environment,
-    write_app,
-)  # fmt: skip
+from shared_model.flower_app import HOME, PATIENCE, STUDY, flower_command, quiet_environment, write_app
+from shared_model.flower_gate import BUNDLES, bundle_sha256, write_commands
 from shared_model.private_files import make_private_folder, write_private
 from shared_model.supervisor import Service
 
 SUPERLINK, SUPEREXEC = "superlink", "superexec"
 COMMAND_S = 120.0  # `flwr` takes 2 s, more on a machine that is busy
 CONNECTION = "coordinator"
-NODES_FILE = "nodes.json"
+BUNDLE_LIST = "allowed-bundles"
 ENDED = "finished:"
+NOT_FOUND = "Run ID not found"  # as Flower 1.41 says it
+UNREGISTERED = "unregistered"  # flwr.supercore.constant.NodeStatus
 
 _HOME = """\
 [superlink]
@@ -72,7 +73,12 @@ class Link:
     def __init__(self, home: CoordinatorHome) -> None:
         self._home, self._folder = home, home.link
         self._port = home.settings.link_port
+<<<<<<< HEAD
         self._shell: FlowerShell | None = None
+=======
+        self._lock, self._ending = threading.Lock(), False
+        self._running: subprocess.Popen[bytes] | None = None
+>>>>>>> cf27f28bc667cb1bb59f496fc978748527719de5
 
     def prepare(self) -> None:
         """Write what SuperLink reads at its start: a loopback certificate of its own, Flower's home, the app."""
@@ -86,6 +92,8 @@ class Link:
         text = _HOME.format(name=CONNECTION, port=self._port, certificate=json.dumps(str(self.certificate)))
         write_private(self._folder / "home" / "config.toml", text.encode())
         write_app(self._folder / "app")
+        write_private(self._folder / BUNDLE_LIST, f"{bundle_sha256()}\n".encode())
+        write_commands(self._folder / "bin", {"flwr-serverapp": "server.gate"})
 
     @property
     def certificate(self) -> Path:
@@ -110,15 +118,19 @@ class Link:
                        log=self._folder / "logs" / f"{name}.log")  # fmt: skip
 
     def environment(self) -> dict[str, str]:
-        """Nothing is told to anybody, nothing is fetched or installed, one thread a process."""
-        return quiet_environment(self._folder / "home")
+        """Nothing is told to anybody, nothing is fetched or installed, one thread a process; and what SuperExec starts
+        is this release, for the studies of this home."""
+        environment = quiet_environment(self._folder / "home")
+        path = os.pathsep.join([str(self._folder.resolve() / "bin"), environment["PATH"]])
+        return environment | {"PATH": path, BUNDLES: str(self._folder.resolve() / BUNDLE_LIST),
+                              HOME: str(self._home.folder.resolve())}  # fmt: skip
 
     # --- Flower's commands ---
 
     @property
     def nodes(self) -> Nodes:
         """Which node is which party."""
-        return Nodes(self._folder / NODES_FILE)
+        return self._home.nodes
 
     def register(self, site: str, node: bytes) -> int:
         """Let a node in by its key; returns Flower's new id of it.
@@ -150,10 +162,7 @@ class Link:
         Raises:
             RoundError: SuperLink refuses or does not answer.
         """
-        values: Mapping[str, object] = {
-            RUN_DIR: str(study), PATIENCE: float(patience_s), SIGNING_KEY: str(self._home.folder / "signing.key"),
-            COORDINATOR: self._home.settings.name, NODES: str(self._folder / NODES_FILE),
-        }  # fmt: skip
+        values: Mapping[str, object] = {STUDY: study.name, PATIENCE: float(patience_s)}
         config = self._folder / "run.toml"
         text = "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
         write_private(config, text.encode())
@@ -164,12 +173,17 @@ class Link:
             raise RoundError("Flower gave the run no number", found=json.dumps(answer)[:200]) from None
 
     def run_status(self, run_id: int) -> RunStatus:
-        """What became of a run.
+        """What became of a run; one that SuperLink does not know has ended: its database was lost.
 
         Raises:
-            RoundError: SuperLink does not answer or does not know it.
+            RoundError: SuperLink does not answer.
         """
-        answer = self._flwr("ls", CONNECTION, "--run-id", str(run_id))
+        try:
+            answer = self._flwr("ls", CONNECTION, "--run-id", str(run_id))
+        except RoundError as error:
+            if NOT_FOUND in str(error.found):
+                return RunStatus(status=f"{ENDED}lost", details="SuperLink does not know it any more")
+            raise
         try:
             (run,) = answer["runs"]
             return RunStatus(status=str(run["status"]), details=str(run["status-details"]))
@@ -182,23 +196,42 @@ class Link:
             self._flwr("stop", str(run_id), CONNECTION)
 
     def node_ids(self) -> set[int]:
-        """Ids of all registered nodes."""
+        """Ids of the nodes that are let in. Flower lists for ever those that were shut out, too.
+
+        Raises:
+            RoundError: SuperLink does not answer.
+        """
         try:
-            return {int(node["node-id"]) for node in self._flwr("supernode", "ls", CONNECTION)["nodes"]}
+            return {int(node["node-id"]) for node in self._flwr("supernode", "ls", CONNECTION)["nodes"]
+                    if node["status"] != UNREGISTERED}  # fmt: skip
         except (KeyError, ValueError, TypeError):
             raise RoundError("SuperLink does not list its nodes") from None
 
+    # --- inside ---
+
+    def end(self) -> None:
+        """End the command that is running, from another thread, and begin no other: this process is ending."""
+        with self._lock:
+            self._ending = True
+            if self._running is not None:
+                self._running.kill()
+
     def _flwr(self, *arguments: str) -> dict[str, Any]:
+<<<<<<< HEAD
         with contextlib.nullcontext(self._shell) if self._shell else self._new_shell() as shell:
             try:
                 code, output, errors = shell.run([*arguments, "--format", "json"], timeout_s=COMMAND_S)
             except TimeoutError:
                 raise RoundError(f"SuperLink does not answer `flwr {arguments[0]}`", found=f"{COMMAND_S:g} s") from None
+=======
+        code, output, said = self._run([flower_command("flwr"), *arguments, "--format", "json"], arguments[0])
+>>>>>>> cf27f28bc667cb1bb59f496fc978748527719de5
         try:
             answer = json.loads(output)
         except ValueError:
             answer = {}
         if code or not isinstance(answer, dict) or not answer.get("success", True):
+<<<<<<< HEAD
             said = (errors or output).strip()[-300:]
             raise RoundError(f"SuperLink refuses `flwr {arguments[0]}`", found=said or code,
                              remedy=f"read {self._folder / 'logs'}") from None  # fmt: skip
@@ -215,3 +248,28 @@ class Link:
                 yield
             finally:
                 self._shell = None
+=======
+            words = (said or output).decode("utf-8", "replace").strip()[-300:]
+            raise RoundError(f"SuperLink refuses `flwr {arguments[0]}`", found=words or code,
+                             remedy=f"read {self._folder / 'logs'}") from None  # fmt: skip
+        return answer
+
+    def _run(self, command: list[str], name: str) -> tuple[int, bytes, bytes]:
+        with self._lock:
+            if self._ending:
+                raise RoundError(f"`flwr {name}` is not run: the coordinator is ending")
+            self._running = subprocess.Popen(command, env=self.environment(), cwd=self._folder / "empty",
+                                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                             stderr=subprocess.PIPE)  # fmt: skip
+        with self._running as process:
+            try:
+                output, said = process.communicate(timeout=COMMAND_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise RoundError(f"SuperLink does not answer `flwr {name}`", found=f"{COMMAND_S:g} s") from None
+        with self._lock:
+            self._running = None
+            if self._ending:
+                raise RoundError(f"`flwr {name}` was cut short: the coordinator is ending")
+        return process.returncode, output, said
+>>>>>>> cf27f28bc667cb1bb59f496fc978748527719de5

@@ -15,14 +15,14 @@ from shared_model.errors import AuditError, StorageError
 
 
 class AppendFile:
-    """The file of an audit log, for its owner alone (0600), made where there is none.
+    """The file of an audit log, for its owner alone (0600), made where there is none. broken: why it takes no more.
 
     Raises:
         StorageError: another process holds it, it is no regular file, or the disk refuses.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._broken = path, ""
+        self.path, self.broken = path, ""
         self._handle = _open(path)
         self.size = os.fstat(self._handle).st_size
 
@@ -45,8 +45,8 @@ class AppendFile:
             StorageError: the disk refuses, now or before; the file must be opened again.
             AuditError: somebody else changed the file.
         """
-        if self._broken or self._handle < 0:
-            raise StorageError(f"the audit log {self.path} is closed: {self._broken or 'it was closed'}",
+        if self.broken or self._handle < 0:
+            raise StorageError(f"the audit log {self.path} is closed: {self.broken or 'it was closed'}",
                                remedy="make room or check the disk, then start again")  # fmt: skip
         self.check()
         try:
@@ -54,10 +54,10 @@ class AppendFile:
             os.fsync(self._handle)
         except OSError as error:
             # What the kernel still has of a failed write is unknown: nothing more is written through this handle.
-            self._broken = error.strerror or str(error)
+            self.broken = error.strerror or str(error)
             with contextlib.suppress(OSError):
                 os.ftruncate(self._handle, self.size)
-            raise StorageError(f"the audit log {self.path} could not be written: {self._broken}",
+            raise StorageError(f"the audit log {self.path} could not be written: {self.broken}",
                                remedy="make room or check the disk, then start again") from None  # fmt: skip
         self.size += len(data)
 

@@ -14,11 +14,12 @@ from functools import partial
 from typing import Final
 
 from server.deploy.studies import StudyFolder
+from server.rounds.follow import read_events
 from simulations.engine.deployment import Rehearsal
 from simulations.engine.deployment.rehearsal import HUB
 from simulations.engine.deployment.run import parties
 from simulations.faults.case import Case
-from simulations.faults.ending import rows, same_model
+from simulations.faults.ending import same_model
 from simulations.faults.lab import SITES, TRAINERS, Install
 from simulations.faults.scene import Scene
 from simulations.parties import EVALUATOR
@@ -68,10 +69,9 @@ def kill(scene: Scene, *, plan: Sequence[Sequence[str]]) -> str:
 
 def _running(study: StudyFolder, number: int) -> bool:
     """Whether sites have been asked for a round, and it is not closed."""
-    if not study.journal.exists():
-        return False
-    asked = rows(study.path, "SELECT 1 FROM events WHERE kind = 'site_started' AND round = ?", number)
-    return bool(asked) and study.closed() == number - 1
+    events = read_events(study.journal, after=0)
+    asked = any(event.kind == "site_started" and event.round == number for _, event in events)
+    return asked and study.closed() == number - 1
 
 
 def _kill(there: Rehearsal, victim: str) -> None:

@@ -75,6 +75,23 @@ def test_a_file_named_stop_stops_the_study(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "COMPLETE"
 
 
+def test_a_stop_is_not_forgotten_by_a_run_that_dies_before_it_has_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = lay_out(tmp_path)
+    (tmp_path / "stop").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr("server.app.run_study", _dies)
+        with pytest.raises(SystemError):
+            app(fake.make_grid(protocol), context(run_dir=str(tmp_path), patience_seconds=0.0))
+    with pytest.raises(QuorumError, match="the study is STOPPED"):
+        app(fake.make_grid(protocol), context(run_dir=str(tmp_path), patience_seconds=0.0))
+
+
+def _dies(**_: object) -> None:
+    raise SystemError("killed, after it has seen that it should stop")
+
+
 def test_other_initial_weights_than_the_protocol_names_are_refused(tmp_path: Path) -> None:
     protocol = lay_out(tmp_path)
     save_file(fake.initial_weights(seed=1), tmp_path / "initial.safetensors")

@@ -43,6 +43,7 @@ def run_deployment(
 
     Raises:
         TrainerError: a process did not do in time what it should. RoundError: the study ended without an end.
+        KeyboardInterrupt: stopped before anything was begun.
     """
     protocol = Protocol.read(run_dir / "protocol.json")
     if is_complete(run_dir / "journal.sqlite"):
@@ -65,14 +66,16 @@ def run_deployment(
         longest = SLACK * protocol.rounds * protocol.federation.attempts * protocol.federation.deadline_s
         there.wait(study, look=look, timeout_s=longest + float(engine["start_timeout_s"]))
         follower.poll()
-    return _outcome(study, follower.finished)
+    if stop.is_set() and not study.journal.exists():
+        raise KeyboardInterrupt  # nothing was begun, so there is nothing to report on
+    return _outcome(study, follower.finished, stopped=stop.is_set())
 
 
-def _outcome(study: StudyFolder, finished: Event | None) -> StudyOutcome:
+def _outcome(study: StudyFolder, finished: Event | None, *, stopped: bool) -> StudyOutcome:
     state, wanted = study.state(), study.wanted()
     if state is StudyState.COMPLETE:
         return StudyOutcome(status="COMPLETE", rounds_completed=study.closed(), reason="")
-    if state is StudyState.INCOMPLETE or state is StudyState.STOPPED:
+    if state in (StudyState.INCOMPLETE, StudyState.STOPPED) or stopped:
         reason = finished.text if finished is not None else wanted.reason
         return StudyOutcome(status="INCOMPLETE" if state is StudyState.INCOMPLETE else "STOPPED",
                             rounds_completed=study.closed(), reason=reason)  # fmt: skip
