@@ -9,16 +9,12 @@ coordinator's machine has no other users (server/COORDINATOR.md). What he submit
 
 from __future__ import annotations
 
-import contextlib
 import json
-<<<<<<< HEAD
-=======
 import os
 import subprocess
 import threading
->>>>>>> cf27f28bc667cb1bb59f496fc978748527719de5
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +22,6 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from server.deploy.flower_shell import FlowerShell
 from server.deploy.home import CoordinatorHome
 from server.deploy.nodes import Nodes
 from shared_model.certificates import load_spki, loopback_credentials
@@ -73,12 +68,8 @@ class Link:
     def __init__(self, home: CoordinatorHome) -> None:
         self._home, self._folder = home, home.link
         self._port = home.settings.link_port
-<<<<<<< HEAD
-        self._shell: FlowerShell | None = None
-=======
         self._lock, self._ending = threading.Lock(), False
         self._running: subprocess.Popen[bytes] | None = None
->>>>>>> cf27f28bc667cb1bb59f496fc978748527719de5
 
     def prepare(self) -> None:
         """Write what SuperLink reads at its start: a loopback certificate of its own, Flower's home, the app."""
@@ -217,38 +208,12 @@ class Link:
                 self._running.kill()
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
-<<<<<<< HEAD
-        with contextlib.nullcontext(self._shell) if self._shell else self._new_shell() as shell:
-            try:
-                code, output, errors = shell.run([*arguments, "--format", "json"], timeout_s=COMMAND_S)
-            except TimeoutError:
-                raise RoundError(f"SuperLink does not answer `flwr {arguments[0]}`", found=f"{COMMAND_S:g} s") from None
-=======
         code, output, said = self._run([flower_command("flwr"), *arguments, "--format", "json"], arguments[0])
->>>>>>> cf27f28bc667cb1bb59f496fc978748527719de5
         try:
             answer = json.loads(output)
         except ValueError:
             answer = {}
         if code or not isinstance(answer, dict) or not answer.get("success", True):
-<<<<<<< HEAD
-            said = (errors or output).strip()[-300:]
-            raise RoundError(f"SuperLink refuses `flwr {arguments[0]}`", found=said or code,
-                             remedy=f"read {self._folder / 'logs'}") from None  # fmt: skip
-        return answer
-
-    def _new_shell(self) -> FlowerShell:
-        return FlowerShell(environment=self.environment(), folder=self._folder / "empty")
-
-    @contextlib.contextmanager
-    def several(self) -> Iterator[None]:
-        """Inside, commands share one start of Flower's command line."""
-        with self._new_shell() as self._shell:
-            try:
-                yield
-            finally:
-                self._shell = None
-=======
             words = (said or output).decode("utf-8", "replace").strip()[-300:]
             raise RoundError(f"SuperLink refuses `flwr {arguments[0]}`", found=words or code,
                              remedy=f"read {self._folder / 'logs'}") from None  # fmt: skip
@@ -272,4 +237,3 @@ class Link:
             if self._ending:
                 raise RoundError(f"`flwr {name}` was cut short: the coordinator is ending")
         return process.returncode, output, said
->>>>>>> cf27f28bc667cb1bb59f496fc978748527719de5

@@ -50,11 +50,6 @@ class Membership:
         version = self._registry.version()
         if version == self._version and not (self._refused and self._clock() >= self._again):
             return
-        with self._link.several():
-            self._agree()
-        self._version = version
-
-    def _agree(self) -> None:
         wanted = {m.member.site: m for m in self._registry.members() if m.state is MemberState.CONFIRMED}
         known = self._link.node_ids()
         nodes = {number: node for number, node in self._link.nodes.read().items() if number in known}
@@ -78,11 +73,8 @@ class Membership:
             self._link.nodes.write(nodes)
             remove_private(self._marker)
             self._report(site, "its node is let in")
-<<<<<<< HEAD
-=======
         self._tell(refused)
         self._version = version
->>>>>>> cf27f28bc667cb1bb59f496fc978748527719de5
 
     def _register(self, member: Enrolled, known: set[int]) -> int:
         site = member.member.site
