@@ -48,13 +48,14 @@ def test_a_subset_is_never_called_a_success(tmp_path: Path) -> None:
     for step, status in ((StudyStep.GIVE_UP, "INCOMPLETE"), (StudyStep.STOP, "STOPPED")):
         folder = tmp_path / status
         folder.mkdir()
-        found = _outcome(ended(folder, StudyStep.START, step, reason="too few"), None)
+        found = _outcome(ended(folder, StudyStep.START, step, reason="too few"), None, stopped=False)
         assert (found.status, found.reason, found.rounds_completed) == (status, "too few", 0)
 
 
 def test_an_end_without_an_end_is_an_error_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(RoundError, match=r"ended before its end; found: 8 runs.*resume"):
-        _outcome(ended(tmp_path, StudyStep.START, reason="8 runs in a row brought it no further"), None)
+        _outcome(ended(tmp_path, StudyStep.START, reason="8 runs in a row brought it no further"), None,
+                 stopped=False)  # fmt: skip
 
 
 def test_a_complete_run_starts_nobody_again(
