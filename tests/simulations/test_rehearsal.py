@@ -54,7 +54,8 @@ def test_a_subset_is_never_called_a_success(tmp_path: Path) -> None:
 
 def test_an_end_without_an_end_is_an_error_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(RoundError, match=r"ended before its end; found: 8 runs.*resume"):
-        _outcome(ended(tmp_path, StudyStep.START, reason="8 runs in a row brought it no further"), None, stopped=False)
+        _outcome(ended(tmp_path, StudyStep.START, reason="8 runs in a row brought it no further"), None,
+                 stopped=False)  # fmt: skip
 
 
 def test_a_complete_run_starts_nobody_again(
