@@ -51,11 +51,15 @@ class FlowerShell:
             with contextlib.suppress(BrokenPipeError):  # what a process that had ended was told last
                 stream.close()
 
+    def kill(self) -> None:
+        """End it, from another thread; a command that is running is answered as one that failed."""
+        self._process.kill()
+
     def run(self, arguments: Sequence[str], *, timeout_s: float) -> Done:
         """Run `flwr ARGUMENTS`.
 
         Raises:
-            TimeoutError: no answer in time; this shell is of no use any more.
+            TimeoutError: no answer in time; the shell was ended.
         """
         there = self._process
         assert there.stdin is not None and there.stdout is not None
@@ -63,6 +67,7 @@ class FlowerShell:
             there.stdin.write(json.dumps(list(arguments)).encode() + b"\n")
             there.stdin.flush()
             if not select.select([there.stdout], [], [], timeout_s)[0]:
+                self.kill()  # its answer must not be taken for that of the next
                 raise TimeoutError
             code, output, errors = json.loads(there.stdout.readline())
         except (OSError, ValueError) as error:

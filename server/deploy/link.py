@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-<<<<<<< HEAD
-=======
 import os
-import subprocess
+import sys
 import threading
->>>>>>> cf27f28bc667cb1bb59f496fc978748527719de5
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +23,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from server.deploy.flower_shell import FlowerShell
+from server.deploy.flower_shell import Done, FlowerShell
 from server.deploy.home import CoordinatorHome
 from server.deploy.nodes import Nodes
 from shared_model.certificates import load_spki, loopback_credentials
@@ -73,12 +70,8 @@ class Link:
     def __init__(self, home: CoordinatorHome) -> None:
         self._home, self._folder = home, home.link
         self._port = home.settings.link_port
-<<<<<<< HEAD
-        self._shell: FlowerShell | None = None
-=======
         self._lock, self._ending = threading.Lock(), False
-        self._running: subprocess.Popen[bytes] | None = None
->>>>>>> cf27f28bc667cb1bb59f496fc978748527719de5
+        self._shell: FlowerShell | None = None
 
     def prepare(self) -> None:
         """Write what SuperLink reads at its start: a loopback certificate of its own, Flower's home, the app."""
@@ -94,16 +87,22 @@ class Link:
         write_app(self._folder / "app")
         write_private(self._folder / BUNDLE_LIST, f"{bundle_sha256()}\n".encode())
         write_commands(self._folder / "bin", {"flwr-serverapp": "server.gate"})
+        self._program.write_text(f"#!{sys.executable} -P\nfrom server.deploy.superlink import main\n\nmain()\n")
+        self._program.chmod(0o700)
 
     @property
     def certificate(self) -> Path:
         """What proves SuperLink to its neighbours on this machine."""
         return self._folder / "link.pem"
 
+    @property
+    def _program(self) -> Path:
+        return self._folder.resolve() / "bin" / "flower-superlink"
+
     def services(self) -> tuple[Service, Service]:
         """SuperLink and SuperExec, for the supervisor."""
         superlink = [
-            flower_command("flower-superlink"), "--host", "127.0.0.1", "--port", str(self._port),
+            str(self._program), "--host", "127.0.0.1", "--port", str(self._port),
             "--ssl-ca-certfile", str(self.certificate), "--ssl-certfile", str(self.certificate),
             "--ssl-keyfile", str(self._folder / "link.key"), "--enable-supernode-auth",
             "--database", str(self._folder / "state.db"), "--isolation", "process",
@@ -213,63 +212,45 @@ class Link:
         """End the command that is running, from another thread, and begin no other: this process is ending."""
         with self._lock:
             self._ending = True
-            if self._running is not None:
-                self._running.kill()
+            if self._shell is not None:
+                self._shell.kill()
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
-<<<<<<< HEAD
-        with contextlib.nullcontext(self._shell) if self._shell else self._new_shell() as shell:
-            try:
-                code, output, errors = shell.run([*arguments, "--format", "json"], timeout_s=COMMAND_S)
-            except TimeoutError:
-                raise RoundError(f"SuperLink does not answer `flwr {arguments[0]}`", found=f"{COMMAND_S:g} s") from None
-=======
-        code, output, said = self._run([flower_command("flwr"), *arguments, "--format", "json"], arguments[0])
->>>>>>> cf27f28bc667cb1bb59f496fc978748527719de5
+        code, output, said = self._run(arguments)
         try:
             answer = json.loads(output)
         except ValueError:
             answer = {}
         if code or not isinstance(answer, dict) or not answer.get("success", True):
-<<<<<<< HEAD
-            said = (errors or output).strip()[-300:]
-            raise RoundError(f"SuperLink refuses `flwr {arguments[0]}`", found=said or code,
-                             remedy=f"read {self._folder / 'logs'}") from None  # fmt: skip
-        return answer
-
-    def _new_shell(self) -> FlowerShell:
-        return FlowerShell(environment=self.environment(), folder=self._folder / "empty")
-
-    @contextlib.contextmanager
-    def several(self) -> Iterator[None]:
-        """Inside, commands share one start of Flower's command line."""
-        with self._new_shell() as self._shell:
-            try:
-                yield
-            finally:
-                self._shell = None
-=======
-            words = (said or output).decode("utf-8", "replace").strip()[-300:]
+            words = (said or output).strip()[-300:]
             raise RoundError(f"SuperLink refuses `flwr {arguments[0]}`", found=words or code,
                              remedy=f"read {self._folder / 'logs'}") from None  # fmt: skip
         return answer
 
-    def _run(self, command: list[str], name: str) -> tuple[int, bytes, bytes]:
+    @contextlib.contextmanager
+    def several(self) -> Iterator[None]:
+        """Inside, commands share one start of Flower's command line. For one thread at a time."""
+        if self._shell is not None:
+            yield
+            return
         with self._lock:
             if self._ending:
-                raise RoundError(f"`flwr {name}` is not run: the coordinator is ending")
-            self._running = subprocess.Popen(command, env=self.environment(), cwd=self._folder / "empty",
-                                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                             stderr=subprocess.PIPE)  # fmt: skip
-        with self._running as process:
+                raise RoundError("no command of Flower's is run: the coordinator is ending")
+            self._shell = FlowerShell(environment=self.environment(), folder=self._folder / "empty")
+        try:
+            with self._shell:
+                yield
+        finally:
+            with self._lock:
+                self._shell = None
+
+    def _run(self, arguments: tuple[str, ...]) -> Done:
+        with self.several():
+            assert self._shell is not None
             try:
-                output, said = process.communicate(timeout=COMMAND_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise RoundError(f"SuperLink does not answer `flwr {name}`", found=f"{COMMAND_S:g} s") from None
-        with self._lock:
-            self._running = None
+                done = self._shell.run([*arguments, "--format", "json"], timeout_s=COMMAND_S)
+            except TimeoutError:
+                raise RoundError(f"SuperLink does not answer `flwr {arguments[0]}`", found=f"{COMMAND_S:g} s") from None
             if self._ending:
-                raise RoundError(f"`flwr {name}` was cut short: the coordinator is ending")
-        return process.returncode, output, said
->>>>>>> cf27f28bc667cb1bb59f496fc978748527719de5
+                raise RoundError(f"`flwr {arguments[0]}` was cut short: the coordinator is ending")
+        return done

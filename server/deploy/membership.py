@@ -78,11 +78,7 @@ class Membership:
             self._link.nodes.write(nodes)
             remove_private(self._marker)
             self._report(site, "its node is let in")
-<<<<<<< HEAD
-=======
         self._tell(refused)
-        self._version = version
->>>>>>> cf27f28bc667cb1bb59f496fc978748527719de5
 
     def _register(self, member: Enrolled, known: set[int]) -> int:
         site = member.member.site

@@ -14,8 +14,6 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from server.deploy.link import NODES_FILE
-from server.deploy.nodes import Nodes
 from server.deploy.status import status_of
 from server.deploy.studies import StudyFolder, Wish
 from shared_model.errors import ConfigError, RoundError
@@ -143,7 +141,7 @@ def _all_here(there: Rehearsal) -> bool:
     if not all(log.exists() and CONNECTED in log.read_bytes() for log in logs):
         return False
     here: list[dict[str, Any]] = [m for m in status_of(home)["members"] if m["here"] == "yes" and m["approved"]]
-    return len(here) == len(there.sites) == len(Nodes(home.link / NODES_FILE).read())
+    return len(here) == len(there.sites) == len(home.nodes.read())
 
 
 class _Says:
