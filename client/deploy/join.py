@@ -106,9 +106,15 @@ class CourierSide:
             if self._home.identity().certificate() is not None:
                 self._running = True
                 self._supervisor.add(supernode(self._home, tunnel_port=self._port))
-        elif self._silence_s() > SILENT_S and not (self._again and self._again.is_alive()):
-            if self._supervisor.states()[SUPERNODE].seconds > SILENT_S:
-                self._begin_again()
+        elif self._silence_s() > SILENT_S and not self._ending() and self._age_s() > SILENT_S:
+            self._begin_again()
+
+    def _ending(self) -> bool:
+        """Whether it is just being ended; then the supervisor is not asked, which would make the tunnel wait."""
+        return self._again is not None and self._again.is_alive()
+
+    def _age_s(self) -> float:
+        return self._supervisor.states()[SUPERNODE].seconds
 
     def _begin_again(self) -> None:
         """In a thread: a process that hangs takes some time to end, and the tunnel is not to wait for it."""

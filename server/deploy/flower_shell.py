@@ -44,6 +44,10 @@ class FlowerShell:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it for good."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -71,7 +72,9 @@ class Link:
         self._home, self._folder = home, home.link
         self._port = home.settings.link_port
         self._lock, self._ending = threading.Lock(), False
+        self._running: subprocess.Popen[bytes] | None = None
         self._shell: FlowerShell | None = None
+        self._several = False
 
     def prepare(self) -> None:
         """Write what SuperLink reads at its start: a loopback certificate of its own, Flower's home, the app."""
@@ -212,45 +215,68 @@ class Link:
         """End the command that is running, from another thread, and begin no other: this process is ending."""
         with self._lock:
             self._ending = True
+            if self._running is not None:
+                self._running.kill()
             if self._shell is not None:
                 self._shell.kill()
 
+    @contextlib.contextmanager
+    def several(self) -> Iterator[None]:
+        """Inside, commands share one start of Flower's command line, made with the first. For one thread at a time."""
+        self._several = True
+        try:
+            yield
+        finally:
+            self._several = False
+            with self._lock:
+                shell, self._shell = self._shell, None
+            if shell is not None:
+                shell.close()
+
     def _flwr(self, *arguments: str) -> dict[str, Any]:
-        code, output, said = self._run(arguments)
+        words = [*arguments, "--format", "json"]
+        code, output, said = self._share(words) if self._several else self._run(words)
         try:
             answer = json.loads(output)
         except ValueError:
             answer = {}
         if code or not isinstance(answer, dict) or not answer.get("success", True):
-            words = (said or output).strip()[-300:]
-            raise RoundError(f"SuperLink refuses `flwr {arguments[0]}`", found=words or code,
+            words_said = (said or output).strip()[-300:]
+            raise RoundError(f"SuperLink refuses `flwr {arguments[0]}`", found=words_said or code,
                              remedy=f"read {self._folder / 'logs'}") from None  # fmt: skip
         return answer
 
-    @contextlib.contextmanager
-    def several(self) -> Iterator[None]:
-        """Inside, commands share one start of Flower's command line. For one thread at a time."""
-        if self._shell is not None:
-            yield
-            return
+    def _share(self, arguments: list[str]) -> Done:
         with self._lock:
-            if self._ending:
-                raise RoundError("no command of Flower's is run: the coordinator is ending")
-            self._shell = FlowerShell(environment=self.environment(), folder=self._folder / "empty")
+            self._still_wanted(arguments[0])
+            if self._shell is None:
+                self._shell = FlowerShell(environment=self.environment(), folder=self._folder / "empty")
+            shell = self._shell
         try:
-            with self._shell:
-                yield
-        finally:
-            with self._lock:
-                self._shell = None
-
-    def _run(self, arguments: tuple[str, ...]) -> Done:
-        with self.several():
-            assert self._shell is not None
-            try:
-                done = self._shell.run([*arguments, "--format", "json"], timeout_s=COMMAND_S)
-            except TimeoutError:
-                raise RoundError(f"SuperLink does not answer `flwr {arguments[0]}`", found=f"{COMMAND_S:g} s") from None
-            if self._ending:
-                raise RoundError(f"`flwr {arguments[0]}` was cut short: the coordinator is ending")
+            done = shell.run(arguments, timeout_s=COMMAND_S)
+        except TimeoutError:
+            raise RoundError(f"SuperLink does not answer `flwr {arguments[0]}`", found=f"{COMMAND_S:g} s") from None
+        self._still_wanted(arguments[0])
         return done
+
+    def _run(self, arguments: list[str]) -> Done:
+        name = arguments[0]
+        with self._lock:
+            self._still_wanted(name)
+            self._running = subprocess.Popen([flower_command("flwr"), *arguments], env=self.environment(),
+                                             cwd=self._folder / "empty", stdin=subprocess.DEVNULL,
+                                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+        with self._running as process:
+            try:
+                output, said = process.communicate(timeout=COMMAND_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise RoundError(f"SuperLink does not answer `flwr {name}`", found=f"{COMMAND_S:g} s") from None
+        with self._lock:
+            self._running = None
+            self._still_wanted(name)
+        return process.returncode, output.decode("utf-8", "replace"), said.decode("utf-8", "replace")
+
+    def _still_wanted(self, name: str) -> None:
+        if self._ending:
+            raise RoundError(f"`flwr {name}` was cut short: the coordinator is ending")
