@@ -66,7 +66,8 @@ def init(
         settings = CoordinatorFile(name=name, title=title or name, hosts=hosts, listen=listen, port=port,
                                    enrol_port=enrol_port, link_port=link_port)  # fmt: skip
     except ValidationError as error:
-        faults = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_url=False))
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'ports'}: {e['msg'].removeprefix('Value error, ')}"
+                           for e in error.errors(include_url=False))  # fmt: skip
         raise ConfigError(f"not a coordinator's settings: {faults}") from None
     made = CoordinatorHome.create(home, settings)
     click.echo(f"Home         {made.folder} (back up signing.key and ca/, offline and encrypted)")

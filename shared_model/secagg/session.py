@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -81,6 +81,11 @@ class Session(Fields):
         return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     @property
+    def subject(self) -> str:
+        """What is summed, whatever the attempt and whoever the peers: see `revealed` of :meth:`admit`."""
+        return f"{self.protocol_sha256}/{self.what}/{self.round}"
+
+    @property
     def slot(self) -> str:
         """What a site may be asked once in a protocol, whoever the peers are: two sums over almost the same sites
         would tell the difference. Goes with :class:`shared_model.signed_request.RequestBook`.
@@ -115,17 +120,28 @@ class Session(Fields):
         """Place of a peer's share, from 0."""
         return self.sites.index(site)
 
-    def admit(self, *, site: str, key: VerifyKey, confirmed: Mapping[str, VerifyKey], least_sites: int) -> None:
+    def admit(
+        self, *, site: str, key: VerifyKey, confirmed: Mapping[str, VerifyKey], least_sites: int,
+        revealed: Collection[str],
+    ) -> None:  # fmt: skip
         """Refuse a sum in which `site` should not take part.
 
         Args:
             confirmed: the signing keys of other sites whose words this site's administrator has compared. A peer that
                 is not among them may be an invention of the coordinator, who is the certificate authority.
             least_sites: how many sites at least must be in every sum that is revealed; three at least.
+            revealed: the :attr:`subject` of each sum that this site has helped to unmask with the very values that it
+                would bring again. The difference of two such sums over almost the same sites is one site's values. A
+                crashed coordinator goes on with the sum that it has; where each attempt draws new noise that is paid
+                for, its earlier ones need not be named.
 
         Raises:
-            PrivacyError: too few, a peer that nobody here has confirmed, or this site is not named.
+            PrivacyError: too few, a peer that nobody here has confirmed, this site is not named, or revealed before.
         """
+        if self.subject in revealed:
+            raise PrivacyError("these values were summed before; a second sum over other sites would tell them apart",
+                               found=f"{self.what}, round {self.round}",
+                               remedy="the coordinator goes on with the first sum, or with the next round")  # fmt: skip
         if self.threshold < max(LEAST_SITES, least_sites):
             raise PrivacyError("the secure sum may be opened with fewer sites than this site allows",
                                found=self.threshold, expected=f"at least {max(LEAST_SITES, least_sites)}")  # fmt: skip

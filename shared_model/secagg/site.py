@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
@@ -72,13 +72,13 @@ class Site:
     @classmethod
     def join(
         cls, opening: bytes, *, site: str, signing: SigningKey, coordinator: VerifyKey,
-        confirmed: Mapping[str, VerifyKey], least_sites: int = 3,
+        confirmed: Mapping[str, VerifyKey], revealed: Collection[str], least_sites: int = 3,
     ) -> Self:  # fmt: skip
         """Take part in the sum that the coordinator opens.
 
         Args:
             coordinator: the key that this site enrolled with.
-            confirmed, least_sites: see :meth:`Session.admit`.
+            confirmed, revealed, least_sites: see :meth:`Session.admit`.
 
         Raises:
             MessageError, SignatureError: not a document of this coordinator.
@@ -89,7 +89,8 @@ class Site:
         session = document.terms
         if document.session != session.digest or session.coordinator != coordinator.hex:
             raise MessageError("the opening of a secure sum names other terms than it holds")
-        session.admit(site=site, key=signing.public, confirmed=confirmed, least_sites=least_sites)
+        session.admit(site=site, key=signing.public, confirmed=confirmed, revealed=revealed,
+                      least_sites=least_sites)  # fmt: skip
         sealing, mask = secrets.token_bytes(masks.KEY_BYTES), secrets.token_bytes(masks.KEY_BYTES)
         keys = Keys(session=session.digest, site=site, sealing_key=masks.public_hex(sealing),
                     mask_key=masks.public_hex(mask)).signed(signing)  # fmt: skip

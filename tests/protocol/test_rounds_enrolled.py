@@ -12,10 +12,14 @@ from flwr.app import Context, RecordDict
 from safetensors.numpy import save_file
 
 from server.app import app
-from server.deploy.nodes import Node, Nodes
+from server.deploy.home import CoordinatorFile, CoordinatorHome
+from server.deploy.nodes import Node
+from server.deploy.studies import StudyFolder, Wanted, Wish
 from server.rounds.events import Event
 from server.rounds.loop import StudyOutcome, run_study
-from shared_model.errors import ConfigError, MammoFedError, StorageError
+from shared_model.errors import MammoFedError, StorageError
+from shared_model.flower_app import HOME
+from shared_model.private_files import write_private
 from tests import fake_grid as fake
 
 Bound = Mapping[int, tuple[str, str]]
@@ -131,56 +135,47 @@ def test_a_site_that_enrols_again_takes_part_under_its_new_node(tmp_path: Path) 
     assert outcome.status == "COMPLETE" and {number for number, _ in party.trained} == {1, 2, 3, 4}
 
 
-# --- the record on the disk, as the ServerApp reads it ---
+# --- the record on the disk, as the ServerApp of a coordinator reads it ---
 
 
-def context(**run_config: str | float) -> Context:
-    return Context(1, 0, {}, RecordDict(), {name.replace("_", "-"): value for name, value in run_config.items()})
-
-
-def lay_out(folder: Path) -> fake.FakeGrid:
-    protocol = fake.make_protocol()
-    (folder / "protocol.json").write_text(protocol.to_json())
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CoordinatorHome:
+    """A coordinator whose operator wants the study `unit` to run."""
+    settings = CoordinatorFile(name="hub", title="Hub", hosts=("localhost",))
+    made = CoordinatorHome.create(tmp_path / "hub", settings)
+    monkeypatch.setenv(HOME, str(made.folder))
+    folder = made.study("unit")
+    folder.mkdir()
+    (folder / "protocol.json").write_text(fake.make_protocol().to_json())
     save_file(fake.initial_weights(), folder / "initial.safetensors")
-    return fake.make_grid(protocol)
+    StudyFolder(folder).want(Wanted(wish=Wish.RUNNING))
+    return made
 
 
-def test_the_server_app_leaves_out_whom_the_daemons_record_does_not_have(tmp_path: Path) -> None:
-    grid = lay_out(tmp_path)
+def context() -> Context:
+    return Context(1, 0, {}, RecordDict(), {"study": "unit", "patience-seconds": 0.0})
+
+
+def test_the_server_app_leaves_out_whom_the_daemons_record_does_not_have(home: CoordinatorHome) -> None:
+    grid = fake.make_grid(fake.make_protocol())
     found = {n: Node(site=name, role=role, key="k") for n, (name, role) in honest(grid).items()}
-    ash = node_of(grid, "ash")
-    found[ash] = Node(site="elm", role="site", key="k")
-    Nodes(tmp_path / "nodes.json").write(found)
-    app(grid, context(run_dir=str(tmp_path), patience_seconds=0.0, nodes=str(tmp_path / "nodes.json")))
+    found[node_of(grid, "ash")] = Node(site="elm", role="site", key="k")
+    home.nodes.write(found)
+    app(grid, context())
     assert not grid.party("ash").trained and grid.party("birch").trained
-    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "COMPLETE"
+    assert json.loads((home.study("unit") / "summary.json").read_text())["status"] == "COMPLETE"
 
 
-def test_a_record_that_is_not_there_yet_lets_nobody_in(tmp_path: Path) -> None:
-    grid = lay_out(tmp_path)
+def test_a_record_that_is_not_there_yet_lets_nobody_in(home: CoordinatorHome) -> None:
+    grid = fake.make_grid(fake.make_protocol(federation__deadline_s=1.0))
     with pytest.raises(MammoFedError):
-        app(grid, context(run_dir=str(tmp_path), patience_seconds=0.0, nodes=str(tmp_path / "nodes.json")))
+        app(grid, context())
     assert not any(party.trained for party in grid.parties.values())
 
 
-def test_a_damaged_record_stops_the_run_in_words(tmp_path: Path) -> None:
-    grid = lay_out(tmp_path)
-    path = tmp_path / "nodes.json"
-    path.touch(mode=0o600)
-    path.write_text("{")
+def test_a_damaged_record_stops_the_run_in_words(home: CoordinatorHome) -> None:
+    grid = fake.make_grid(fake.make_protocol())
+    write_private(home.folder / "link" / "nodes.json", b"{")
     with pytest.raises(StorageError, match=r"nodes.json is damaged"):
-        app(grid, context(run_dir=str(tmp_path), patience_seconds=0.0, nodes=str(path)))
+        app(grid, context())
     assert not any(party.trained for party in grid.parties.values())
-
-
-@pytest.mark.parametrize("value", ["relative.json", 7.0])
-def test_nodes_is_an_absolute_path_or_refused(tmp_path: Path, value: str | float) -> None:
-    with pytest.raises(ConfigError, match=r"nodes is no absolute path.*mammofed server start"):
-        app(lay_out(tmp_path), context(run_dir=str(tmp_path), patience_seconds=0.0, nodes=value))
-
-
-@pytest.mark.parametrize("given", [{"signing_key": "/k"}, {"coordinator": "hub"},
-                                   {"signing_key": "k", "coordinator": "hub"}])  # fmt: skip
-def test_half_a_signer_is_refused(tmp_path: Path, given: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match="names half a signer"):
-        app(lay_out(tmp_path), context(run_dir=str(tmp_path), patience_seconds=0.0, **given))

@@ -162,9 +162,9 @@ def test_rounds_that_were_repeated_cost_what_they_cost(scene: Scene) -> None:
     assert told.epsilon_after == told.epsilon_before == ledger.spent("train", delta=1e-5)
 
 
-@pytest.mark.parametrize(("limit", "budget", "whose"), [(1.0, 8.0, "this site's limit 1"),
-                                                         (None, 1.0, "the study's own budget 1"),
-                                                         (0.0, 8.0, "this site's limit 0")])  # fmt: skip
+@pytest.mark.parametrize(("limit", "budget", "whose"), [(1.0, 8.0, "this site's limit, 1"),
+                                                         (None, 1.0, "what the study promises over all studies, 1"),
+                                                         (0.0, 8.0, "this site's limit, 0")])  # fmt: skip
 def test_a_study_beyond_a_budget_is_told_where_the_trainer_abstains(
     tmp_path: Path, small_study: Callable[..., Study], limit: float | None, budget: float, whose: str
 ) -> None:

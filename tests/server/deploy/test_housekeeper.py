@@ -56,7 +56,7 @@ def test_a_step_that_fails_in_an_unforeseen_way_is_said_once_and_ends_nothing(
     with caplog.at_level(logging.WARNING, "mammofed.server"):
         keeper.run(end)
     assert len(turns) == 3
-    assert [record.message for record in caplog.records] == ["defect: ZeroDivisionError: a defect of ours"]
+    assert [record.message for record in caplog.records] == ["defect: ZeroDivisionError('a defect of ours')"]
 
 
 def test_names_of_steps_are_their_own_so_that_what_is_said_once_is(home: CoordinatorHome, audit: AuditLog) -> None:

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from shared_model.secagg import Contribution, Peer, SecureSum, Server, Session, Site
+from shared_model.secagg import Peer, SecureSum, Server, Session, Site
 from shared_model.signing import SigningKey
 
 COORDINATOR = SigningKey.generate()
@@ -37,11 +37,13 @@ def session(count: int = 3, **changes: object) -> Session:
     return Session.model_validate(values)
 
 
-def join(opening: bytes, site: str, peers: Collection[str], *, least_sites: int = 3) -> Site:
+def join(
+    opening: bytes, site: str, peers: Collection[str], *, least_sites: int = 3, revealed: Collection[str] = ()
+) -> Site:
     """A site whose administrator has confirmed all of `peers`."""
     confirmed = {name: key_of(name).public for name in peers}
     return Site.join(opening, site=site, signing=key_of(site), coordinator=COORDINATOR.public, confirmed=confirmed,
-                     least_sites=least_sites)  # fmt: skip
+                     least_sites=least_sites, revealed=revealed)  # fmt: skip
 
 
 @dataclass
@@ -122,8 +124,5 @@ class Play:
     def _keep(self) -> None:
         if self.kept:
             self.server = Server.from_bytes(self.server.to_bytes(), signing=COORDINATOR)
-            self.sites = {name: Site.from_bytes(site.to_bytes(), signing=key_of(name))
-                          for name, site in self.sites.items()}  # fmt: skip
-
-
-__all__ = ["COORDINATOR", "NEVER", "STEPS", "Contribution", "Play", "join", "key_of", "names", "session"]
+            for name, site in self.sites.items():
+                self.sites[name] = Site.from_bytes(site.to_bytes(), signing=key_of(name))
