@@ -50,6 +50,11 @@ class Membership:
         version = self._registry.version()
         if version == self._version and not (self._refused and self._clock() >= self._again):
             return
+        with self._link.several():
+            self._agree()
+        self._version = version
+
+    def _agree(self) -> None:
         wanted = {m.member.site: m for m in self._registry.members() if m.state is MemberState.CONFIRMED}
         known = self._link.node_ids()
         nodes = {number: node for number, node in self._link.nodes.read().items() if number in known}
@@ -74,7 +79,6 @@ class Membership:
             remove_private(self._marker)
             self._report(site, "its node is let in")
         self._tell(refused)
-        self._version = version
 
     def _register(self, member: Enrolled, known: set[int]) -> int:
         site = member.member.site
