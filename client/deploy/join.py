@@ -60,8 +60,11 @@ class TrainerSide:
             if str(error) != self._fault:
                 log.warning("the trainer waits: %s", error)
                 self._fault = str(error)
+            if self._running:  # what the hospital allows cannot be read: what it allowed before may be too much by now
+                self._supervisor.remove(TRAINER)
+                self._running = ""
             return
-        self._seen = seen
+        self._seen, self._fault = seen, ""
         if text == self._running:
             return
         write_private(self._config, text.encode())
