@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,7 @@ class FlowerShell:
 
     def close(self) -> None:
         """End it for good."""
-        self._process.kill()
+        self.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
@@ -56,8 +57,10 @@ class FlowerShell:
                 stream.close()
 
     def kill(self) -> None:
-        """End it, from another thread; a command that is running is answered as one that failed."""
-        self._process.kill()
+        """End it, from another thread, and the command that it has forked, which is answered as one that failed."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def run(self, arguments: Sequence[str], *, timeout_s: float) -> Done:
         """Run `flwr ARGUMENTS`.

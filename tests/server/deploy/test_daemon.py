@@ -288,6 +288,7 @@ def test_a_frozen_superlink_does_not_keep_the_daemon_from_ending(home: Coordinat
 
 def _is_flwr(pid: int) -> bool:
     try:
-        return b"/flwr\0supernode" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+    return b"flower_shell.py" in line or b"/flwr\0supernode" in line
