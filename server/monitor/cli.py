@@ -17,7 +17,7 @@ PLACE = Path("runs")  # what is shown when nothing is named
 @click.option("--no-open", is_flag=True, help="Do not open a browser.")
 @click.option("--terminal", is_flag=True, help="In this terminal, without a page; for SSH.")
 @click.option("--host", default="127.0.0.1", show_default=True,
-              help="Address to listen on; any but this machine's own needs --cert, --key and --token-file.")  # fmt: skip
+              help="Address to listen on; one that others reach needs --cert, --key, --token-file.")  # fmt: skip
 @click.option("--name", "names", multiple=True, help="Host name in the page's address; may be given again.")
 @click.option("--cert", type=click.Path(dir_okay=False, exists=True, path_type=Path), help="TLS certificate, PEM.")
 @click.option("--key", type=click.Path(dir_okay=False, exists=True, path_type=Path), help="Its key, PEM.")
@@ -57,5 +57,5 @@ def place_of(target: str | None) -> Path:
         raise ConfigError("which study?", found="no folder `runs` here", remedy="`mammofed monitor RUN_DIR`")
     place = PLACE if target is None else Path(target)
     if not place.is_dir():
-        raise ConfigError(f"{place} is no folder", expected="a run directory, a folder of them, or a coordinator's home")
+        raise ConfigError(f"{place} is no folder", expected="a run directory, a folder of them, a coordinator's home")
     return place.resolve()

@@ -3,7 +3,7 @@ import { h, renew, setText } from "./dom.js";
 import { clock, plainKind } from "./words.js";
 
 const SEVERITIES = { info: ["·", "note"], warning: ["▲", "warning"], error: ["✕", "error"] };
-const SHOWN = 200;
+const SHOWN = 100;
 let codes = null, filter = { text: "", severity: "" }, older = [], more = true, timer = null;
 
 function matches(event) {
@@ -49,7 +49,7 @@ export async function show(node, state, go, ask) {
         h("label", { for: "event-severity" }, "Severity "), h("select", { id: "event-severity", onchange: (e) => { filter.severity = e.target.value; change(); } },
           [["", "all"], ["warning", "warnings and errors"], ["error", "errors"]].map(([v, w]) => h("option", { value: v, selected: filter.severity === v }, w)))),
       h("p", { class: "quiet", id: "event-count", role: "status" }),
-      h("div", { class: "scroll", role: "region", "aria-label": "Events", tabindex: "0", "data-key": "events" }, h("table", null, h("caption", null, "Newest first"),
+      h("div", { class: "scroll tall", role: "region", "aria-label": "Events", tabindex: "0", "data-key": "events" }, h("table", null, h("caption", null, "Newest first"),
         h("thead", null, h("tr", null, ["Time", "Severity", "Round", "Site", "What", "Code", "Words"].map((x) => h("th", { scope: "col" }, x)))), h("tbody", { id: "event-rows" }))),
       h("p", null, h("button", { type: "button", id: "event-more", onclick: () => fetchMore(node, state, ask) }, "Older events")));
   }

@@ -41,6 +41,6 @@ export function show(node, state, go) {
       table("Why sites were not in a round, newest first", ["Round", "Site", "Code", "Reason"], trouble, { empty: "Every site was in every round." })),
     h("h2", null, "Each site"),
     table("Sites as the coordinator knows them", ["Site", "Newest round", "Here", "Patients (rounded)", "Training", "Sent", "Received", "Device", "Release", "Certificate ends", "Words"],
-      state.sites.map((site) => card(site, state.now))),
+      state.sites.map((site) => card(site, state.now)), { stack: true }),
     state.sites.length ? h("p", { class: "quiet" }, `What leaves each site in this study: ${state.sites[0].gives}. The number of patients is the rounded one of the protocol that every site approved.`) : null);
 }
