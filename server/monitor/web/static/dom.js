@@ -48,12 +48,15 @@ export function table(caption, heads, rows, { key = caption, empty = "Nothing ye
       h("caption", null, caption),
       h("thead", { role: role("rowgroup") }, h("tr", { role: role("row") }, heads.map((head, i) => h("th", { scope: "col", class: words[i], role: role("columnheader") }, head)))),
       h("tbody", { role: role("rowgroup") }, rows.map((cells) => h("tr", { role: role("row") }, cells.map((cell, i) =>
-        i === 0 ? h("th", { scope: "row", role: role("rowheader") }, cell) : h("td", { class: words[i], "data-label": heads[i], role: role("cell") }, cell)))))));
+        i === 0 ? h("th", { scope: "row", role: role("rowheader") }, cell) : h("td", { class: cell === "–" ? `${words[i] || ""} none` : words[i], "data-label": heads[i], role: role("cell") }, cell)))))));
 }
 
 function isWords(cell) {
   return cell instanceof Node || (typeof cell === "string" && !/^[-–0-9.,:+ %/≈<>]*( ?(s|min|h|days|B|kB|MB|GB))?$/.test(cell));
 }
+
+// Width of a chart in its own units: on a phone it is drawn narrower, so that its words stay as large as the page's.
+export const chartWidth = () => (window.innerWidth < 640 ? 380 : 760);
 
 export const details = (key, summary, ...children) =>
   h("details", { "data-key": key }, h("summary", { "data-key": `${key}-summary` }, summary), children);
