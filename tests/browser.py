@@ -1,4 +1,4 @@
-"""A real Chromium for tests of the monitor's page: what it may reach, what it complained of, pictures of what it showed."""
+"""A real Chromium for tests of the monitor's page: what it asked for, what it complained of, pictures of it."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def serve(
     app = create_app(Runs(place, alarms=alarms), hosts=door.hosts, token=door.token, secure=door.secure,
                      metrics=metrics)  # fmt: skip
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", server_header=False, proxy_headers=False,
+        app, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False, proxy_headers=False,
         ssl_certfile=door.cert, ssl_keyfile=door.key, timeout_graceful_shutdown=1, limit_concurrency=200,
     )  # fmt: skip
     server = uvicorn.Server(config)
