@@ -28,7 +28,8 @@ def served(place: Path, **door: Any) -> Iterator[str]:
         said.append(url)
         there.set()
 
-    thread = threading.Thread(target=serve, args=(place, Door(port=0, **door)), kwargs={"say": say, "stop": stop})
+    way = Door(**{"port": 0, **door})
+    thread = threading.Thread(target=serve, args=(place, way), kwargs={"say": say, "stop": stop})
     thread.start()
     try:
         assert there.wait(20)
