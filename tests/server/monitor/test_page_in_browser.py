@@ -130,7 +130,7 @@ def test_a_silent_site_is_named_and_seen_back(browser: Any, tmp_path: Path) -> N
         sight.says("round 3 of 12, 4 of 4 sites asked")
         beats(run, {"st-anna": 9.0})
         began = time.monotonic()
-        sight.says("stalled: st-anna silent for 9 s, the round needs 3 of 4, deadline in 10 min")
+        sight.says("st-anna silent for 9 s, the round needs 3 of 4, deadline in 10 min")
         assert time.monotonic() - began < 10
         assert "silent for" in sight.page.inner_text("table.stack")
         sight.shoot(tmp_path, "silent-site")
