@@ -25,7 +25,7 @@ REPEATS: Final = 7
 ROUNDS_A_TURN: Final = 8
 PACE_S: Final = 1.0  # between looks, as of the page
 GREEDY_S: Final = 0.05  # no monitor looks so often; it takes whole cores from a small machine
-SLOWER_AT_MOST: Final = 1.15  # readers take turns with the study on two cores
+SLOWER_AT_MOST: Final = 1.25  # of the journal alone, some 40 ms of a round; readers take turns on two cores
 _READER: Final = """
 import sys, time
 from pathlib import Path
