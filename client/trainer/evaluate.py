@@ -148,7 +148,8 @@ def _private_report(
         group="metrics", study=protocol.study, protocol_sha256=protocol.sha256, round=max(request.round, 1), attempt=1,
         noise_multiplier=terms.metrics_noise_multiplier, sample_rate=1.0, steps=1,
     )  # fmt: skip
-    reservation = site.ledger.reserve(entry, budget=budget(site, protocol), delta=terms.delta)
+    women = site.pseudonyms("test")
+    reservation = site.ledger.reserve(entry, budget=budget(site, protocol), delta=terms.delta, pseudonyms=women)
     scores = score_patients(site, model, indices, image_only=request.image_only)
     histogram = score_histogram(scores.labels, scores.fused / request.temperature, terms.metrics_bins)
     noise = SecureRandomness().normal(histogram.size, std=terms.metrics_noise_multiplier).numpy()
@@ -157,7 +158,7 @@ def _private_report(
         histogram + noise.reshape(histogram.shape), noise_std=terms.metrics_noise_multiplier,
         confidence=protocol.evaluation.confidence,
     )  # fmt: skip
-    account = site.ledger.account("metrics")
+    account = site.ledger.account("metrics", pseudonyms=women, delta=terms.delta)
     return report, PrivacySpent(
         epsilon=account.epsilon(delta=terms.delta), budget=budget(site, protocol), delta=terms.delta,
         noise_multiplier=terms.metrics_noise_multiplier, sample_rate=1.0, steps=account.steps,

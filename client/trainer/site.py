@@ -118,6 +118,10 @@ class Site:
                               remedy="prepare more patients")  # fmt: skip
         return chosen
 
+    def pseudonyms(self, split: str) -> list[str]:
+        """The patients of a split, for the ledger: it counts what each of them has spent."""
+        return [self.cohort.pseudonyms[position] for position in self.indices(split)]
+
     def approved(self) -> dict[str, Protocol]:
         """The protocols on this site's disk by hash. One that is damaged, or not signed by the coordinator where there
         is one, is passed over, loudly."""

@@ -72,7 +72,8 @@ def budget(site: Site, protocol: Protocol) -> float:
 
 def spent(site: Site, protocol: Protocol) -> PrivacySpent:
     """State of the training patients' account under the site's own budget."""
-    return privacy_spent(site.ledger, protocol).model_copy(update={"budget": budget(site, protocol)})
+    told = privacy_spent(site.ledger, protocol, pseudonyms=site.pseudonyms("train"))
+    return told.model_copy(update={"budget": budget(site, protocol)})
 
 
 def _checked(site: Site, request: TrainRequest) -> Protocol:
@@ -97,7 +98,8 @@ def _reserve(site: Site, protocol: Protocol, request: TrainRequest) -> int | Non
         attempt=request.attempt, noise_multiplier=protocol.noise_multiplier(request.round),
         sample_rate=protocol.sample_rate(request.round), steps=protocol.steps(request.round),
     )  # fmt: skip
-    return site.ledger.reserve(entry, budget=budget(site, protocol), delta=protocol.privacy.delta)
+    return site.ledger.reserve(entry, budget=budget(site, protocol), delta=protocol.privacy.delta,
+                               pseudonyms=site.pseudonyms("train"))  # fmt: skip
 
 
 def _train(
