@@ -1,16 +1,19 @@
-"""The Flower ServerApp: reads where the study lies from Flower's run configuration and hands over to the round loop.
+"""The Flower ServerApp: finds out where the study lies and hands over to the round loop.
 
-Run configuration: `run-dir`, an absolute path with `protocol.json` and, unless the protocol names public weights of the
-package, `initial.safetensors` in it (Flower starts this process in a folder of its own), and `patience-seconds`, how
-long to wait for sites to connect. `signing-key` (absolute path) and `coordinator` (name) make it sign every request;
-both empty or absent: unsigned, for a study on one machine, which no enrolled site answers. `nodes` (absolute path) is
-the daemon's record of which node was enrolled as which party; a node with another name is left out, and enrolled
-parties that are lost are waited for. A file `stop` in
-the run directory stops the study after the round that is running; it is taken away when it has been seen.
+At a coordinator (`MAMMOFED_HOME` in the environment) Flower's run configuration names a `study` of that home, and all
+else is the home's: where it lies, whether it is to run at all, the key that signs its requests, which node was
+enrolled as which party. Whoever reaches Flower's Control API, which has no login, can so start nothing that the
+operator did not. Enrolled parties that are lost are waited for.
+
+Elsewhere, for a study on one machine, nothing is signed, and `run-dir` is an absolute path with `protocol.json` and,
+unless the protocol names public weights of the package, `initial.safetensors` in it (Flower starts this process in a
+folder of its own). `patience-seconds` is how long to wait for sites to connect. A file `stop` in the run directory
+stops the study after the round that is running; it is taken away when the study has stopped.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,18 +23,20 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.aggregation.flower import Signer
+from server.deploy.home import CoordinatorHome
 from server.deploy.nodes import Nodes
+from server.deploy.studies import STOP_FILE, Wish, find_study
 from server.rounds.checkpoint import read_arrays
 from server.rounds.events import Observer
 from server.rounds.loop import run_study
-from server.rounds.signer import read_signer
+from server.rounds.signer import request_signer
 from server.rounds.study import Bound
 from shared_model.errors import ConfigError, QuorumError
+from shared_model.flower_app import HOME, PATIENCE, RUN_DIR, STUDY
 from shared_model.messages import Arrays
 from shared_model.protocol import Protocol
 from shared_model.weights import find_public_weights
 
-STOP_FILE = "stop"
 POLL_S = 0.5
 
 app = ServerApp()
@@ -42,18 +47,27 @@ def main(grid: Grid, context: Context) -> None:
     """Run or resume the study.
 
     Raises:
-        ConfigError: the run configuration is incomplete.
+        ConfigError: the run configuration is incomplete, or names a study that is not to run.
         SignatureError, StorageError: the signing key cannot be used.
         WeightsError: the initial weights are absent, or not those that the protocol names.
         QuorumError: the study did not complete; Flower then reports the run as failed, which plain Flower would not.
     """
-    run_dir, patience_s = context.run_config.get("run-dir"), context.run_config.get("patience-seconds")
-    if not isinstance(run_dir, str) or not Path(run_dir).is_absolute() or not isinstance(patience_s, int | float):
+    run_dir, study, patience_s = (context.run_config.get(key, "") for key in (RUN_DIR, STUDY, PATIENCE))
+    home = os.environ.get(HOME)
+    named = run_dir if home is None else study
+    if not isinstance(named, str) or not named or not isinstance(patience_s, int | float) or (
+        home is None and not Path(named).is_absolute()
+    ):
         raise ConfigError(
             "Flower's run configuration is incomplete", found=sorted(context.run_config),
-            expected="run-dir (absolute path) and patience-seconds (number)",
+            expected=f"{f'{RUN_DIR} (absolute path)' if home is None else STUDY} and {PATIENCE} (number)",
         )  # fmt: skip
-    run(grid, Path(run_dir), patience_s=float(patience_s), signer=_signer(context), bound=_bound(context))
+    if home is None:
+        run(grid, Path(named), patience_s=float(patience_s))
+        return
+    there = CoordinatorHome.open(Path(home))
+    signer = request_signer(there.signing_key, name=there.settings.name)
+    run(grid, _wanted(there, named), patience_s=float(patience_s), signer=signer, bound=_bound(there.nodes))
 
 
 def run(
@@ -71,24 +85,20 @@ def run(
         raise QuorumError(f"the study is {outcome.status}", found=outcome.reason, remedy=f"resume it in {folder}")
 
 
-def _signer(context: Context) -> Signer | None:
-    path, name = (context.run_config.get(key, "") for key in ("signing-key", "coordinator"))
-    if path == "" and name == "":
-        return None
-    if not isinstance(path, str) or not Path(path).is_absolute() or not isinstance(name, str) or not name:
-        raise ConfigError("Flower's run configuration names half a signer", expected="signing-key (absolute path) and "
-                          "coordinator (name), or neither", remedy="start the study with `mammofed server start`")
-    return read_signer(Path(path), name=name)
+def _wanted(home: CoordinatorHome, name: str) -> Path:
+    """The folder of a study that the operator wants to run.
+
+    Raises:
+        ConfigError: there is none, or it is not to run.
+    """
+    study = find_study(home, name)
+    if study.wanted().wish is not Wish.RUNNING:
+        raise ConfigError(f"{name} is not to run", found=study.wanted().wish.value,
+                          remedy="`mammofed server start`, or `resume`")  # fmt: skip
+    return study.path
 
 
-def _bound(context: Context) -> Bound | None:
-    path = context.run_config.get("nodes", "")
-    if path == "":
-        return None
-    if not isinstance(path, str) or not Path(path).is_absolute():
-        raise ConfigError("Flower's run configuration: nodes is no absolute path",
-                          remedy="start the study with `mammofed server start`")  # fmt: skip
-    nodes = Nodes(Path(path))
+def _bound(nodes: Nodes) -> Bound:
     return lambda: {number: (node.site, node.role) for number, node in nodes.read().items()}
 
 
@@ -102,12 +112,14 @@ def _initial(folder: Path, protocol: Protocol) -> Arrays:
 
 @contextmanager
 def _stop_when_asked(path: Path) -> Iterator[threading.Event]:
-    """An event that is set once somebody has made the file `path`."""
+    """An event that is set once somebody has made the file `path`.
+
+    It is removed once the study has ended: whoever dies before that must not forget what it was told.
+    """
     stop, ended = threading.Event(), threading.Event()
 
     def look() -> None:
         if path.exists():
-            path.unlink(missing_ok=True)
             stop.set()
 
     def watch() -> None:
@@ -119,6 +131,7 @@ def _stop_when_asked(path: Path) -> Iterator[threading.Event]:
     watcher.start()
     try:
         yield stop
+        path.unlink(missing_ok=True)
     finally:
         ended.set()
         watcher.join()

@@ -66,7 +66,8 @@ def init(
         settings = CoordinatorFile(name=name, title=title or name, hosts=hosts, listen=listen, port=port,
                                    enrol_port=enrol_port, link_port=link_port)  # fmt: skip
     except ValidationError as error:
-        faults = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_url=False))
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'ports'}: {e['msg'].removeprefix('Value error, ')}"
+                           for e in error.errors(include_url=False))  # fmt: skip
         raise ConfigError(f"not a coordinator's settings: {faults}") from None
     made = CoordinatorHome.create(home, settings)
     click.echo(f"Home         {made.folder} (back up signing.key and ca/, offline and encrypted)")
@@ -93,8 +94,7 @@ def invite(home: Path, site: str, role: str, hours: float) -> None:
     there.record("invited", site=site, role=role, hours=hours)
     click.echo(invitation.text)
     click.echo(f"For {site} ({role}), good once and for {hours:g} hours. The site runs:", err=True)
-    click.echo(f"  mammofed site init HOME --invite TOKEN --server {there.settings.hosts[0]}:{there.settings.port} "
-               f"--cohort COHORT{'' if role == 'site' else f' --role {role}'}", err=True)  # fmt: skip
+    click.echo(f"  {_site_init(there, role)}", err=True)
     click.echo(f"Next  when {site} calls: `mammofed server enrol {home} {site}`", err=True)
 
 
@@ -115,6 +115,8 @@ def enrol(home: Path, site: str | None, tls: str | None, node: str | None) -> No
                 click.echo(f"{pending.member.site:24} {pending.member.role.value}")
             if not enrolment.pending():
                 click.echo("Nobody waits for a confirmation.")
+            else:
+                click.echo(f"Next  call them: `mammofed server enrol {home} SITE`")
             return
         if tls is None or node is None:
             click.echo(f"Call {site} on a number that you know. Type what `mammofed site init` shows there:")
@@ -123,6 +125,7 @@ def enrol(home: Path, site: str | None, tls: str | None, node: str | None) -> No
         enrolment.confirm(site, {"certificate": tls, "node": node})
     there.record("enrolled", site=site)
     click.echo(f"{site} is enrolled; its courier gets its certificate by itself.")
+    click.echo(f"Next  `mammofed server status {home}` shows it once it is here; then `mammofed server propose`")
 
 
 @server.command()
@@ -138,7 +141,8 @@ def revoke(home: Path, site: str, reason: str) -> None:
     with there.enrolment() as enrolment:
         enrolment.revoke(site, reason=reason)
     there.record("revoked", site=site, reason=reason[:300])
-    click.echo(f"{site} is shut out. To let it in again: a new invitation, and new keys.")
+    click.echo(f"{site} is shut out.")
+    click.echo(f"Next  to let it in again, under new keys: `mammofed server invite {home} {site}`")
 
 
 @server.command()
@@ -235,3 +239,15 @@ def _open(home: Path) -> CoordinatorHome:
     from server.deploy.home import CoordinatorHome
 
     return CoordinatorHome.open(home.resolve())
+
+
+def _site_init(home: CoordinatorHome, role: str) -> str:
+    """What a site types with its invitation: all that differs from what it would take by itself."""
+    settings = home.settings
+    host = f"[{settings.hosts[0]}]" if ":" in settings.hosts[0] else settings.hosts[0]
+    words = ["mammofed site init HOME --invite TOKEN", f"--server {host}:{settings.port}", "--cohort COHORT"]
+    if settings.enrol_port != settings.port % 65535 + 1:
+        words.append(f"--enrol-port {settings.enrol_port}")
+    if role != "site":
+        words.append(f"--role {role}")
+    return " ".join(words)

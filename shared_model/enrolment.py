@@ -133,6 +133,12 @@ def check_proof(request: EnrolRequest | RenewRequest, *, node: bytes, ca: bytes)
                              remedy="send it from the machine that holds the site's keys")  # fmt: skip
 
 
+
+def courier_name(site: str) -> str:
+    """The owner of the audit log of a site's courier; that of its trainer's is the site itself."""
+    return site[: 63 - len(COURIER_SUFFIX)] + COURIER_SUFFIX
+
+
 @dataclass(frozen=True)
 class Invite:
     """An invitation: for one member, once. secret: for nobody but its receiver; ca: the CA's certificate, DER."""

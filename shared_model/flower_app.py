@@ -17,10 +17,11 @@ from shared_model.errors import ConfigError
 
 PUBLISHER: Final = "mammofed"
 NAME: Final = "mammofed-study"
-RUN_DIR, PATIENCE, SIGNING_KEY, COORDINATOR, NODES = (
-    "run-dir", "patience-seconds", "signing-key", "coordinator", "nodes",
-)  # fmt: skip
-"""Keys of the run configuration; read by `server.app`."""
+RUN_DIR, STUDY, PATIENCE = "run-dir", "study", "patience-seconds"
+"""Keys of the run configuration; read by `server.app`. Every site is told them: they hold no path of a coordinator."""
+
+HOME: Final = "MAMMOFED_HOME"
+"""Environment of a coordinator's ServerApps: its home, from which all but the study's name is taken."""
 
 _MANIFEST = """\
 # Written by MammoFed. No code travels in this app: both components belong to the release that is installed, and films,
@@ -40,10 +41,8 @@ clientapp = "client.app:app"
 
 [tool.flwr.app.config]
 {run_dir} = ""
+{study} = ""
 {patience} = 0.0
-{signing_key} = ""
-{coordinator} = ""
-{nodes} = ""
 """
 
 
@@ -51,8 +50,8 @@ def write_app(folder: Path) -> Path:
     """Write the app into `folder`, made where it is absent; returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     text = _MANIFEST.format(
-        name=NAME, version=version("mammofed"), publisher=PUBLISHER, run_dir=RUN_DIR, patience=PATIENCE,
-        signing_key=SIGNING_KEY, coordinator=COORDINATOR, nodes=NODES,
+        name=NAME, version=version("mammofed"), publisher=PUBLISHER, run_dir=RUN_DIR, study=STUDY,
+        patience=PATIENCE,
     )  # fmt: skip
     (folder / "pyproject.toml").write_text(text, encoding="utf-8")
     return folder

@@ -17,11 +17,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 SUBREAPER = 36   # linux/prctl.h
-POLL_S = 0.05
+POLL_S = 0.05   # while it ends
+LOOK_S = 10.0    # it is woken by signals; this is for one that was missed
 GRACE_S = 8.0    # Flower's own exit takes up to 5 s
 KILL_S = 5.0     # until nobody is left after SIGKILL; beyond that the kernel holds a process and we cannot help it
 
@@ -30,22 +31,39 @@ def main(command: Sequence[str]) -> int:
     """Run `command`; returns its exit code, or 128 and the signal's number as a shell does."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
-    stop = threading.Event()
+    stop, wake = threading.Event(), threading.Event()
+
+    def end(*_: object) -> None:
+        stop.set()
+        wake.set()
+
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
+    signal.signal(signal.SIGCHLD, lambda *_: wake.set())
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
-    while child.poll() is None and not stop.wait(POLL_S):
-        pass
+    threading.Thread(target=_watch_stdin, args=(end,), daemon=True).start()
+    while child.poll() is None and not stop.is_set():
+        _reap_orphans(child.pid)
+        wake.wait(LOOK_S)
+        wake.clear()
     _end(child)
     code = child.returncode
     return code if code >= 0 else 128 - code
 
 
-def _watch_stdin(stop: threading.Event) -> None:
+def _watch_stdin(end: Callable[[], None]) -> None:
     while os.read(0, 1 << 12):
         pass
-    stop.set()
+    end()
+
+
+def _reap_orphans(child: int) -> None:
+    """Wait for adopted processes that have ended, and not for the child; else they would stay as zombies for weeks."""
+    if sys.platform != "linux":
+        return  # nobody is adopted
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while (found := os.waitid(os.P_ALL, 0, flags)) is not None and found.si_pid != child:
+        os.waitpid(found.si_pid, 0)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

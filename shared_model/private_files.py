@@ -7,6 +7,7 @@ file that the trainer's user can read.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import stat
@@ -80,6 +81,21 @@ def read_private(path: Path, *, limit: int = MAX_PRIVATE_BYTES) -> bytes:
     if len(data) > limit:
         raise StorageError(f"{path} is too long", expected=f"at most {limit} bytes", remedy="restore it from a backup")
     return data
+
+
+def is_held(path: Path) -> bool:
+    """Whether another process has its lock (flock(2)) on a file; False where there is none."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def remove_private(path: Path) -> None:

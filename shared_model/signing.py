@@ -45,6 +45,7 @@ class Purpose(StrEnum):
     AUDIT_HEAD = "audit-head"
     PROTOCOL = "protocol"
     REQUEST = "request"
+    SECURE_SUM = "secure-sum"
 
 
 class VerifyKey:

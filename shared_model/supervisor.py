@@ -6,7 +6,10 @@ under :mod:`shared_model.guard`, so that whatever it started goes with it, howev
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,12 +21,14 @@ from types import TracebackType
 from typing import Self
 
 from shared_model import guard
+from shared_model.errors import StorageError
 from shared_model.private_files import write_private
 
 POLL_S = 0.2
 STEADY_S = 60.0  # a child that ran so long starts again at once; one that dies young waits longer each time
 STOP_S = guard.GRACE_S + guard.KILL_S + 5.0
-MAX_LOG_BYTES = 16 << 20  # then the log is put aside once (`.1`), at the child's next start
+MAX_LOG_BYTES = 16 << 20  # then the log is put aside once (`.1`)
+LOG_LOOK_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,7 @@ class _Child:
     wait: float = 0.0
     starts: int = 0
     last_exit: int | None = None
+    fault: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +142,21 @@ class Supervisor:
     # --- inside ---
 
     def _watch(self) -> None:
+        """Until the end: no disk that is full, and no process that cannot be started, may end this thread."""
+        unwritten, looked = False, self._clock()
         while not self._end.wait(POLL_S):
             with self._lock:
+                if self._clock() - looked >= LOG_LOOK_S:
+                    looked = self._clock()
+                    for child in self._children.values():
+                        _put_aside(child.service.log)
                 changed = [self._look(child) for child in self._children.values()]
-                if any(changed):
-                    self._write()
+                if unwritten or any(changed):
+                    unwritten = False
+                    try:
+                        self._write()
+                    except StorageError:
+                        unwritten = True
 
     def _look(self, child: _Child) -> bool:
         now = self._clock()
@@ -152,15 +168,22 @@ class Supervisor:
             self._report(child.service.name, f"ended with {child.last_exit}; starts again in {child.wait:g} s")
             return True
         if child.process is None and now >= child.due:
-            self._start(child)
+            try:
+                self._start(child)
+            except OSError as error:
+                child.due = now + child.service.slowest_s
+                if child.fault != str(error):  # said once, tried again
+                    self._report(child.service.name, f"cannot be started: {error.strerror}; tried again")
+                child.fault = str(error)
+                return False
+            child.fault = ""
             return True
         return False
 
     def _start(self, child: _Child) -> None:
         service = child.service
         service.log.parent.mkdir(parents=True, exist_ok=True)
-        if service.log.exists() and service.log.stat().st_size > MAX_LOG_BYTES:
-            service.log.replace(service.log.with_name(service.log.name + ".1"))
+        _put_aside(service.log)
         with service.log.open("ab") as stream:
             child.process = subprocess.Popen(
                 [sys.executable, "-P", guard.__file__, *service.command], stdin=subprocess.PIPE, stdout=stream,
@@ -180,6 +203,14 @@ class Supervisor:
             found = {name: {"guard": there.pid, "starts": there.starts, "last_exit": there.last_exit}
                      for name, there in self.states().items()}  # fmt: skip
             write_private(self._state, (json.dumps(found, indent=1) + "\n").encode())
+
+
+def _put_aside(log: Path) -> None:
+    """Copy a log that has grown large and empty it: its child goes on writing into it, at its new end (O_APPEND)."""
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > MAX_LOG_BYTES:
+            shutil.copyfile(log, log.with_name(log.name + ".1"))
+            os.truncate(log, 0)
 
 
 def _let_go(child: _Child) -> None:

@@ -167,7 +167,7 @@ def beat(clock: Callable[[], float], *logs: PartyLog, **changes: Any) -> BeatReq
 class Diary:
     """An audit log of a site's party, and what it says of itself."""
 
-    def __init__(self, folder: Path, owner: str, *, party: str = "courier", key: SigningKey | None = None) -> None:
+    def __init__(self, folder: Path, owner: str, *, party: str = "trainer", key: SigningKey | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.key, self.party = key or SigningKey.generate(), party
         self.audit = AuditLog(folder / f"{party}.jsonl", owner=owner, key=self.key)

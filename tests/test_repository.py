@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "mammofed": {"shared_model", "client", "server", "simulations"},
 }  # fmt: skip
 # Flower stays behind one adapter a side and the local engine.
-FLOWER = ("client/app.py", "client/gate.py", "server/app.py", "server/aggregation/", "simulations/engine/",
+FLOWER = ("client/app.py", "client/gate.py", "server/gate.py", "shared_model/flower_gate.py",
+          "server/app.py", "server/aggregation/", "simulations/engine/",
           "simulations/benchmarks/peers/flower_app/", "simulations/benchmarks/deployment/plain_app/")
 # What starts often, or never needs a model, must not pay for torch (4 to 5 CPU-seconds).
 WITHOUT_TORCH = ("mammofed.py", "client/app.py", "client/app/", "client/trainer/client.py", "client/trainer/config.py",
@@ -32,7 +33,8 @@ WITHOUT_TORCH = ("mammofed.py", "client/app.py", "client/app/", "client/trainer/
                  "shared_model/contract/", "shared_model/imaging/", "shared_model/audit/", "shared_model/signing.py",
                  "shared_model/fingerprint.py", "shared_model/signed_protocol.py", "shared_model/signed_request.py",
                  "simulations/cli.py", "simulations/launch.py", "simulations/live.py",
-                 "simulations/proposal.py", "shared_model/tensors.py", "shared_model/proposal.py")  # fmt: skip
+                 "shared_model/secagg/", "simulations/proposal.py", "shared_model/tensors.py",
+                 "shared_model/proposal.py")  # fmt: skip
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "yaml.load", "yaml.unsafe_load", "os.system"}
 FORBIDDEN_METHODS = {"extractall", "unsafe_load", "full_load"}

@@ -52,7 +52,7 @@ def init(home: Path, invite: str, server: str, enrol_port: int | None, cohort: P
         raise ConfigError("the invitation is for another role", found=invitation.member.role.value, expected=role,
                           remedy=f"--role {invitation.member.role.value}, if that is what this machine is")  # fmt: skip
     host, _, port = server.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not (port.isascii() and port.isdigit()):
         raise ConfigError("--server: no address", found=server, expected="HOST:PORT")
     check_cohort(cohort, invitation.member)
     made = SiteHome.create(home.resolve(), cohort=cohort, role=invitation.member.role)
@@ -62,7 +62,8 @@ def init(home: Path, invite: str, server: str, enrol_port: int | None, cohort: P
     for use, words in identity.words(six_words).items():
         click.echo(f"  {use:12} {words}")
     click.echo(f"Policy       {made.policy_file} (read it: what this hospital allows)")
-    click.echo(f"Next         `mammofed site join {home}`: waits for the confirmation, then takes part")
+    begin = "start it again" if again else "waits for the confirmation, then takes part"
+    click.echo(f"Next         `mammofed site join {home}`: {begin}")
 
 
 @click.command()
@@ -95,12 +96,14 @@ def review(home: Path, study: str | None) -> None:
     found = proposals(there, release=release())
     for name, why in refused(there, release=release()).items():
         click.secho(f"{name}: {why}", fg="red", err=True)
+    if study is not None:
+        found = {study: _proposal(there, study)}
     if not found:
-        click.echo("Nothing is proposed to this site.")
+        click.echo("Nothing is proposed to this site, or nothing came yet: it takes half a minute.")
+        click.echo("Next  `mammofed site join` keeps asking the coordinator")
     for name, signed in found.items():
-        if study in (None, name):
-            show_review(there, signed, work_out(there, signed))
-            click.echo(f"Next  `mammofed site approve {home} {name}`, or `decline`")
+        show_review(there, signed, work_out(there, signed))
+        click.echo(f"Next  `mammofed site approve {home} {name}`, or `decline`")
 
 
 @click.command()
@@ -112,19 +115,25 @@ def approve(home: Path, study: str, yes: bool) -> None:
 
     Example:  mammofed site approve site density-2027
     """
+    from client.deploy.review import show_review
     from client.trainer.consent import approve as approve_study
-    from client.trainer.consent import coordinator_of
+    from client.trainer.consent import refusals
+    from client.trainer.consent import review as work_out
 
     there = _open(home)
     signed = _proposal(there, study)
     if there.trusted_coordinator() is None:
-        coordinator = coordinator_of(there)
-        click.echo(f"First approval here. The coordinator is {coordinator.name}; its key reads:")
-        click.echo(f"  {coordinator.verify_key.fingerprint}")
+        click.echo(f"First approval here, of coordinator {signed.coordinator.name}; compare its key over the phone:")
+        click.echo(f"  {signed.coordinator.verify_key.fingerprint}")
+    faults = refusals(there, signed)
+    for words in faults:
+        click.secho(f"As things are, the trainer would refuse it: {words}", fg="red", err=True)
     if not yes:
+        show_review(there, signed, work_out(there, signed))  # what is approved is what is read here
         click.confirm(f"Approve {study} ({signed.sha256[:16]})?", abort=True)
     approve_study(there, signed)
-    click.echo(f"{study} is approved; the trainer serves it from now on.")
+    click.echo(f"{study} is approved; the trainer serves it {'once that is put right' if faults else 'from now on'}.")
+    click.echo(f"Next  `mammofed site status {home}`; `decline` takes it back, also later")
 
 
 @click.command()
@@ -136,10 +145,13 @@ def decline(home: Path, study: str) -> None:
     Example:  mammofed site decline site density-2027
     """
     from client.trainer.consent import decline as decline_study
+    from client.trainer.site import release
 
     there = _open(home)
-    decline_study(there, _proposal(there, study))
-    click.echo(f"{study} is declined.")
+    if not decline_study(there, study, release=release()):
+        _proposal(there, study)  # raises
+    click.echo(f"{study} is declined; nothing is trained for it.")
+    click.echo(f"Next  `mammofed site approve {home} {study}`, should you change your mind")
 
 
 @click.command()
@@ -200,7 +212,7 @@ def _proposal(home: SiteHome, study: str) -> SignedProtocol:
     found = proposals(home, release=release())
     if study not in found:
         raise ConfigError(f"no study {study} is proposed to this site", found=", ".join(found) or "none",
-                          remedy="`mammofed site review` lists what is")  # fmt: skip
+                          remedy="`mammofed site review` shows what is; what is new comes within a minute")  # fmt: skip
     return found[study]
 
 

@@ -94,7 +94,10 @@ class ControlClient:
 
     def watch(self, request: WatchRequest, *, stop: threading.Event | None = None) -> Iterator[StudyEvent]:
         """Events as they come, until the line ends (an error) or :meth:`reset` is called from another thread."""
-        call = self._open().unary_stream(f"/{SERVICE}/Watch")(request.encode())
+        try:
+            call = self._open().unary_stream(f"/{SERVICE}/Watch")(request.encode())
+        except ValueError:  # the channel was closed by another thread
+            raise _no_connection("the line was closed") from None
         try:
             for data in call:
                 yield StudyEvent.decode(data)

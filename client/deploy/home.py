@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from client.deploy.identity import SiteIdentity
-from client.trainer.config import SiteConfig
+from client.trainer.config import DEVICE, SiteConfig
 from client.trainer.wire import MAX_SOCKET_PATH
 from shared_model.certificates import Member, Role
 from shared_model.cohort import Cohort
@@ -59,12 +59,20 @@ class Policy(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     cohort: Path
-    device: str
-    private_only: bool
-    epsilon_limit: Annotated[float, Field(ge=0)] | None
-    delta_limit: Annotated[float, Field(gt=0, lt=1)] | None
+    device: Annotated[str, Field(pattern=DEVICE)]
+    # Strict: "no" in quotes is no `false`, and `yes` is no epsilon of 1.
+    private_only: Annotated[bool, Field(strict=True)]
+    epsilon_limit: Annotated[float, Field(strict=True, ge=0)] | None
+    delta_limit: Annotated[float, Field(strict=True, gt=0, lt=1)] | None
     salt: Annotated[str, Field(min_length=1, max_length=200)]
-    test_fraction: Annotated[float, Field(gt=0, lt=1)]
+    test_fraction: Annotated[float, Field(strict=True, gt=0, lt=1)]
+
+    @field_validator("cohort")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        if not path.is_absolute():
+            raise ValueError("must be an absolute path")
+        return path
 
     def to_yaml(self) -> str:
         """The file without its comments."""
@@ -80,16 +88,20 @@ class Policy(BaseModel):
         try:
             with path.open(encoding="utf-8") as stream:
                 text = stream.read(MAX_POLICY_BYTES + 1)
+            if len(text) > MAX_POLICY_BYTES:
+                raise ConfigError(f"{path} is too long for a policy", expected=f"at most {MAX_POLICY_BYTES} characters")
             check_plain(text, source=str(path))
             return cls.model_validate(yaml.safe_load(text))
         except OSError as error:
             raise ConfigError(f"cannot read the policy {path}: {error.strerror}",
                               remedy="restore it; without a policy nothing runs") from None  # fmt: skip
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path} is no YAML: {str(error)[:200]}") from None
         except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'policy'}: {e['msg']}" for e in error.errors())
+            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'policy'}: {e['msg'].removeprefix('Value error, ')}"
+                               for e in error.errors())  # fmt: skip
             raise ConfigError(f"{path} is no valid policy: {faults}", remedy="correct the named fields") from None
+        except (ValueError, RecursionError, yaml.YAMLError) as error:  # a date of month 13 is a ValueError of PyYAML's
+            raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())[:200]}",
+                              remedy="correct the line that it names") from None  # fmt: skip
 
 
 class Party(BaseModel):

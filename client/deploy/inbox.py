@@ -19,6 +19,8 @@ from shared_model.errors import ConfigError, EnrolmentError, MammoFedError, Prot
 from shared_model.private_files import make_private_folder, read_private, write_private
 from shared_model.signed_protocol import MAX_SIGNED_BYTES, Coordinator, SignedProtocol
 
+MAX_INBOX = 200  # a coordinator may sign as many as it likes, and must not fill this disk with them
+
 
 class _Members(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -110,8 +112,12 @@ class Inbox:
                 words.append(str(error))
                 self._pass_over(file, offered)
                 continue
-            protocol = signed.protocol
-            write_private(self.folder / "inbox" / f"{protocol.study}-{signed.sha256[:16]}.json", file)
+            path = self.folder / "inbox" / f"{signed.protocol.study}-{signed.sha256[:16]}.json"
+            if not path.exists() and sum(1 for _ in path.parent.glob("*.json")) >= MAX_INBOX:
+                words.append(f"the inbox holds {MAX_INBOX} protocols, no more are taken: remove those that are over")
+                self._pass_over(file, offered)
+                continue
+            write_private(path, file)
         return words
 
     def _check_site(self, signed: SignedProtocol) -> None:

@@ -24,9 +24,9 @@ from client.deploy.presence import Presence, courier_log
 from client.deploy.proxy import Proxy
 from client.deploy.trainer_link import TrainerLink
 from client.deploy.tunnel import Tunnel, TunnelStatus
-from client.gate import BUNDLES, bundle_sha256, write_command
 from shared_model.errors import ConfigError, MammoFedError
 from shared_model.flower_app import flower_command, quiet_environment
+from shared_model.flower_gate import BUNDLES, bundle_sha256, write_commands
 from shared_model.private_files import make_private_folder, write_private
 from shared_model.supervisor import Service, Supervisor
 
@@ -45,10 +45,12 @@ class TrainerSide:
         self._home, self._supervisor, self._group = home, supervisor, group
         self._config = home.trainer / "trainer.json"
         self._running, self._fault = "", ""
+        self._seen: object = None
 
     def step(self) -> None:
-        """Look once; what is wrong is said once and tried again."""
-        if self._running:
+        """Look once; what is wrong is said once and tried again. A trainer whose policy was changed starts again."""
+        seen = [_stamp(path) for path in (self._home.policy_file, self._home.trainer / "coordinator.json")]
+        if seen == self._seen:
             return
         try:
             text = self._home.trainer_config().to_json()
@@ -57,7 +59,15 @@ class TrainerSide:
                 log.warning("the trainer waits: %s", error)
                 self._fault = str(error)
             return
+        self._seen = seen
+        if text == self._running:
+            return
         write_private(self._config, text.encode())
+        if self._running:
+            log.info("the trainer starts again with the changed policy")
+            self._supervisor.restart(TRAINER)
+            self._running = text
+            return
         command = [sys.executable, "-P", "-m", "client.trainer.server", "--socket", str(self._home.socket)]
         if self._group is None:
             make_private_folder(self._home.socket.parent)
@@ -92,7 +102,7 @@ def prepare_courier(home: SiteHome) -> None:
     for name in ("home", "empty", "logs"):
         make_private_folder(courier / name)
     write_private(courier / BUNDLE_LIST, f"{bundle_sha256()}\n".encode())
-    write_command(courier / "bin")
+    write_commands(courier / "bin", {"flwr-clientapp": "client.gate"})
 
 
 def supernode(home: SiteHome, *, tunnel_port: int) -> Service:
@@ -147,7 +157,7 @@ async def join(
             steps += [courier] if courier else []
             while not end.is_set():
                 for side in steps:
-                    side.step()
+                    await asyncio.to_thread(side.step)  # a trainer that is started again takes its time to end
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(end.wait(), STEP_S)
 
@@ -187,6 +197,14 @@ def run(home: SiteHome, *, only: str | None, proxy: Proxy | None, group: str | N
         await join(home, end, only=only, proxy=proxy, group=group)
 
     asyncio.run(until_told())
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _free_port() -> int:

@@ -16,8 +16,10 @@ from client.deploy.home import SiteHome
 from client.deploy.presence import STATUS
 from client.deploy.status import CourierStatus
 from client.trainer.client import listens
+from shared_model.control import plain
 from shared_model.errors import MammoFedError
 from shared_model.fingerprint import six_words
+from shared_model.private_files import is_held
 
 TAIL_BYTES = 8192
 
@@ -57,22 +59,22 @@ def show(status: Mapping[str, Any], *, as_json: bool) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     table.add_row("Coordinator", status["coordinator"])
-    table.add_row("Certificate", f"{status['certificate']}: {status['certificate_words']}")
+    table.add_row("Certificate", escape(f"{status['certificate']}: {status['certificate_words']}"))
     if status["certificate"] == "enrolling":
         for use, words in status["words"].items():
             table.add_row(f"  read aloud: {use}", words)
     courier = status["courier"]
     table.add_row("Courier", "runs" if courier["runs"] else "does not run: start `mammofed site join`")
-    table.add_row("Line", courier["words"])
+    table.add_row("Line", escape(plain(courier["words"])))
     for notice in courier["notices"]:
-        table.add_row("", f"[yellow]{escape(notice)}[/yellow]")
+        table.add_row("", f"[yellow]{escape(plain(notice))}[/yellow]")
     table.add_row("Trainer", "serves" if status["trainer"] else f"does not run: {escape(status['trainer_words'])}")
     for name, study in status["studies"].items():
         last = courier["studies"].get(name, {})
         table.add_row(f"Study {name}", f"{study['standing']}, round {last.get('round', 0)} of {study['rounds']}; "
                       f"{escape(last.get('words', '')) or 'not begun'}")  # fmt: skip
     if not status["studies"]:
-        table.add_row("Studies", status["studies_words"] or "none proposed")
+        table.add_row("Studies", escape(status["studies_words"]) or "none proposed")
     console.print(table)
 
 
@@ -84,17 +86,20 @@ def _why_not(home: SiteHome) -> str:
             return "nothing was approved here yet"
         with log.open("rb") as stream:
             stream.seek(max(0, log.stat().st_size - TAIL_BYTES))
-            errors = [line for line in stream.read().decode("utf-8", "replace").splitlines() if " ERROR " in line]
+            lines = stream.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return "start `mammofed site join`"
-    return errors[-1].split(" ERROR ", 1)[1] if errors else f"start `mammofed site join`; its words are in {log}"
+    if lines and " ERROR " in lines[-1]:
+        return lines[-1].split(" ERROR ", 1)[1]
+    return f"start `mammofed site join`; its words are in {log}"
 
 
 def _courier(home: SiteHome) -> dict[str, Any]:
     found = CourierStatus.read(home.courier / STATUS)
     if found is None:
         return {"runs": False, "connected": False, "words": "never connected", "notices": [], "studies": {}}
-    stale = found.is_stale(time.time())
-    return {"runs": not stale, "connected": found.connected and not stale, "words": found.words, "heard": found.heard,
+    stale = found.is_stale(time.time()) or not is_held(home.courier / "audit.jsonl")  # the courier holds its log
+    return {"runs": not stale, "connected": found.connected and not stale, "words": "" if stale else found.words,
+            "heard": found.heard,
             "notices": list(found.notices),
             "studies": {name: study.model_dump() for name, study in found.studies.items()}}  # fmt: skip

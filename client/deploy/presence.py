@@ -26,16 +26,18 @@ from client.deploy.status import CourierStatus, LogStatus, StudyStatus
 from shared_model.audit import AuditLog, Statement
 from shared_model.certificates import Role
 from shared_model.control import (
+    MAX_PROTOCOLS,
     BeatReply,
     BeatRequest,
     DocumentsRequest,
     Party,
     PartyLog,
+    StudyEvent,
     TrainerState,
     WatchRequest,
     plain,
 )  # fmt: skip
-from shared_model.enrolment import COURIER_SUFFIX, EnrolReply, decode
+from shared_model.enrolment import EnrolReply, courier_name, decode
 from shared_model.errors import CertificateError, MammoFedError, TrainerError
 from shared_model.private_files import write_private
 from shared_model.signing import SigningKey
@@ -123,11 +125,6 @@ def courier_log(folder: Path, site: str, *, clock: Callable[[], float] = time.ti
     path = folder / "signing.key"
     key = SigningKey.load(path) if path.exists() else SigningKey.create(path)
     return AuditLog(folder / "audit.jsonl", owner=courier_name(site), key=key, clock=clock)
-
-
-def courier_name(site: str) -> str:
-    """The owner of the courier's audit log."""
-    return site[: 63 - len(COURIER_SUFFIX)] + COURIER_SUFFIX
 
 
 class Presence:
@@ -382,14 +379,15 @@ class Presence:
         """Keep the last event of each study, as the coordinator tells them."""
         while not self._over.is_set():
             self._connected.wait()
-            with contextlib.suppress(MammoFedError):
+            try:
                 after = {name: study.number for name, study in self._studies.items()}
                 for event in self._client().watch(WatchRequest(after=after), stop=self._over):
-                    words = plain(f"{event.kind} {event.code} {event.text}")
-                    self._studies[event.study] = StudyStatus(
-                        number=event.number, time=event.time, round=event.round, severity=event.severity, words=words,
-                        ended=event.kind == "finished",
-                    )  # fmt: skip
+                    if event.study in self._studies or len(self._studies) < MAX_PROTOCOLS:
+                        self._studies[event.study] = _status_of(event, self._studies.get(event.study))
+            except MammoFedError:
+                pass  # the conversation says what is wrong with the line
+            except Exception:  # an error of ours; what happens in studies is to be heard again all the same
+                log.exception("following the studies failed; it is tried again")
             self._over.wait(self._pace.beat_s)
 
     # --- inside ---
@@ -428,6 +426,14 @@ class Presence:
             write_private(self._folder / STATUS, status.model_dump_json(indent=1).encode())
         except MammoFedError as error:
             log.error("%s", error)
+
+
+def _status_of(event: StudyEvent, before: StudyStatus | None) -> StudyStatus:
+    return StudyStatus(
+        number=event.number, time=event.time, severity=event.severity,
+        round=max(event.round, before.round if before else 0),  # an event of the whole study has none
+        words=plain(f"{event.kind} {event.code} {event.text}"), ended=event.kind == "finished",
+    )  # fmt: skip
 
 
 def _news(status: CourierStatus) -> CourierStatus:

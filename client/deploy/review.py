@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from client.deploy.home import SiteHome
@@ -46,7 +47,7 @@ def show_review(home: SiteHome, signed: SignedProtocol, found: Review, console: 
     for site, words in sorted(_fingerprints(home).items()):
         table.add_row(f"  node key of {site}", words)
     for words in found.faults:
-        table.add_row("[red]The trainer would refuse[/red]", words)
+        table.add_row("[red]The trainer would refuse[/red]", escape(words))
     there.print(table)
 
 

@@ -14,6 +14,7 @@ from shared_model.errors import ConfigError
 from shared_model.signed_protocol import Coordinator
 
 MAX_CONFIG_BYTES = 1 << 16
+DEVICE = r"^(auto|cpu|cuda(:\d{1,2})?)$"
 SPLITS = {"site": {"train", "test"}, "evaluator": {"selection", "test"}}
 
 
@@ -41,7 +42,7 @@ class SiteConfig(BaseModel):
     cohort: Path
     state: Path
     protocols: Path
-    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")
+    device: str = Field(pattern=DEVICE)
     salt: str = Field(min_length=1, max_length=200)
     fractions: Mapping[str, float]
     epsilon_limit: float | None = Field(default=None, ge=0)

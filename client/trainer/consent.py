@@ -6,6 +6,8 @@ the trainer ever serves.
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,14 +55,19 @@ def coordinator_of(home: SiteHome) -> Coordinator:
     offered, trusted = home.offered_coordinator(), home.trusted_coordinator()
     if trusted is not None:
         if offered is not None and offered != trusted:
-            raise SignatureError("the courier's coordinator is not the one that this site accepted",
-                                 found=offered.name, expected=trusted.name,
-                                 remedy="call the coordinator and compare the six words of its key")  # fmt: skip
+            raise _another(offered, trusted)
         return trusted
     if offered is None:
         raise ConfigError("this site has no certificate yet, so nothing was proposed to it",
                           remedy="`mammofed site join` waits for the coordinator's confirmation")  # fmt: skip
     return offered
+
+
+def _another(found: Coordinator, trusted: Coordinator) -> SignatureError:
+    return SignatureError("the courier's coordinator is not the one that this site accepted",
+                          found=f"{found.name}, key {found.key[:16]}",
+                          expected=f"{trusted.name}, key {trusted.key[:16]}",
+                          remedy="call the coordinator and compare the six words of its key")  # fmt: skip
 
 
 def proposals(home: SiteHome, *, release: str) -> dict[str, SignedProtocol]:
@@ -69,25 +76,34 @@ def proposals(home: SiteHome, *, release: str) -> dict[str, SignedProtocol]:
     Raises:
         ConfigError, SignatureError: see :func:`coordinator_of`.
     """
-    coordinator, found = coordinator_of(home), dict[str, SignedProtocol]()
-    for path in sorted(home.inbox.glob("*.json")):
-        try:
-            signed = SignedProtocol.read(path, coordinator=coordinator, release=release)
-        except (ProtocolError, SignatureError):
-            continue  # `refused` says why
-        found[signed.protocol.study] = signed
-    return found
+    return _inbox(home, release)[0]
 
 
 def refused(home: SiteHome, *, release: str) -> dict[str, str]:
     """Files of the inbox that nobody can approve, and why."""
-    coordinator, found = coordinator_of(home), dict[str, str]()
+    return _inbox(home, release)[1]
+
+
+def _inbox(home: SiteHome, release: str) -> tuple[dict[str, SignedProtocol], dict[str, str]]:
+    """Protocols by study, and by the file's name why others are none. Of two under one name neither is taken, but what
+    was approved: nobody is to approve another one than was read."""
+    coordinator = coordinator_of(home)
+    named, wrong = dict[str, list[tuple[str, SignedProtocol]]](), dict[str, str]()
     for path in sorted(home.inbox.glob("*.json")):
         try:
-            SignedProtocol.read(path, coordinator=coordinator, release=release)
+            signed = SignedProtocol.read(path, coordinator=coordinator, release=release)
         except (ProtocolError, SignatureError) as error:
-            found[path.name] = str(error)
-    return found
+            wrong[path.name] = str(error)
+        else:
+            named.setdefault(signed.protocol.study, []).append((path.name, signed))
+    found = {}
+    for study, several in named.items():
+        taken = [one for _, one in several if len(several) == 1 or standing(home, one.protocol) == "approved"]
+        if len(taken) == 1:
+            found[study] = taken[0]
+        wrong |= {name: f"the coordinator signed {len(several)} protocols for a study {study}: call it"
+                  for name, one in several if one not in taken or len(taken) > 1}  # fmt: skip
+    return found, wrong
 
 
 def review(home: SiteHome, signed: SignedProtocol) -> Review:
@@ -100,16 +116,11 @@ def review(home: SiteHome, signed: SignedProtocol) -> Review:
     settings = home.identity().settings
     trains = settings.role.value == "site"
     cohort = Cohort.open(policy.cohort)
-    rest = "train" if trains else "selection"
-    split = split_indices(cohort, salt=policy.salt, fractions={rest: 1.0 - policy.test_fraction,
-                                                               "test": policy.test_fraction})  # fmt: skip
-    patients = len(split["train"]) if trains else len(cohort)
+    patients = _patients(cohort, policy, trains=trains)
     parameters = _parameters(protocol)
     before = after = None
     if trains and protocol.private:
-        account = Ledger(home.state / "ledger.json").account("train")
-        before = account.epsilon(delta=protocol.privacy.delta)
-        after = _after(account, protocol).epsilon(delta=protocol.privacy.delta)
+        before, after = _epsilons(Ledger(home.state / "ledger.json"), protocol)
     return Review(
         protocol=protocol, standing=standing(home, protocol), patients=patients, parameters=parameters,
         epsilon_before=before, epsilon_after=after, epsilon_limit=policy.epsilon_limit,
@@ -118,41 +129,93 @@ def review(home: SiteHome, signed: SignedProtocol) -> Review:
     )  # fmt: skip
 
 
+def refusals(home: SiteHome, signed: SignedProtocol) -> list[str]:
+    """Why the trainer would refuse a study as things are; the part of a review that takes no time.
+
+    Raises:
+        ConfigError: the policy is wrong. CohortError: the cohort cannot be read.
+    """
+    policy, trains = Policy.read(home.policy_file), home.identity().settings.role.value == "site"
+    cohort = Cohort.open(policy.cohort)
+    patients = _patients(cohort, policy, trains=trains)
+    return _faults(home, signed.protocol, policy, cohort, patients, None, trains=trains)
+
+
 def approve(home: SiteHome, signed: SignedProtocol) -> Path:
     """Let the trainer serve a study; it finds the file by itself, and a change of one letter is another protocol.
 
+    With the first approval the trainer learns whose signatures it takes: of whoever signed what is approved here, and
+    nothing that the courier's files say by now.
+
     Raises:
-        ConfigError: nothing could be served. StorageError: the disk refuses.
+        SignatureError: of another coordinator than was accepted before. StorageError: the disk refuses.
     """
-    home.trust(coordinator_of(home))
+    trusted = home.trusted_coordinator()
+    if trusted is not None and trusted != signed.coordinator:
+        raise _another(signed.coordinator, trusted)
+    home.trust(signed.coordinator)
     make_private_folder(home.protocols)
-    path = home.protocols / f"{signed.protocol.study}-{signed.sha256[:16]}.json"
+    path = home.protocols / _file(signed.protocol)
     write_private(path, signed.to_json().encode())
     remove_private(_declined(home, signed.protocol))
     return path
 
 
-def decline(home: SiteHome, signed: SignedProtocol) -> None:
-    """Say no; takes back an approval. Rounds that are running then get a refusal in words."""
-    remove_private(home.protocols / f"{signed.protocol.study}-{signed.sha256[:16]}.json")
-    write_private(_declined(home, signed.protocol), b"")
+def decline(home: SiteHome, study: str, *, release: str) -> bool:
+    """Say no; takes back every approval of a study. Rounds that are running then get a refusal in words.
+
+    An approval is taken back whatever the courier has in its inbox by now, or has lost.
+
+    Returns:
+        whether there was anything to say no to.
+    """
+    own = re.compile(re.escape(study) + r"-[0-9a-f]{16}")
+    names = {path.stem for path in home.protocols.glob("*.json") if own.fullmatch(path.stem)}
+    for name in names:
+        remove_private(home.protocols / f"{name}.json")
+    with contextlib.suppress(ConfigError, SignatureError):
+        if (signed := proposals(home, release=release).get(study)) is not None:
+            names.add(f"{study}-{signed.sha256[:16]}")
+    for name in names:
+        write_private(home.trainer / f"{name}{DECLINED}", b"")
+    return bool(names)
 
 
 def standing(home: SiteHome, protocol: Protocol) -> Standing:
     """What was decided on a study."""
-    if (home.protocols / f"{protocol.study}-{protocol.sha256[:16]}.json").exists():
+    if (home.protocols / _file(protocol)).exists():
         return "approved"
     return "declined" if _declined(home, protocol).exists() else "proposed"
+
+
+def _file(protocol: Protocol) -> str:
+    return f"{protocol.study}-{protocol.sha256[:16]}.json"
 
 
 def _declined(home: SiteHome, protocol: Protocol) -> Path:
     return home.trainer / f"{protocol.study}-{protocol.sha256[:16]}{DECLINED}"
 
 
-def _after(account: Account, protocol: Protocol) -> Account:
+def _epsilons(ledger: Ledger, protocol: Protocol) -> tuple[float, float]:
+    """Of each patient: spent over all studies, and once this one has run to its end.
+
+    Rounds of this very study that are in the ledger already are part of its plan and not counted twice.
+    """
+    delta = protocol.privacy.delta
+    before = ledger.account("train").epsilon(delta=delta)
+    others = [[row["noise_multiplier"], row["sample_rate"], row["steps"]] for row in ledger.records()
+              if row["group"] == "train" and row["protocol_sha256"] != protocol.sha256]  # fmt: skip
+    account = Account.from_lists(others)
     for sigma, rate, steps in protocol.mechanisms(protocol.rounds):
         account = account.add(noise_multiplier=sigma, sample_rate=rate, steps=steps)
-    return account
+    return before, max(before, account.epsilon(delta=delta))  # rounds that were repeated cost more than the plan
+
+
+def _patients(cohort: Cohort, policy: Policy, *, trains: bool) -> int:
+    if not trains:
+        return len(cohort)
+    shares = {"train": 1.0 - policy.test_fraction, "test": policy.test_fraction}
+    return len(split_indices(cohort, salt=policy.salt, fractions=shares)["train"])
 
 
 def _parameters(protocol: Protocol) -> int:
@@ -192,20 +255,33 @@ def _faults(
         faults.append("it trains without differential privacy, which this site's policy refuses")
     if trains and policy.delta_limit is not None and protocol.private and protocol.privacy.delta > policy.delta_limit:
         faults.append(f"its delta {protocol.privacy.delta:g} is above this site's limit {policy.delta_limit:g}")
+    if trains and cohort.site != settings.site:
+        faults.append(f"this site's cohort was prepared for another site, {cohort.site}")
+    pipeline, contract = protocol.pipeline, protocol.contract
     for what, found, expected in (
-        ("data contract", cohort.contract_sha256, protocol.contract.sha256),
-        ("imaging pipeline", cohort.pipeline_sha256, protocol.pipeline.sha256),
+        ("data contract", cohort.contract_sha256, contract.sha256),
+        ("imaging pipeline", cohort.pipeline_sha256, pipeline.sha256),
+        ("film size", (cohort.height, cohort.width), (pipeline.height, pipeline.width)),
+        ("number of clinical features", cohort.n_features, contract.n_features),
     ):
         if found != expected:
             faults.append(f"this site's cohort was prepared by another {what}: prepare it again")
+    if trains and not patients:
+        faults.append("no patient of this site would be trained on: prepare more patients")
     if trains:
         public = protocol.federation.site(settings.site).patients
         if patients > 2 * public:
             faults.append(f"it says that this site has about {public} patients; there are far more")
-        if after is not None and policy.epsilon_limit is not None and after > policy.epsilon_limit + 1e-9:
-            limit = f"{policy.epsilon_limit:g}"
-            faults.append(f"it would bring each patient to epsilon {after:.2f}, above this site's limit {limit}: the "
-                          "site takes part until then and abstains after it")  # fmt: skip
+        if after is not None:
+            faults += _budget_faults(after, own=policy.epsilon_limit, promised=protocol.privacy.epsilon)
     return faults
 
 
+def _budget_faults(after: float, *, own: float | None, promised: float) -> list[str]:
+    """What a study would cost beyond the least of the two limits, both of them over all studies."""
+    limit, whose = (promised, "what the study promises over all studies") if own is None or promised < own else (
+        own, "this site's limit")  # fmt: skip
+    if after <= limit + 1e-6 * max(1.0, limit):  # as calibrated: the accountant meets the promise to rounding
+        return []
+    return [f"it would bring each patient to epsilon {after:.2f}, above {whose}, {limit:g}: the site takes part until "
+            "then and abstains after it"]  # fmt: skip

@@ -34,11 +34,12 @@ from server.enrolment.peers import Peers
 from server.enrolment.registry import Registry
 from shared_model.audit import AuditLog
 from shared_model.certificates import enrolling_server_context, server_context
-from shared_model.errors import MammoFedError, RoundError
+from shared_model.errors import MammoFedError, RoundError, StorageError
 from shared_model.fingerprint import six_words
 from shared_model.supervisor import Supervisor
 
 STEP_S = 1.0
+GRACE_S = 8.0  # for a command of Flower's that is running when this process is told to end; one takes 2 s
 PATIENCE_S = 120.0  # a study waits so long for its sites at its start, then takes the quorum that it has
 
 log = logging.getLogger("mammofed.server")
@@ -55,26 +56,39 @@ class Housekeeper:
         self._membership = Membership(home, link, self._registry, report=self._say)
         self._reconciler = Reconciler(home, link, patience_s=PATIENCE_S, report=self._say)
         self._steps: tuple[tuple[str, Callable[[], None]], ...] = (
-            ("audit log", self._drain), ("audit log", doorkeeper.step), ("journals", StudyRecord(home, audit).step),
-            ("nodes", self._members), ("studies", self._reconciler.step), ("nginx", self._front),
+            ("commands' entries", self._drain), ("doors' entries", doorkeeper.step),
+            ("journals", StudyRecord(home, audit).step),
+            ("nginx", self._front),  # before what waits for SuperLink: who was revoked is not to wait with it
+            ("nodes", self._members), ("studies", self._reconciler.step),
         )  # fmt: skip
         self._nginx = NginxFront(home)
         self._starts, self._fault = 0, dict[str, str]()
 
     def run(self, end: threading.Event) -> None:
-        """Until `end` is set."""
-        while not end.wait(STEP_S):
-            for name, step in self._steps:
-                self._try(name, step)
-        self._registry.close()
+        """Until `end` is set.
+
+        Raises:
+            StorageError: the audit log cannot be written any more; it must be opened again, so this process must end.
+        """
+        try:
+            while not end.wait(STEP_S):
+                for name, step in self._steps:
+                    if not end.is_set():
+                        self._try(name, step)
+                if self._audit.broken:
+                    raise StorageError("the audit log cannot be written any more", found=self._audit.broken,
+                                       remedy="make room or check the disk; a new start goes on")  # fmt: skip
+        finally:
+            self._registry.close()
 
     def _try(self, name: str, step: Callable[[], None]) -> None:
         try:
             step()
-        except MammoFedError as error:
-            if self._fault.get(name) != str(error):  # said once, tried again at the next step
-                log.warning("%s: %s", name, error)
-            self._fault[name] = str(error)
+        except Exception as error:  # whatever it is, the other steps go on
+            words = str(error) if isinstance(error, MammoFedError) else repr(error)
+            if self._fault.get(name) != words:  # said once, tried again at the next step
+                log.warning("%s: %s", name, words, exc_info=not isinstance(error, MammoFedError))
+            self._fault[name] = words
         else:
             self._fault.pop(name, None)
 
@@ -107,18 +121,16 @@ async def serve(home: CoordinatorHome, end: asyncio.Event) -> None:
     Raises:
         StorageError: another daemon has this home, or the disk refuses. ConfigError: a port is taken.
     """
-    link, loop = Link(home), asyncio.get_running_loop()
-    link.prepare()
-    authority = home.authority()
-    credentials = authority.server_credentials(home.settings.hosts)
+    link = Link(home)
     with contextlib.ExitStack() as stack:
-        audit = stack.enter_context(home.audit_log())
+        audit = stack.enter_context(home.audit_log())  # first of all: who has it is the daemon, and alone writes below
+        link.prepare()
+        authority = home.authority()
+        credentials = authority.server_credentials(home.settings.hosts)
         audit.append("daemon_started")
         supervisor = stack.enter_context(
             Supervisor(state=home.run / "processes.json", report=lambda name, words: log.info("%s %s", name, words))
         )
-        for service in link.services():
-            supervisor.add(service)
         doorkeeper = Doorkeeper(audit)
         registry = stack.enter_context(home.registry())
         upstream = Upstream(port=home.settings.link_port,
@@ -133,16 +145,29 @@ async def serve(home: CoordinatorHome, end: asyncio.Event) -> None:
             context=enrolling_server_context(credentials, ca_pem=authority.ca_pem), control=control.strangers,
             host=home.settings.listen, port=home.settings.enrol_port, report=doorkeeper.note,
         )  # fmt: skip
-        housekeeping_ends = threading.Event()
-        stack.callback(housekeeping_ends.set)
         keeper = Housekeeper(home, link, supervisor, audit, doorkeeper)
         async with gateway, enrol_door:
             log.info("doors are open: sites on port %d, enrolment on port %d", gateway.port, enrol_door.port)
-            work = loop.run_in_executor(None, keeper.run, housekeeping_ends)
-            await end.wait()
-            housekeeping_ends.set()
-            await work
+            for service in link.services():
+                supervisor.add(service)
+            await _keep_house(keeper, link, end)
+        doorkeeper.flush()
         audit.append("daemon_ended")
+    log.info("the coordinator has ended; sites wait for it and come back by themselves")
+
+
+async def _keep_house(keeper: Housekeeper, link: Link, end: asyncio.Event) -> None:
+    """Run the housekeeper until `end`, or until it fails for good; then nothing of it is left, in bounded time."""
+    ends, told = threading.Event(), asyncio.ensure_future(end.wait())
+    work = asyncio.ensure_future(asyncio.to_thread(keeper.run, ends))
+    try:
+        await asyncio.wait({work, told}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        told.cancel()
+        ends.set()
+        await asyncio.wait({work}, timeout=GRACE_S)
+        link.end()
+    await work
 
 
 def _control(home: CoordinatorHome, registry: Registry, audit: AuditLog) -> ControlServer:

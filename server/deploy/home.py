@@ -21,14 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from server.deploy.nodes import Nodes
 from server.enrolment.authority import Authority
 from server.enrolment.enrolment import Enrolment
 from server.enrolment.registry import Registry
 from shared_model.audit import AuditLog
 from shared_model.audit.entries import Value
-from shared_model.errors import ConfigError, StorageError
+from shared_model.errors import AuditError, ConfigError, StorageError
 from shared_model.fingerprint import six_words
 from shared_model.private_files import make_private_folder, read_private, remove_private, write_private
 from shared_model.protocol import Name
@@ -59,6 +60,12 @@ class CoordinatorFile(BaseModel):
     port: Port = DEFAULT_PORT
     enrol_port: Port = DEFAULT_PORT + 1
     link_port: Port = 18000
+
+    @model_validator(mode="after")
+    def _three_ports(self) -> CoordinatorFile:
+        if len({self.port, self.enrol_port, self.link_port}) < 3:
+            raise ValueError("port, enrol_port and link_port must be three different ones")
+        return self
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ class CoordinatorHome:
         try:
             return cls(folder, CoordinatorFile.model_validate_json(read_private(path)))
         except ValidationError as error:
-            places = ", ".join(".".join(map(str, e["loc"])) for e in error.errors(include_url=False))
+            places = ", ".join(".".join(map(str, e["loc"])) or e["msg"] for e in error.errors(include_url=False))
             raise ConfigError(f"{path} is damaged", found=places, remedy="restore it from a backup") from None
 
     # --- what lies in it ---
@@ -143,15 +150,25 @@ class CoordinatorHome:
         """What says how things are now."""
         return self.folder / "run"
 
+    @property
+    def nodes(self) -> Nodes:
+        """Which of SuperLink's nodes is which party."""
+        return Nodes(self.link / "nodes.json")
+
     def study(self, name: str) -> Path:
         """Folder of a study."""
         return self.folder / "studies" / name
 
     # --- the audit log ---
 
+    @property
+    def audit_file(self) -> Path:
+        """The log's file; the daemon holds a lock on it while it runs."""
+        return self.folder / "audit.jsonl"
+
     def audit_log(self) -> AuditLog:
         """Open the log for writing; held by the daemon while it runs."""
-        return AuditLog(self.folder / "audit.jsonl", owner=self.settings.name, key=self.signing_key, quiet=QUIET)
+        return AuditLog(self.audit_file, owner=self.settings.name, key=self.signing_key, quiet=QUIET)
 
     def record(self, kind: str, **fields: Value) -> None:
         """Put an entry into the audit log; through the spool while the daemon holds it.
@@ -170,11 +187,26 @@ class CoordinatorHome:
             self.drain(log)
 
     def drain(self, log: AuditLog) -> None:
-        """Move spooled entries into the log, oldest first. One that was written twice by a crash stands there twice."""
+        """Move spooled entries into the log, oldest first. One that was written twice by a crash stands there twice;
+        one that is no entry is put aside, and that is on record.
+
+        Raises:
+            StorageError: the disk refuses. AuditError: the log was changed.
+        """
         for path in sorted((self.folder / "audit-spool").glob("*.json"))[:MAX_SPOOLED]:
-            entry = json.loads(read_private(path))
-            log.append(entry["kind"], **entry["fields"])
-            remove_private(path)
+            fault = ""
+            try:
+                entry = json.loads(read_private(path))
+                log.append(entry["kind"], **entry["fields"])
+            except (ValueError, KeyError, TypeError) as error:
+                fault = type(error).__name__
+            except AuditError as error:
+                fault = error.problem
+            if fault:
+                log.append("spool_refused", name=path.name, fault=fault[:200])  # raises where the log is at fault
+                path.replace(path.with_suffix(".refused"))
+            else:
+                remove_private(path)
 
 
 def free_ports(count: int) -> Sequence[int]:

@@ -1,14 +1,16 @@
 """SuperLink and SuperExec of a coordinator, and Flower's command line before them; used by the daemon.
 
 SuperLink listens on the loopback alone, keeps its state in a database and authenticates nodes by the keys that
-enrolment bound to names; its ServerApps run in processes of their own, so that it may die without them. Whoever can
-reach its port on this machine can run code at every site, since Flower's Control API has no login: a coordinator's
-machine has no other users (server/COORDINATOR.md).
+enrolment bound to names; its ServerApps run in processes of their own, so that it may die without them. Flower's
+Control API has no login: whoever reaches its port on this machine can stop runs and shut nodes out, so that a
+coordinator's machine has no other users (server/COORDINATOR.md). What he submits does not run:
+`shared_model.flower_gate`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import threading
 import time
@@ -24,24 +26,17 @@ from server.deploy.home import CoordinatorHome
 from server.deploy.nodes import Nodes
 from shared_model.certificates import load_spki, loopback_credentials
 from shared_model.errors import RoundError
-from shared_model.flower_app import (
-    COORDINATOR,
-    NODES,
-    PATIENCE,
-    RUN_DIR,
-    SIGNING_KEY,
-    flower_command,
-    quiet_environment,
-    write_app,
-)  # fmt: skip
+from shared_model.flower_app import HOME, PATIENCE, STUDY, flower_command, quiet_environment, write_app
+from shared_model.flower_gate import BUNDLES, bundle_sha256, write_commands
 from shared_model.private_files import make_private_folder, write_private
 from shared_model.supervisor import Service
 
 SUPERLINK, SUPEREXEC = "superlink", "superexec"
 COMMAND_S = 120.0  # `flwr` takes 2 s, more on a machine that is busy
 CONNECTION = "coordinator"
-NODES_FILE = "nodes.json"
+BUNDLE_LIST = "allowed-bundles"
 ENDED = "finished:"
+NOT_FOUND = "Run ID not found"  # as Flower 1.41 says it
 UNREGISTERED = "unregistered"  # flwr.supercore.constant.NodeStatus
 
 _HOME = """\
@@ -88,6 +83,8 @@ class Link:
         text = _HOME.format(name=CONNECTION, port=self._port, certificate=json.dumps(str(self.certificate)))
         write_private(self._folder / "home" / "config.toml", text.encode())
         write_app(self._folder / "app")
+        write_private(self._folder / BUNDLE_LIST, f"{bundle_sha256()}\n".encode())
+        write_commands(self._folder / "bin", {"flwr-serverapp": "server.gate"})
 
     @property
     def certificate(self) -> Path:
@@ -112,15 +109,19 @@ class Link:
                        log=self._folder / "logs" / f"{name}.log")  # fmt: skip
 
     def environment(self) -> dict[str, str]:
-        """Nothing is told to anybody, nothing is fetched or installed, one thread a process."""
-        return quiet_environment(self._folder / "home")
+        """Nothing is told to anybody, nothing is fetched or installed, one thread a process; and what SuperExec starts
+        is this release, for the studies of this home."""
+        environment = quiet_environment(self._folder / "home")
+        path = os.pathsep.join([str(self._folder.resolve() / "bin"), environment["PATH"]])
+        return environment | {"PATH": path, BUNDLES: str(self._folder.resolve() / BUNDLE_LIST),
+                              HOME: str(self._home.folder.resolve())}  # fmt: skip
 
     # --- Flower's commands ---
 
     @property
     def nodes(self) -> Nodes:
         """Which node is which party."""
-        return Nodes(self._folder / NODES_FILE)
+        return self._home.nodes
 
     def register(self, site: str, node: bytes) -> int:
         """Let a node in by its key; returns Flower's new id of it.
@@ -152,10 +153,7 @@ class Link:
         Raises:
             RoundError: SuperLink refuses or does not answer.
         """
-        values: Mapping[str, object] = {
-            RUN_DIR: str(study), PATIENCE: float(patience_s), SIGNING_KEY: str(self._home.folder / "signing.key"),
-            COORDINATOR: self._home.settings.name, NODES: str(self._folder / NODES_FILE),
-        }  # fmt: skip
+        values: Mapping[str, object] = {STUDY: study.name, PATIENCE: float(patience_s)}
         config = self._folder / "run.toml"
         text = "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
         write_private(config, text.encode())
@@ -166,12 +164,17 @@ class Link:
             raise RoundError("Flower gave the run no number", found=json.dumps(answer)[:200]) from None
 
     def run_status(self, run_id: int) -> RunStatus:
-        """What became of a run.
+        """What became of a run; one that SuperLink does not know has ended: its database was lost.
 
         Raises:
-            RoundError: SuperLink does not answer or does not know it.
+            RoundError: SuperLink does not answer.
         """
-        answer = self._flwr("ls", CONNECTION, "--run-id", str(run_id))
+        try:
+            answer = self._flwr("ls", CONNECTION, "--run-id", str(run_id))
+        except RoundError as error:
+            if NOT_FOUND in str(error.found):
+                return RunStatus(status=f"{ENDED}lost", details="SuperLink does not know it any more")
+            raise
         try:
             (run,) = answer["runs"]
             return RunStatus(status=str(run["status"]), details=str(run["status-details"]))

@@ -41,7 +41,8 @@ class Nodes:
             return {int(number): Node(site=str(node["site"]), role=str(node["role"]), key=str(node["key"]))
                     for number, node in found.items()}  # fmt: skip
         except (ValueError, AttributeError, KeyError, TypeError):
-            raise StorageError(f"{self._path} is damaged", remedy="remove it; it is made again") from None
+            raise StorageError(f"{self._path} is damaged", remedy="end the daemon, remove it and state.db beside "
+                               "it: both are made again") from None  # fmt: skip
 
     def write(self, nodes: Mapping[int, Node]) -> None:
         """Replace the file."""

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from typing import Final
 
 from server.deploy.home import CoordinatorHome
-from server.deploy.studies import studies
+from server.deploy.studies import StudyFolder, studies
 from server.enrolment.door import GatewayEvent
-from server.rounds.follow import read_events
+from server.rounds.follow import EventReader
 from shared_model.audit import AuditLog
+from shared_model.errors import StorageError
 
 DOOR, STUDY_EVENT = "door", "study_event"
 FLUSH_S: Final = 10.0
+MAX_EVENTS: Final = 1000  # of one study at one time
 MAX_KINDS: Final = 256  # of door events in one interval; more are counted as `other`
 KINDS: Final = frozenset({
     "study_started", "study_resumed", "round_opened", "round_closed", "left_out", "attempt_failed", "model_chosen",
@@ -45,13 +47,25 @@ class Doorkeeper:
         Raises:
             StorageError: the disk refuses.
         """
-        if self._clock() - self._flushed < FLUSH_S:
-            return
+        if self._clock() - self._flushed >= FLUSH_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was counted now.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
         with self._lock:
-            counts, self._counts = self._counts, Counter()
+            counts = sorted(self._counts.items())
             self._flushed = self._clock()
-        for (kind, reason, site), count in sorted(counts.items()):
+        for key, count in counts:
+            kind, reason, site = key
             self._log.append(DOOR, event=kind, reason=reason, site=site, count=count)
+            with self._lock:  # what came meanwhile stays for the next time
+                self._counts[key] -= count
+                if not self._counts[key]:
+                    del self._counts[key]
 
 
 class StudyRecord:
@@ -60,21 +74,31 @@ class StudyRecord:
     def __init__(self, home: CoordinatorHome, log: AuditLog) -> None:
         self._home, self._log = home, log
         self._last: dict[str, int] = {}
+        self._reader = EventReader()
         for entry in log.entries():
             if entry.kind == STUDY_EVENT:
                 self._last[str(entry.fields["study"])] = int(entry.fields["number"] or 0)
 
     def step(self) -> None:
-        """Look at every study.
+        """Look at every study; one that is damaged is no reason to pass over the others.
 
         Raises:
             StorageError: a journal is damaged, or the disk refuses.
         """
+        faults = list[StorageError]()
         for study in studies(self._home):
-            for number, event in read_events(study.journal, after=self._last.get(study.name, 0), limit=1000):
-                self._last[study.name] = number
-                if event.kind in KINDS:
-                    self._log.append(
-                        STUDY_EVENT, study=study.name, number=number, event=event.kind, code=event.code,
-                        round=event.round, attempt=event.attempt, site=event.site or "", text=event.text[:300],
-                    )  # fmt: skip
+            try:
+                self._copy(study)
+            except StorageError as error:
+                faults.append(error)
+        if faults:
+            raise faults[0]
+
+    def _copy(self, study: StudyFolder) -> None:
+        for number, event in self._reader.read(study.journal, after=self._last.get(study.name, 0), limit=MAX_EVENTS):
+            if event.kind in KINDS:
+                self._log.append(
+                    STUDY_EVENT, study=study.name, number=number, event=event.kind, code=event.code,
+                    round=event.round, attempt=event.attempt, site=event.site or "", text=event.text[:300],
+                )  # fmt: skip
+            self._last[study.name] = number  # only now: what could not be written is tried again

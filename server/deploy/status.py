@@ -16,8 +16,9 @@ from server.control.roll import FILE, Present, Sign
 from server.deploy.home import CoordinatorHome
 from server.deploy.studies import StudyFolder, studies
 from server.enrolment.registry import MemberState
-from shared_model.audit.log import AuditLog
-from shared_model.errors import StorageError
+from shared_model.control import plain
+from shared_model.errors import MammoFedError, StorageError
+from shared_model.private_files import is_held, read_private
 from shared_model.protocol import Protocol
 
 PRESENT_S = 30.0  # a site beats every few seconds
@@ -26,15 +27,16 @@ PRESENT_S = 30.0  # a site beats every few seconds
 def status_of(home: CoordinatorHome, *, now: float | None = None) -> dict[str, Any]:
     """Everything as plain values; the keys are those of `--json`."""
     now = time.time() if now is None else now
-    here, found = _present(home), [_study(study) for study in studies(home)]
+    running = is_held(home.audit_file)
+    here, found = _present(home) if running else {}, [_study(study) for study in studies(home)]
     known = {study["protocol_sha256"]: study["study"] for study in found}
     with home.registry() as registry:
         members = [
             {"site": m.member.site, "role": m.member.role.value, "state": m.state.value, "reason": m.reason,
-             **_presence(here.get(m.member.site), now, known, counts=m.state is MemberState.CONFIRMED)}
+             **_presence(here.get(m.member.site), now, known, counts=running and m.state is MemberState.CONFIRMED)}
             for m in registry.members()
         ]  # fmt: skip
-    return {"coordinator": home.settings.name, "daemon": _daemon(home), "processes": _processes(home),
+    return {"coordinator": home.settings.name, "daemon": running, "processes": _processes(home),
             "members": members, "studies": found}  # fmt: skip
 
 
@@ -49,19 +51,30 @@ def show(status: Mapping[str, Any], *, as_json: bool) -> None:
     members = Table("Site", "Role", "State", "Here", "Trainer", "Approved", "Words", title="Members",
                     title_justify="left")  # fmt: skip
     for member in status["members"]:
-        members.add_row(member["site"], member["role"], member["state"], member["here"], member["trainer"],
-                        ", ".join(member["approved"]), escape(member["words"] or member["reason"]))  # fmt: skip
+        _row(members, member["site"], member["role"], member["state"], member["here"], member["trainer"],
+             ", ".join(member["approved"]), member["words"] or member["reason"])  # fmt: skip
     console.print(members)
     table = Table("Study", "Wanted", "State", "Rounds", "Words", title="Studies", title_justify="left")
     for study in status["studies"]:
-        table.add_row(study["study"], study["wanted"], study["state"], f"{study['closed']} of {study['rounds']}",
-                      study["reason"])  # fmt: skip
+        _row(table, study["study"], study["wanted"], study["state"], f"{study['closed']} of {study['rounds']}",
+             study["reason"])  # fmt: skip
     console.print(table)
+    for name, there in status["processes"].items() if status["daemon"] else ():
+        if there["starts"] > 1:
+            console.print(f"{name} was started {there['starts']} times, and ended with {there['last_exit']}: read "
+                          f"link/logs/{name}.log", style="yellow", highlight=False)  # fmt: skip
+
+
+def _row(table: Table, *cells: str) -> None:
+    """A row of what others wrote: their square brackets are no orders to this terminal."""
+    table.add_row(*(escape(plain(cell)) for cell in cells))
 
 
 def _present(home: CoordinatorHome) -> Mapping[str, Sign]:
-    path = home.run / FILE
-    return Present.read(path).members if path.exists() else {}
+    try:
+        return Present.read(home.run / FILE).members
+    except MammoFedError:
+        return {}  # absent, or damaged: it is written anew with the next heartbeat
 
 
 def _presence(
@@ -76,24 +89,23 @@ def _presence(
             "words": there.words}  # fmt: skip
 
 
-def _daemon(home: CoordinatorHome) -> bool:
-    try:
-        log: AuditLog = home.audit_log()
-    except StorageError:
-        return True  # it holds the log
-    log.close()
-    return False
-
-
 def _processes(home: CoordinatorHome) -> dict[str, Any]:
-    path = home.run / "processes.json"
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    try:
+        return dict(json.loads(read_private(home.run / "processes.json")))
+    except (StorageError, ValueError):
+        return {}  # absent, or damaged: it is written anew with the next change
 
 
 def _study(study: StudyFolder) -> dict[str, Any]:
-    wanted, protocol = study.wanted(), Protocol.read(study.path / "protocol.json")
-    return {
-        "study": study.name, "wanted": wanted.wish.value, "state": study.state().value, "closed": study.closed(),
-        "rounds": protocol.rounds, "sites": [site.name for site in protocol.federation.sites],
-        "protocol_sha256": protocol.sha256, "folder": str(study.path), "reason": wanted.reason,
-    }  # fmt: skip
+    """One study; one that is damaged is shown with what is wrong, beside the others."""
+    unknown = {"study": study.name, "wanted": "?", "state": "damaged", "closed": 0, "rounds": 0, "sites": [],
+               "protocol_sha256": "", "folder": str(study.path)}  # fmt: skip
+    try:
+        wanted, protocol = study.wanted(), Protocol.read(study.path / "protocol.json")
+        return {
+            "study": study.name, "wanted": wanted.wish.value, "state": study.state().value, "closed": study.closed(),
+            "rounds": protocol.rounds, "sites": [site.name for site in protocol.federation.sites],
+            "protocol_sha256": protocol.sha256, "folder": str(study.path), "reason": wanted.reason,
+        }  # fmt: skip
+    except MammoFedError as error:
+        return unknown | {"reason": str(error)}

@@ -11,7 +11,6 @@ holds the lock `journal.lock` in its folder for as long as it lives: that is the
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,9 +27,9 @@ from server.rounds.checkpoint import read_arrays
 from server.rounds.follow import last_closed, last_step, read_events, study_state
 from server.rounds.states import StudyState
 from shared_model.certificates import Role
-from shared_model.errors import ConfigError, ProtocolError, StorageError, WeightsError
+from shared_model.errors import ConfigError, ProtocolError, RoundError, StorageError, WeightsError
 from shared_model.messages import weights_sha256
-from shared_model.private_files import make_private_folder, read_private, write_private
+from shared_model.private_files import is_held, make_private_folder, read_private, write_private
 from shared_model.protocol import Protocol
 from shared_model.signed_protocol import SignedProtocol
 
@@ -103,15 +102,7 @@ class StudyFolder:
 
     def busy(self) -> bool:
         """Whether somebody works on it: holds the lease."""
-        path = self.path / "journal.lock"
-        if not path.exists():
-            return False
-        with path.open("r+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        return is_held(self.path / "journal.lock")
 
     def mark(self) -> int:
         """Number of the last step in its journal."""
@@ -197,15 +188,23 @@ class Reconciler:
         self._next_look: dict[str, float] = {}
 
     def step(self) -> None:
-        """Look at every study once.
+        """Look at every study once; one that is damaged does not keep back the others.
 
         Raises:
-            RoundError: SuperLink does not answer; try again later.
+            RoundError: SuperLink does not answer; try again later. Any other: of one study, after the others.
         """
+        failed: Exception | None = None
         for study in studies(self._home):
-            if study.wanted().wish is Wish.RUNNING and self._clock() >= self._next_look.get(study.name, 0.0):
-                self._next_look[study.name] = self._clock() + LOOK_S
-                self._advance(study)
+            try:
+                if study.wanted().wish is Wish.RUNNING and self._clock() >= self._next_look.get(study.name, 0.0):
+                    self._next_look[study.name] = self._clock() + LOOK_S
+                    self._advance(study)
+            except RoundError:
+                raise
+            except Exception as error:  # the daemon says it
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def _advance(self, study: StudyFolder) -> None:
         wanted, state = study.wanted(), study.state()
@@ -245,7 +244,10 @@ class Reconciler:
         self._report(study.name, f"submitted as Flower run {run_id}")
 
     def _end(self, study: StudyFolder, wish: Wish, reason: str) -> None:
-        write_report(study.path)
+        try:
+            write_report(study.path)
+        except Exception as error:  # the study has ended all the same, and `mammofed report` makes its report again
+            self._report(study.name, f"its report could not be written: {type(error).__name__}: {error}")
         study.want(study.wanted().model_copy(update={"wish": wish, "reason": reason[:500], "run_id": None}))
         self._report(study.name, reason)
 
@@ -288,9 +290,8 @@ def stop(home: CoordinatorHome, name: str) -> StudyFolder:
     wanted = study.wanted()
     if wanted.wish is not Wish.RUNNING:
         raise ConfigError(f"{name} does not run", found=wanted.wish.value)
-    if study.busy():
-        (study.path / STOP_FILE).touch()  # the round loop sees it, ends after the round, and the reconciler sees that
-    else:
+    (study.path / STOP_FILE).touch()  # the round loop sees it, ends after the round, and the reconciler sees that
+    if not study.busy():  # a run that was submitted and has not begun finds that it is not wanted, or the file
         study.want(wanted.model_copy(update={"wish": Wish.STOPPED, "reason": "stopped before a round was running"}))
     home.record("study_stop_asked", study=name)
     return study

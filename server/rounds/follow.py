@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ QUERY = (
     "SELECT id, time, kind, severity, code, round, attempt, site, text, data FROM events WHERE id > ? ORDER BY id "
     "LIMIT ?"
 )
+
+LOOK_AGAIN_S = 60.0  # a journal that was locked when it was read looks empty
+SETTLED_NS = 2_000_000_000  # file systems keep times no finer than some milliseconds
 
 
 def study_state(journal: Path) -> StudyState:
@@ -73,6 +77,39 @@ def read_events(journal: Path, *, after: int, limit: int = -1) -> Iterator[tuple
             time=time, kind=kind, severity=severity, code=code, round=of_round or 0, attempt=attempt or 0, site=site,
             text=text, data=json.loads(data),
         )  # fmt: skip
+
+
+class EventReader:
+    """Reads new events of journals again and again, and opens those alone that were written to since; of any thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._nothing: dict[Path, tuple[tuple[object, ...], int, float]] = {}  # what it looked like, above what, until
+
+    def read(self, journal: Path, *, after: int, limit: int = -1) -> list[tuple[int, Event]]:
+        """As :func:`read_events`."""
+        stamp, known = _stamp(journal), self._nothing.get(journal)
+        if known is not None and stamp == known[0] and after >= known[1] and self._clock() < known[2]:
+            return []
+        found = list(read_events(journal, after=after, limit=limit))
+        if not found and stamp is not None:
+            self._nothing[journal] = (stamp, after, self._clock() + LOOK_AGAIN_S)
+        return found
+
+
+def _stamp(journal: Path) -> tuple[object, ...] | None:
+    """Changes when a journal was written to; None while that may just be happening, so that it has to be read."""
+    found: list[object] = []
+    for path in (journal, journal.with_name(f"{journal.name}-wal")):
+        try:
+            status = path.stat()
+        except OSError:
+            found.append(None)
+            continue
+        if abs(time.time_ns() - status.st_mtime_ns) < SETTLED_NS:
+            return None
+        found += [status.st_mtime_ns, status.st_size]
+    return tuple(found)
 
 
 def _rows(journal: Path, query: str, *values: object) -> list[tuple[Any, ...]]:

@@ -54,7 +54,8 @@ def run_round(study: Study, number: int, weights: Weights) -> Weights:
         _miss(study, attempt, contributed=len(held))
     raise QuorumError(
         f"round {number} has no quorum after {study.protocol.federation.attempts} attempts", found=f"{len(held)} sites",
-        expected=f"at least {study.protocol.federation.quorum}", remedy="bring sites back, then resume the study",
+        expected=f"at least {study.protocol.federation.quorum}",
+        remedy="see in the report what kept each site out, then resume the study",
     )  # fmt: skip
 
 

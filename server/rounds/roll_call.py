@@ -67,7 +67,8 @@ def _settle(study: Study, node: int, answer: Answer, *, enrolled: tuple[str, str
         if study.roster.refused.get(node) == text:
             return  # said once is enough
         study.roster.refused[node] = text
-        study.note("alarm", f"node {node} is left out: {text}", severity="warning", code=code, site=reply.site)
+        site = reply.site if enrolled is None else enrolled[0]  # whose node it is, whatever it says
+        study.note("alarm", f"node {node} is left out: {text}", severity="warning", code=code, site=site)
         return
     study.roster.refused.pop(node, None)
     if reply.role == "evaluator":
@@ -81,7 +82,8 @@ def _fault(study: Study, reply: DescribeReply, enrolled: tuple[str, str] | None)
     """Why a node cannot take part: a stable code and words, or None."""
     protocol, roster = study.protocol, study.roster
     if enrolled is not None and (reply.site, reply.role) != enrolled:
-        return "another_name", f"it says that it is {reply.site} ({reply.role}), and was enrolled as {enrolled[0]}"
+        name, role = enrolled
+        return "another_name", f"it says that it is {reply.site} ({reply.role}), and was enrolled as {name} ({role})"
     if reply.release != protocol.release:
         return "release", f"it runs release {plain(reply.release)}, the protocol is for {protocol.release}"
     if protocol.sha256 not in reply.protocols:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from pathlib import Path
 
 from server.aggregation.flower import Signer
 from shared_model.messages import EvaluateRequest, TrainRequest
@@ -19,12 +18,3 @@ def request_signer(key: SigningKey, *, name: str) -> Signer:
         return SignedRequest.sign(request, site=site, release=release, name=name, key=key).to_json()
 
     return sign
-
-
-def read_signer(path: Path, *, name: str) -> Signer:
-    """The same with a key from the disk.
-
-    Raises:
-        SignatureError, StorageError: it cannot be used.
-    """
-    return request_signer(SigningKey.load(path), name=name)

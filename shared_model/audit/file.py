@@ -17,6 +17,8 @@ from shared_model.errors import AuditError, StorageError
 class AppendFile:
     """The file of an audit log or a privacy ledger, for its owner alone (0600), made where there is none.
 
+    broken: why it takes no more.
+
     Args:
         name: what it is called in errors.
 
@@ -25,7 +27,7 @@ class AppendFile:
     """
 
     def __init__(self, path: Path, *, name: str | None = None) -> None:
-        self.path, self._name, self._broken = path, name or f"the audit log {path}", ""
+        self.path, self._name, self.broken = path, name or f"the audit log {path}", ""
         self._handle = _open(path, self._name)
         self.size = os.fstat(self._handle).st_size
 
@@ -48,8 +50,8 @@ class AppendFile:
             StorageError: the disk refuses, now or before; the file must be opened again.
             AuditError: somebody else changed the file.
         """
-        if self._broken or self._handle < 0:
-            raise StorageError(f"{self._name} is closed: {self._broken or 'it was closed'}",
+        if self.broken or self._handle < 0:
+            raise StorageError(f"{self._name} is closed: {self.broken or 'it was closed'}",
                                remedy="make room or check the disk, then start again")  # fmt: skip
         self.check()
         try:
@@ -57,10 +59,10 @@ class AppendFile:
             os.fsync(self._handle)
         except OSError as error:
             # What the kernel still has of a failed write is unknown: nothing more is written through this handle.
-            self._broken = error.strerror or str(error)
+            self.broken = error.strerror or str(error)
             with contextlib.suppress(OSError):
                 os.ftruncate(self._handle, self.size)
-            raise StorageError(f"{self._name} could not be written: {self._broken}",
+            raise StorageError(f"{self._name} could not be written: {self.broken}",
                                remedy="make room or check the disk, then start again") from None  # fmt: skip
         self.size += len(data)
 

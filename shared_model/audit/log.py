@@ -34,6 +34,7 @@ from shared_model.signing import SigningKey, VerifyKey
 
 TAIL_REMOVED, HEAD_RECORDED, HEAD_REFUSED = "tail_removed", "head_recorded", "head_refused"
 LOG_ADMITTED = "log_admitted"
+AGAIN_S = 5.0
 RESERVED = frozenset({OPENED, TAIL_REMOVED, HEAD_RECORDED, HEAD_REFUSED, LOG_ADMITTED})  # written by this module alone
 
 
@@ -60,7 +61,7 @@ class AuditLog:
         clock: seconds since 1970.
 
     Raises:
-        StorageError: another process writes it, or the disk refuses.
+        StorageError: another process writes it, or the disk refuses; a later entry tries again.
         AuditError: it was changed, or belongs to another owner or key.
     """
 
@@ -73,6 +74,7 @@ class AuditLog:
         self._contents, self._hashes = bytearray(), bytearray()
         self._witnessed: dict[str, Witnessed] = {}
         self._quiet = quiet | {HEAD_RECORDED}
+        self._again = 0.0
         self.log = ""
         self.news = 0
         """Number of the last entry that is more than a head recorded, or quiet. Parties that told each other of every
@@ -108,7 +110,8 @@ class AuditLog:
 
         Raises:
             AuditError: no such entry can be written; nothing was.
-            StorageError: the disk refuses; the log must be opened again.
+            StorageError: the disk refuses, and the entry is not there. A later one opens the log again, at most every
+                `AGAIN_S`.
         """
         if kind in RESERVED:
             raise AuditError("entries of this kind are the log's own", found=kind)
@@ -132,6 +135,11 @@ class AuditLog:
     def key(self) -> VerifyKey:
         """The public key that checks its heads."""
         return self._key.public
+
+    @property
+    def broken(self) -> str:
+        """Why nothing can be written any more until the log is opened again; empty: it can."""
+        return self._file.broken
 
     @property
     def sequence(self) -> int:
@@ -254,6 +262,20 @@ class AuditLog:
             size += len(line)
         return None
 
+    def _open_again(self) -> None:
+        """After the disk refused: read and check all of it anew, now and then, and go on if that is well.
+
+        Raises:
+            StorageError: the disk still refuses, or another process has the log. AuditError: it was changed.
+        """
+        if time.monotonic() < self._again:
+            return  # and the file says why it is closed
+        self._again = time.monotonic() + AGAIN_S
+        self._file.close()
+        fresh = AuditLog(self.path, owner=self.owner, key=self._key, quiet=self._quiet, clock=self._clock)
+        self._file, self._contents, self._hashes = fresh._file, fresh._contents, fresh._hashes
+        self._witnessed, self.log, self.news = fresh._witnessed, fresh.log, fresh.news
+
     def _check_owner(self, first: Entry) -> None:
         for name, what, mine in (("owner", "owner", self.owner), ("key", "signing key", self._key.public.hex)):
             if first.fields[name] != mine:
@@ -262,6 +284,8 @@ class AuditLog:
 
     def _append(self, kind: str, fields: dict[str, Value]) -> Entry:
         with self._mutex:
+            if self._file.broken:
+                self._open_again()
             entry = Entry(sequence=self.sequence + 1, time=_utc(self._clock()), kind=kind, fields=dict(fields),
                           previous=self._hash(self.sequence), salt=secrets.token_hex(16))  # fmt: skip
             if fault := entry.check():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from client import gate
+from shared_model import flower_gate
 
 HEAVY = ("torch", "opacus", "sqlalchemy", "alembic", "pandas", "ray")
 
@@ -37,8 +38,8 @@ def test_the_gate_is_put_before_the_command_runs(tmp_path: Path, monkeypatch: py
     names = ("install_from_fab", "get_load_client_app_fn")  # both must exist to be replaced
     for name in names:
         monkeypatch.setattr(run_clientapp, name, getattr(run_clientapp, name))
-    (tmp_path / "list").write_text(f"{gate.bundle_sha256()}\n")
-    monkeypatch.setenv(gate.BUNDLES, str(tmp_path / "list"))
+    (tmp_path / "list").write_text(f"{flower_gate.bundle_sha256()}\n")
+    monkeypatch.setenv(flower_gate.BUNDLES, str(tmp_path / "list"))
     seen = list[str]()
 
     class Command:
@@ -48,4 +49,4 @@ def test_the_gate_is_put_before_the_command_runs(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(gate, "flowers_command", lambda: Command)
     gate.main()
-    assert seen == ["client.gate", "client.gate"]
+    assert seen == ["shared_model.flower_gate", "client.gate"]

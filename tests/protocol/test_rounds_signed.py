@@ -12,13 +12,17 @@ from flwr.app import Context, Message, RecordDict
 from safetensors.numpy import save_file
 
 from server.app import app
+from server.deploy.home import CoordinatorFile, CoordinatorHome
+from server.deploy.nodes import Node
+from server.deploy.studies import StudyFolder, Wanted, Wish
 from server.rounds.loop import run_study
 from server.rounds.signer import request_signer
 from server.rounds.study import Roster
-from shared_model.errors import ConfigError, RoundError, SignatureError, StorageError
+from shared_model.errors import ConfigError, RoundError, SignatureError
+from shared_model.flower_app import HOME
 from shared_model.messages import DescribeRequest, parse_message
+from shared_model.protocol import Protocol
 from shared_model.signed_request import SignedRequest
-from shared_model.signing import SigningKey
 from tests import fake_grid as fake
 from tests.signed import COORDINATOR, KEY, NAME
 
@@ -93,46 +97,60 @@ def test_nobody_is_asked_whom_the_roster_does_not_know() -> None:
         roster.name_of(103)
 
 
-def app_context(folder: Path, **more: str) -> Context:
-    values = {"run-dir": str(folder), "patience-seconds": 0.0} | {k.replace("_", "-"): v for k, v in more.items()}
-    return Context(1, 0, {}, RecordDict(), values)
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CoordinatorHome:
+    settings = CoordinatorFile(name=NAME, title="Hub", hosts=("localhost",), port=1, enrol_port=2, link_port=3)
+    made = CoordinatorHome.create(tmp_path / "hub", settings)
+    monkeypatch.setenv(HOME, str(made.folder))
+    return made
 
 
-def test_the_server_app_signs_with_the_key_of_its_run_configuration(tmp_path: Path) -> None:
-    key = SigningKey.create(tmp_path / "signing.key")
+def lay_out(home: CoordinatorHome, name: str, wish: Wish) -> Protocol:
     protocol = fake.make_protocol()
-    for name, more in (("signed", {"signing_key": str(tmp_path / "signing.key"), "coordinator": NAME}),
-                       ("empty", {"signing_key": "", "coordinator": ""})):  # fmt: skip
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "protocol.json").write_text(protocol.to_json())
-        save_file(fake.initial_weights(), folder / "initial.safetensors")
-        grid = Listening(fake.make_grid(protocol).parties.values())
-        app(grid, app_context(folder, **more))
-        sealed = [(who, f["envelope"]) for who, content in grid.heard if "envelope" in (f := fields_of(content))]
-        assert bool(sealed) == (name == "signed")
-        whom = COORDINATOR.model_copy(update={"key": key.public.hex})
-        for who, envelope in sealed:
-            SignedRequest.from_json(envelope, coordinator=whom, site=who, release="0.1.0")
+    folder = home.study(name)
+    folder.mkdir()
+    (folder / "protocol.json").write_text(protocol.to_json())
+    save_file(fake.initial_weights(), folder / "initial.safetensors")
+    StudyFolder(folder).want(Wanted(wish=wish))
+    return protocol
 
 
-@pytest.mark.parametrize(
-    ("more", "error"),
-    [
-        ({"signing_key": "/k"}, ConfigError), ({"coordinator": NAME}, ConfigError),
-        ({"signing_key": "relative", "coordinator": NAME}, ConfigError),
-        ({"signing_key": "/nowhere/signing.key", "coordinator": NAME}, StorageError),
-    ],
-)  # fmt: skip
-def test_half_a_signer_is_refused_before_the_study_begins(
-    tmp_path: Path, more: dict[str, str], error: type[Exception]
+def app_context(**values: str) -> Context:
+    told = {name.replace("_", "-"): value for name, value in values.items()}
+    return Context(1, 0, {}, RecordDict(), {"patience-seconds": 0.0, **told})
+
+
+def test_at_a_coordinator_the_app_signs_with_the_key_of_its_home(home: CoordinatorHome) -> None:
+    protocol = lay_out(home, "breast", Wish.RUNNING)
+    grid = Listening(fake.make_grid(protocol).parties.values())
+    home.nodes.write({number: Node(site=party.name, role=party.role, key="0" * 64)
+                      for number, party in grid.parties.items()})  # fmt: skip
+    app(grid, app_context(study="breast"))
+    sealed = [(who, f["envelope"]) for who, content in grid.heard if "envelope" in (f := fields_of(content))]
+    assert len(sealed) > 20
+    for who, envelope in sealed:
+        SignedRequest.from_json(envelope, coordinator=home.coordinator, site=who, release="0.1.0")
+
+
+@pytest.mark.parametrize("wish", [Wish.PROPOSED, Wish.STOPPED, Wish.ENDED])
+def test_whoever_submits_a_run_starts_no_study_that_the_operator_does_not_want(
+    home: CoordinatorHome, wish: Wish
 ) -> None:
-    with pytest.raises(error):
-        app(fake.FakeGrid([]), app_context(tmp_path, **more))
+    protocol = lay_out(home, "breast", wish)
+    with pytest.raises(ConfigError, match="is not to run"):
+        app(fake.make_grid(protocol), app_context(study="breast"))
 
 
-def test_a_key_that_others_could_read_signs_nothing(tmp_path: Path) -> None:
-    SigningKey.create(tmp_path / "signing.key")
-    (tmp_path / "signing.key").chmod(0o644)
+@pytest.mark.parametrize("named", ["", "elsewhere", "../signing.key", "/tmp/study", "breast/../breast"])
+def test_whoever_submits_a_run_names_no_place_of_his_own(home: CoordinatorHome, tmp_path: Path, named: str) -> None:
+    """Flower's Control API has no login: what it was told must not have the coordinator sign for another folder."""
+    protocol = lay_out(home, "breast", Wish.RUNNING)
+    with pytest.raises(ConfigError, match=r"there is no study|incomplete"):
+        app(fake.make_grid(protocol), app_context(study=named, run_dir=str(home.study("breast"))))
+
+
+def test_a_key_that_others_could_read_signs_nothing(home: CoordinatorHome) -> None:
+    protocol = lay_out(home, "breast", Wish.RUNNING)
+    (home.folder / "signing.key").chmod(0o644)
     with pytest.raises(SignatureError, match="read by others"):
-        app(fake.FakeGrid([]), app_context(tmp_path, signing_key=str(tmp_path / "signing.key"), coordinator=NAME))
+        app(fake.make_grid(protocol), app_context(study="breast"))

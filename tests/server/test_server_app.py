@@ -10,8 +10,11 @@ from flwr.app import Context, RecordDict
 from safetensors.numpy import save_file
 
 from server.app import _initial, app
+from server.deploy.home import CoordinatorFile, CoordinatorHome
+from server.deploy.studies import StudyFolder, Wanted, Wish
 from server.rounds.loop import StudyOutcome
 from shared_model.errors import ConfigError, QuorumError, WeightsError
+from shared_model.flower_app import HOME
 from shared_model.messages import weights_sha256
 from shared_model.protocol import Protocol
 from shared_model.weights import public_weights
@@ -47,15 +50,21 @@ def test_a_study_without_quorum_is_a_failed_run(tmp_path: Path) -> None:
 def test_only_enrolled_parties_are_waited_for_when_they_are_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enrolled: bool
 ) -> None:
-    protocol, asked = lay_out(tmp_path), list[bool]()
+    settings = CoordinatorFile(name="hub", title="Hub", hosts=("localhost",), port=1, enrol_port=2, link_port=3)
+    home = CoordinatorHome.create(tmp_path / "hub", settings)
+    folder = home.study("breast")
+    folder.mkdir()
+    protocol, asked = lay_out(folder), list[bool]()
+    StudyFolder(folder).want(Wanted(wish=Wish.RUNNING))
 
     def run(*, waits_for_lost: bool, **_: object) -> StudyOutcome:
         asked.append(waits_for_lost)
         return StudyOutcome(status="COMPLETE", rounds_completed=4, reason="")
 
     monkeypatch.setattr("server.app.run_study", run)
-    nodes = {"nodes": str(tmp_path / "nodes.json")} if enrolled else {}
-    app(fake.make_grid(protocol), context(run_dir=str(tmp_path), patience_seconds=1.0, **nodes))
+    if enrolled:
+        monkeypatch.setenv(HOME, str(home.folder))
+    app(fake.make_grid(protocol), context(run_dir=str(folder), study="breast", patience_seconds=1.0))
     assert asked == [enrolled]
 
 
@@ -73,6 +82,23 @@ def test_a_file_named_stop_stops_the_study(tmp_path: Path) -> None:
     assert not (tmp_path / "stop").exists()
     app(fake.make_grid(protocol), context(run_dir=str(tmp_path), patience_seconds=0.0))
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "COMPLETE"
+
+
+def test_a_stop_is_not_forgotten_by_a_run_that_dies_before_it_has_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = lay_out(tmp_path)
+    (tmp_path / "stop").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr("server.app.run_study", _dies)
+        with pytest.raises(SystemError):
+            app(fake.make_grid(protocol), context(run_dir=str(tmp_path), patience_seconds=0.0))
+    with pytest.raises(QuorumError, match="the study is STOPPED"):
+        app(fake.make_grid(protocol), context(run_dir=str(tmp_path), patience_seconds=0.0))
+
+
+def _dies(**_: object) -> None:
+    raise SystemError("killed, after it has seen that it should stop")
 
 
 def test_other_initial_weights_than_the_protocol_names_are_refused(tmp_path: Path) -> None:

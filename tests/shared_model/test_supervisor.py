@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from shared_model import supervisor as module
+from shared_model.errors import StorageError
 from shared_model.guard import descendants
 from shared_model.supervisor import MAX_LOG_BYTES, Service, Supervisor
 
@@ -117,3 +124,61 @@ def test_a_log_that_has_grown_is_put_aside_at_the_next_start(tmp_path: Path) -> 
         supervisor.add(service(tmp_path, "print('new', flush=True); import time; time.sleep(600)"))
         until(lambda: log.exists() and log.read_text() == "new\n")
     assert log.with_name("child.log.1").stat().st_size > MAX_LOG_BYTES
+
+
+def test_a_child_that_cannot_be_started_does_not_end_the_supervision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full, or no process to be had: said once, tried again, and the other children are looked after."""
+    said: list[str] = []
+    starts, writes, refuses = subprocess.Popen, module.write_private, threading.Event()
+
+    def start(command: list[str], **more: Any) -> Any:
+        if refuses.is_set() and "pass" in command:
+            raise OSError(errno.EAGAIN, "no process to be had")
+        return starts(command, **more)
+
+    def write(path: Path, data: bytes) -> None:
+        if refuses.is_set():
+            raise StorageError("the disk is full")
+        writes(path, data)
+
+    monkeypatch.setattr(module.subprocess, "Popen", start)
+    monkeypatch.setattr(module, "write_private", write)
+    with Supervisor(state=tmp_path / "state.json", report=lambda name, words: said.append(f"{name} {words}")) as there:
+        there.add(service(tmp_path, "import time; time.sleep(600)", name="other"))
+        there.add(service(tmp_path, "pass", name="one"))
+        refuses.set()
+        until(lambda: [words for words in said if words.startswith("one cannot be started")])
+        os.kill(there.states()["other"].pid or 0, signal.SIGKILL)
+        until(lambda: there.states()["other"].starts == 2)
+        refuses.clear()
+        before = there.states()["one"].starts
+        until(lambda: there.states()["one"].starts > before)
+        until(lambda: json.loads((tmp_path / "state.json").read_text())["other"]["starts"] == 2)
+    assert len([words for words in said if words.startswith("one cannot be started")]) == 1
+
+
+def test_adopted_processes_that_end_leave_no_zombie(tmp_path: Path) -> None:
+    """SuperExec's app processes outlive it now and then; over weeks their remains would fill the table of processes."""
+    code = ("import os, subprocess, sys, time\n"
+            "subprocess.run([sys.executable, '-c', 'import os, time\\nif not os.fork(): time.sleep(0.3)'])\n"
+            "print('left', flush=True); time.sleep(600)")  # fmt: skip
+    with Supervisor() as supervisor:
+        supervisor.add(service(tmp_path, code))
+        guard = supervisor.states()["child"].pid
+        assert guard is not None
+        until(lambda: "left" in (tmp_path / "child.log").read_text() and len(descendants(guard)) == 1)
+
+
+def test_a_log_that_grows_while_its_child_runs_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SuperLink runs for months, with a line for each message: no site is to fill the coordinator's disk."""
+    monkeypatch.setattr(module, "LOG_LOOK_S", 0.0)
+    monkeypatch.setattr(module, "MAX_LOG_BYTES", 1000)
+    code = "import time\nwhile True: print('x' * 99, flush=True); time.sleep(0.01)"
+    with Supervisor() as supervisor:
+        supervisor.add(service(tmp_path, code))
+        until(lambda: (tmp_path / "child.log.1").exists())
+        until(lambda: 0 < (tmp_path / "child.log").stat().st_size < 1000)
+        assert supervisor.states()["child"].starts == 1
+        assert (tmp_path / "child.log").read_bytes()[:1] != b"\0", "the child goes on at the new end"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from client.trainer.config import SiteConfig
-from server.app import STOP_FILE
+from server.deploy.studies import STOP_FILE
 from server.rounds.events import Event, Observer
 from server.rounds.follow import Follower, is_complete
 from server.rounds.loop import StudyOutcome

@@ -12,17 +12,19 @@ from typing import Any
 
 import pytest
 
-from client.deploy.control import ControlLine
+from client.deploy.control import ControlClient, ControlLine
 from client.deploy.identity import SiteIdentity, Stage
 from client.deploy.inbox import Inbox
 from client.deploy.presence import Pace, Presence, Trainer, courier_log, courier_name
 from client.deploy.status import CourierStatus
+from client.deploy.tunnel import TunnelStatus
 from shared_model.audit import Statement, verify
 from shared_model.certificates import Role, der
-from shared_model.control import MemberKey, TrainerState
+from shared_model.control import MemberKey, TrainerState, WatchRequest
 from shared_model.errors import (
     AuditError,
     ConfigError,
+    ControlError,
     EnrolmentError,
     MammoFedError,
     StorageError,
@@ -560,3 +562,47 @@ def test_a_courier_s_log_is_opened_again_with_its_key(tmp_path: Path) -> None:
     with pytest.raises(MammoFedError):
         courier_log(tmp_path, "north")
     assert issubclass(AuditError, MammoFedError)
+
+
+def test_following_studies_goes_on_after_an_error_of_ours(tmp_path: Path, clock: Clock) -> None:
+    """It would be deaf for ever, without a word: say, to a channel that another thread has closed."""
+    there = world(tmp_path, clock)
+    north = there.north
+    north.start(pace=Pace(beat_s=0.01, most_s=0.01))
+    calls: list[int] = []
+
+    class Client:
+        def watch(self, *_: Any, **__: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 3:
+                north.presence._over.set()
+            raise ValueError("Cannot invoke RPC on closed channel!")
+
+    north.presence._client = Client  # type: ignore[method-assign, assignment]
+    north.presence._connected.set()
+    north.presence._follow()
+    assert len(calls) == 3
+    north.close()
+
+
+def test_a_closed_channel_is_an_error_of_the_line(tmp_path: Path) -> None:
+    client = ControlClient(tmp_path / "socket", status=lambda: TunnelStatus(reason="", words="", since=0.0))
+    client._open().close()
+    with pytest.raises(ControlError, match="the line was closed"):
+        next(client.watch(WatchRequest()))
+
+
+def test_a_coordinator_cannot_fill_the_disk_with_signed_protocols(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.deploy.inbox.MAX_INBOX", 2)
+    there = world(tmp_path, clock)
+    north = there.north
+    north.presence.inbox.pin(there.hub.signer)
+    for number in range(4):
+        there.hub.offer(f"study-{number}")
+    with there.hub.open():
+        status = north.step()
+        assert len(list((north.folder / "inbox").glob("*.json"))) == 2
+        assert any("no more are taken" in notice for notice in status.notices)
+        north.close()

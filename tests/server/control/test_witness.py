@@ -106,7 +106,7 @@ def test_a_rewritten_log_is_recorded_and_an_alarm_once(scene: Scene, diary: Diar
         again.audit.append("round_trained", round=number)
     _, notices = scene.say(again.said(2))
     assert len(scene.alarms) == 1 and scene.alarms[0][0] == "north" and "another audit log" in scene.alarms[0][1]
-    assert "audit log of the courier" in notices[0]
+    assert "audit log of the trainer" in notices[0]
     _, notices = scene.say(again.said(2))
     assert notices and len(scene.alarms) == 1 and scene.kinds().count("head_refused") == 1
     scene.restart()
@@ -165,8 +165,36 @@ def test_no_site_speaks_for_another_or_for_the_coordinator(scene: Scene, diary: 
     assert scene.alarms == [] and scene.kinds().count(PINNED) == 1
 
 
+def test_no_site_takes_the_name_of_another_that_has_not_spoken_yet(scene: Scene, tmp_path: Path) -> None:
+    """Whoever came first would keep the other's log out of the record for ever."""
+    thief = Diary(tmp_path / "thief", "north")
+    _, notices = scene.say(thief.said(), member=SOUTH, node=b"node key of south")
+    assert "name of another party" in notices[0] and PINNED not in scene.kinds()
+    answer, notices = scene.say(Diary(tmp_path / "north", "north").said())
+    assert (answer.since, notices, scene.kinds()) == (0, [], [OPENED, PINNED])
+
+
+def test_an_alarm_that_could_not_be_followed_is_sounded_again(
+    scene: Scene, diary: Diary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon revokes the site; a registry that is busy at that moment must not let it off."""
+    scene.say(diary.said())
+    scene.say(diary.said(0))
+    monkeypatch.setattr(scene.witness, "_alarm", _busy)
+    forged = Diary(scene.folder / "forged", "north")
+    with pytest.raises(StorageError):
+        scene.say(forged.said())
+    monkeypatch.undo()
+    scene.say(forged.said())
+    assert [site for site, _ in scene.alarms] == ["north"]
+
+
+def _busy(site: str, words: str) -> None:
+    raise StorageError("the registry is busy")
+
+
 def test_courier_and_trainer_of_a_site_have_a_log_each(scene: Scene, tmp_path: Path) -> None:
-    logs = [Diary(tmp_path / "north", "north-courier"), Diary(tmp_path / "north", "north", party="trainer")]
+    logs = [Diary(tmp_path / "north", "north-courier", party="courier"), Diary(tmp_path / "north", "north")]
     answers, notices = scene.witness.exchange(NORTH, NODE, [log.said() for log in logs])
     assert [answer.party for answer in answers] == ["courier", "trainer"] and notices == []
     answers, notices = scene.witness.exchange(NORTH, NODE, [log.said(0) for log in logs])
@@ -225,7 +253,7 @@ def test_our_own_disk_is_not_the_site_s_fault(scene: Scene, diary: Diary, monkey
 
 def test_a_beat_with_the_longest_statements_is_within_bounds(diary: Diary, tmp_path: Path) -> None:
     """Statements are cut at 4096 entries, so that a log of any length gets through, in several beats."""
-    other = Diary(tmp_path / "north", "north-t", party="trainer")
+    other = Diary(tmp_path / "north", "north-courier", party="courier")
     diary.audit._contents *= 5000
     diary.audit._hashes *= 5000
     long = diary.audit.statement(0)

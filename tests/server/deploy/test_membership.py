@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,12 +78,6 @@ class Scene:
             assert node == Node(site=node.site, role=member.member.role.value,
                                 key=hashlib.sha256(member.node).hexdigest())  # fmt: skip
         assert set(self.superlink.live()) == set(record), "nobody else is let in"
-
-
-@pytest.fixture(autouse=True)
-def _no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes die here and machines do not: nothing has to reach a slow disk."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 @pytest.fixture

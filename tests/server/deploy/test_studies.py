@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from server.deploy.board import StudyBoard
 from server.deploy.home import CoordinatorFile, CoordinatorHome
 from server.deploy.link import RunStatus
+from server.deploy.status import show, status_of
 from server.deploy.studies import (
     LOOK_S,
     MAX_FAILED,
@@ -28,13 +30,16 @@ from server.deploy.studies import (
     stop,
     studies,
 )  # fmt: skip
+from server.rounds import follow
+from server.rounds.follow import EventReader
 from server.rounds.journal import Journal
 from server.rounds.states import StudyStep
 from shared_model.certificates import Member, Role
+from shared_model.control import plain
 from shared_model.enrolment import EnrolReply, decode
 from shared_model.errors import ConfigError, ProtocolError, WeightsError
 from shared_model.messages import weights_sha256
-from shared_model.private_files import write_private
+from shared_model.private_files import make_private_folder, write_private
 from shared_model.proposal import read_protocol
 from shared_model.protocol import Protocol
 from shared_model.signed_protocol import SignedProtocol
@@ -345,6 +350,83 @@ def test_a_damaged_wish_is_said_and_nothing_is_submitted(scene: Scene) -> None:
     with pytest.raises(StorageError, match="damaged"):
         scene.step()
     assert scene.link.submitted == []
+
+
+def test_a_damaged_study_does_not_keep_back_the_others(scene: Scene) -> None:
+    from shared_model.errors import StorageError
+
+    other = StudyFolder(scene.home.study("a-damaged-one"))
+    make_private_folder(other.path)
+    write_private(other.path / "wanted.json", b"{")
+    with pytest.raises(StorageError, match="damaged"):
+        scene.step()
+    assert scene.link.submitted == [scene.study.path]
+    offered = [p.study for p in StudyBoard(scene.home).proposals(Member("evaluator", Role.EVALUATOR))]
+    assert offered == [scene.study.name]
+    shown = {study["study"]: study["state"] for study in status_of(scene.home)["studies"]}
+    assert shown[other.name] == "damaged" and len(shown) == 2
+
+
+def test_a_journal_that_nobody_writes_is_not_opened_again_and_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each site that watches asks for events every second, through months in which nothing happens."""
+    scene.journal(StudyStep.START)
+    now = Clock(0.0)
+    reader, opened, read = EventReader(now), list[int](), follow.read_events
+    monkeypatch.setattr(follow, "read_events", lambda *a, **k: opened.append(1) or read(*a, **k))
+    monkeypatch.setattr(follow, "SETTLED_NS", 0)  # as if it were some seconds later
+    first = reader.read(scene.study.journal, after=0)
+    last = first[-1][0] if first else 0
+    for _ in range(5):
+        assert reader.read(scene.study.journal, after=last) == []
+    assert len(opened) <= 3, "reading leaves SQLite's own files behind, once"
+    before = len(opened)
+    assert reader.read(scene.study.journal, after=last - 1) == first[-1:], "who has seen less is told"
+    scene.journal(StudyStep.STOP)
+    assert [number for number, _ in reader.read(scene.study.journal, after=last)] or len(opened) > before
+    now.now += follow.LOOK_AGAIN_S
+    before = len(opened)
+    reader.read(scene.study.journal, after=10**6)
+    assert len(opened) == before + 1
+
+
+def test_a_report_that_cannot_be_written_does_not_keep_a_study_from_its_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(_: Path) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("server.deploy.studies.write_report", breaks)
+    scene.step()
+    scene.journal(StudyStep.START, StudyStep.STOP)
+    scene.lose_run()
+    scene.step()
+    assert scene.study.wanted().wish is Wish.STOPPED and any("report" in words for words in scene.said)
+
+
+def test_a_stop_reaches_a_run_that_is_on_its_way(scene: Scene) -> None:
+    """Submitted, and not begun: nobody holds the lease. What was asked must still hold when the run begins."""
+    scene.step()
+    assert not scene.study.busy()
+    stop(scene.home, scene.study.name)
+    assert (scene.study.path / "stop").exists() and scene.study.wanted().wish is Wish.STOPPED
+    start(scene.home, scene.study.name, again=True)
+    assert not (scene.study.path / "stop").exists()
+
+
+@pytest.mark.parametrize("words", ["[/b]", "[bold red]all is well[/bold red] [/]", "two\nlines \x1b[2J"])
+def test_what_a_site_says_of_itself_is_no_markup_at_the_coordinator(
+    scene: Scene, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`[/b]` as its device's name would end `server status` with an error."""
+    status = status_of(scene.home)
+    for member in status["members"]:
+        member |= {"trainer": plain(words), "words": words}
+    for study in status["studies"]:
+        study["reason"] = words
+    show(status, as_json=False)
+    assert "\x1b[2J" not in capsys.readouterr().out
 
 
 @pytest.fixture(autouse=True)
