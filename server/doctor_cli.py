@@ -10,7 +10,7 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("home", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("home", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--html", type=_OUT, help="Also write one page.")
 @click.option("--json", "json_", type=_OUT, help="Also write the findings for scripts.")
 def doctor(home: Path, html: Path | None, json_: Path | None) -> None:

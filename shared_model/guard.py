@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 SUBREAPER = 36   # linux/prctl.h
 POLL_S = 0.05   # while it ends
+STOPS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 LOOK_S = 10.0    # it is woken by signals; this is for one that was missed
 GRACE_S = 8.0    # Flower's own exit takes up to 5 s
 KILL_S = 5.0     # until nobody is left after SIGKILL; beyond that the kernel holds a process and we cannot help it
@@ -31,30 +32,34 @@ def main(command: Sequence[str]) -> int:
     """Run `command`; returns its exit code, or 128 and the signal's number as a shell does."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
-    stop, wake = threading.Event(), threading.Event()
-
-    def end(*_: object) -> None:
-        stop.set()
-        wake.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, end)
-    signal.signal(signal.SIGCHLD, lambda *_: wake.set())
+    wakes = _waking()
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    threading.Thread(target=_watch_stdin, args=(end,), daemon=True).start()
-    while child.poll() is None and not stop.is_set():
+    while child.poll() is None and not _told(wakes):
         _reap_orphans(child.pid)
-        wake.wait(LOOK_S)
-        wake.clear()
     _end(child)
     code = child.returncode
     return code if code >= 0 else 128 - code
 
 
-def _watch_stdin(end: Callable[[], None]) -> None:
-    while os.read(0, 1 << 12):
-        pass
-    end()
+def _waking() -> int:
+    """A file descriptor that brings the number of each signal that came, the end of a child among them.
+
+    No handler does anything: one that set a threading.Event which the same thread waits for could wait for itself.
+    """
+    wakes, write = os.pipe()
+    os.set_blocking(write, False)  # as signal.set_wakeup_fd wants it
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    for number in (*STOPS, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    return wakes
+
+
+def _told(wakes: int) -> bool:
+    """Sleep until something happens; whether it is a reason to stop, or only that a child has ended."""
+    ready = select.select([0, wakes], [], [], LOOK_S)[0]
+    if 0 in ready and not os.read(0, 1 << 12):
+        return True
+    return wakes in ready and not STOPS.isdisjoint(os.read(wakes, 1 << 12))
 
 
 def _reap_orphans(child: int) -> None:

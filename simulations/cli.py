@@ -185,3 +185,31 @@ def faults(only: tuple[str, ...], suite: bool, listing: bool, json_path: Path | 
     from simulations.faults.command import run_faults
 
     run_faults(only=only, suite=suite, listing=listing, json_path=json_path, keep=keep)
+
+
+@simulate.command()
+@click.option("--sites", type=click.IntRange(2, 64), default=24, show_default=True,
+              help="Hospitals; an evaluator comes with them.")  # fmt: skip
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=15.0, show_default=True,
+              help="How long the study works, from its first round on.")  # fmt: skip
+@click.option("--trainers", type=click.IntRange(1, 64),
+              help="Processes that the sites share (default: one for twelve sites).")  # fmt: skip
+@click.option("--idle", "idle_s", type=click.FloatRange(min=0), default=60.0, show_default=True,
+              help="Seconds before that in which nothing happens.")  # fmt: skip
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path),
+              help="Also write every sample here.")  # fmt: skip
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path),
+              help="Leave homes, logs and the study in this folder.")  # fmt: skip
+def fleet(
+    sites: int, minutes: float, trainers: int | None, idle_s: float, json_path: Path | None, keep: Path | None
+) -> None:
+    """Deploy many sites on this machine, and see whether the coordinator grows.
+
+    Everything is real but the films and the number of trainers, which sites share: SuperLink, daemon, tunnels,
+    SuperNodes, presence. A site takes 0.3 GB of memory and some five CPU-seconds to start.
+
+    Example:  mammofed simulate fleet --sites 4 --minutes 3
+    """
+    from simulations.fleet.command import run_fleet
+
+    run_fleet(sites=sites, minutes=minutes, trainers=trainers, idle_s=idle_s, json_path=json_path, keep=keep)

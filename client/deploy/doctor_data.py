@@ -101,7 +101,7 @@ def cohort_of(config: SiteConfig, protocols: Sequence[Protocol]) -> list[Check]:
     cohort, contract, title = Cohort.open(config.cohort), load_contract(), "Cohort"
     if config.role == "site" and cohort.site != config.site:
         return [red("cohort", title, f"prepared for {cohort.site}, this site is {config.site}",
-                    to_do="point `cohort` in trainer.json to this site's own")]  # fmt: skip
+                    to_do="point `cohort` in policy.yaml to this site's own")]  # fmt: skip
     if cohort.contract_sha256 != contract.sha256:
         return [red("cohort", title, f"prepared by another data contract than {contract.version}", to_do=_PREPARE)]
     wrong = [fault for protocol in protocols if (fault := misfit(cohort, protocol))]

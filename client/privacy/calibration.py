@@ -91,7 +91,7 @@ def noise_multiplier_for(*, epsilon: float, delta: float, sample_rate: float, st
         if high > MOST:
             raise PrivacyError("the privacy budget is too small for any useful training", found=epsilon,
                                remedy="raise epsilon, or lower the sampling rate or the number of steps")  # fmt: skip
-    while low >= high and spent(low) <= epsilon:
+    while spent(low) <= epsilon:
         if low <= LEAST:
             return LEAST
         low, high = max(LEAST, low / 2.0), low

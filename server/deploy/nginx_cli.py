@@ -8,7 +8,7 @@ import click
 
 
 @click.command()
-@click.argument("home", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("home", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--listen", default="0.0.0.0", show_default=True, help="Address of nginx.")  # noqa: S104
 @click.option("--port", default=8443, show_default=True, help="Door for enrolled sites.")
 @click.option("--enrol-port", default=8444, show_default=True, help="Door for invited sites.")

@@ -126,7 +126,9 @@ def test_five_fresh_processes_equal_one(tmp_path: Path) -> None:
     assert several[-1] == (one.epsilon(delta=1e-5), one.as_lists())
 
 
-@pytest.mark.parametrize(("epsilon", "rate", "steps"), [(8.0, 0.0625, 200), (1.0, 0.125, 60), (4.0, 1.0, 1)])
+@pytest.mark.parametrize(("epsilon", "rate", "steps"), [
+    (8.0, 0.0625, 200), (1.0, 0.125, 60), (4.0, 1.0, 1), (30.0, 0.125, 48), (100.0, 0.125, 48),
+])  # fmt: skip
 def test_calibrated_noise_keeps_the_budget_and_wastes_little(epsilon: float, rate: float, steps: int) -> None:
     sigma = noise_multiplier_for(epsilon=epsilon, delta=1e-5, sample_rate=rate, steps=steps)
     assert sigma == round(sigma, 4)

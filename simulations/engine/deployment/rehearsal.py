@@ -11,7 +11,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,7 +40,10 @@ POLL_S = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Party:
-    """A site or the evaluator. salt, test_fraction, private_only: of its policy."""
+    """A site or the evaluator. salt, test_fraction, private_only: of its policy.
+
+    trainer: name of a trainer process that it shares with others of that name; empty: it has one of its own.
+    """
 
     name: str
     role: Role
@@ -49,6 +52,7 @@ class Party:
     test_fraction: float
     private_only: bool
     device: str
+    trainer: str = ""
 
 
 class Rehearsal:
@@ -117,8 +121,8 @@ class Rehearsal:
             self._say(f"{party.name}: invitation, keys, policy")
             self._invite(party)
         for party in self.parties:
-            home = self.sites[party.name].folder
-            self.supervisor.add(self._service(party.name, "site", "join", str(home)))
+            home, courier = self.sites[party.name].folder, ("--only", "courier") if party.trainer else ()
+            self.supervisor.add(self._service(party.name, "site", "join", str(home), *courier))
         for party in new:
             self._enrol(party)
 
@@ -161,8 +165,26 @@ class Rehearsal:
             self.until(lambda home=home: _offered(home, study), f"{name} was not shown {study}")  # type: ignore[misc]
             self.site(name, "approve", study, "--yes")
         self._say(f"{study}: approved by {len(self.sites)} parties")
+        self._share_trainers()
         for name, home in self.sites.items():
             self.until(lambda home=home: listens(home.socket), f"the trainer of {name} does not serve")  # type: ignore[misc]
+
+    def _share_trainers(self) -> None:
+        """Start the trainers that several parties share; they read each party's configuration, so after an approval."""
+        running = self.supervisor.states()
+        for name in sorted({party.trainer for party in self.parties if party.trainer} - running.keys()):
+            homes = [self.sites[party.name] for party in self.parties if party.trainer == name]
+            socket = SiteHome(self.folder / name).socket
+            make_private_folder(socket.parent)
+            for home in homes:
+                write_private(home.trainer / "trainer.json", home.trainer_config().to_json().encode())
+                make_private_folder(home.socket.parent)
+                home.socket.unlink(missing_ok=True)
+                home.socket.symlink_to(socket)
+            configs = [str(home.trainer / "trainer.json") for home in homes]
+            command = [sys.executable, "-P", "-m", "client.trainer.server", "--socket", str(socket), *configs]
+            self.supervisor.add(Service(name=name, command=command, environment=self._environment(),
+                                        folder=self.folder, log=self.folder / "logs" / f"{name}.log"))  # fmt: skip
 
     def wait(self, study: StudyFolder, *, look: Callable[[], None] = lambda: None, timeout_s: float) -> StudyFolder:
         """Until the coordinator says that the study has ended, in whatever way.
@@ -205,11 +227,12 @@ class Rehearsal:
 
     def _service(self, name: str, *arguments: str) -> Service:
         program = Path(sys.executable).parent / "mammofed"
-        environment = dict(trainer_environment())
-        if "PYTHONPATH" in os.environ:
-            environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
-        return Service(name=name, command=[str(program), *arguments], environment=environment, folder=self.folder,
-                       log=self.folder / "logs" / f"{name}.log")  # fmt: skip
+        return Service(name=name, command=[str(program), *arguments], environment=self._environment(),
+                       folder=self.folder, log=self.folder / "logs" / f"{name}.log")  # fmt: skip
+
+    def _environment(self) -> Mapping[str, str]:
+        path = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
+        return {**trainer_environment(), **path}
 
 
 def call(group: click.Group, *arguments: str) -> str:

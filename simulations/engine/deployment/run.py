@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from server.rounds.follow import Follower, is_complete
 from server.rounds.loop import StudyOutcome
 from server.rounds.states import StudyState
 from shared_model.certificates import Role
-from shared_model.errors import RoundError
+from shared_model.errors import ConfigError, RoundError
 from shared_model.protocol import Protocol
 from simulations.engine.deployment.rehearsal import Party, Rehearsal
 
@@ -61,7 +62,8 @@ def run_deployment(
             follower.poll()
             if stop.is_set() and not asked.is_set():
                 asked.set()
-                there.server("stop", study.name)
+                with contextlib.suppress(ConfigError):  # it may just have come to its end
+                    there.server("stop", study.name)
 
         longest = SLACK * protocol.rounds * protocol.federation.attempts * protocol.federation.deadline_s
         there.wait(study, look=look, timeout_s=longest + float(engine["start_timeout_s"]))
