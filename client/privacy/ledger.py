@@ -82,6 +82,7 @@ class Ledger:
 
     def __init__(self, path: Path, *, anchor: Path | None = None) -> None:
         self.path, self._begun = path, path.with_suffix(".begun")
+        self._seen: Head | None = None  # how far this very process saw it reach
         self.anchor = anchor or path.absolute().parent.with_name(f"{path.absolute().parent.name}-{path.stem}.anchor")
 
     # --- reading ---
@@ -118,10 +119,7 @@ class Ledger:
         Raises:
             StorageError: an older copy was put back, or another ledger.
         """
-        chain = self._load().chain
-        if not chain.entries:
-            raise _storage(self.path, f"it is gone, or an older one was put back ({witness})")
-        chain.check_reaches(head, witness=witness)
+        _reaches(self._load(), self.path, head, witness)
 
     # --- writing ---
 
@@ -194,7 +192,7 @@ class Ledger:
 
     def _load(self) -> _State:
         """Read and check all of it. The anchor comes first: a writer in between makes the ledger longer, not it."""
-        anchor = Head.read(self.anchor)
+        seen, anchor = self._seen, Head.read(self.anchor)
         try:
             with self.path.open("rb") as stream:
                 data = stream.read(MAX_LEDGER_BYTES + 1)
@@ -210,9 +208,11 @@ class Ledger:
             # Fail closed: a ledger that cannot be read is never taken for an empty one.
             raise _storage(self.path, f"damaged ({error})") from None
         if anchor is not None:
-            if not state.chain.entries:
-                raise _storage(self.path, "an older copy was put back, of before the ledger was a chain")
-            state.chain.check_reaches(anchor, witness="its anchor")
+            _reaches(state, self.path, anchor, "its anchor")
+        if seen is not None:
+            _reaches(state, self.path, seen, "this process has read more")
+        if state.chain.entries:
+            self._seen = state.chain.head
         return state
 
     def _begin(self, state: _State) -> _State:
@@ -304,6 +304,12 @@ def _lined(before: Sequence[Entry], lines: Sequence[tuple[str, dict[str, Value]]
     for kind, fields in lines:
         entries.append(follow(entries, time=time, salt=secrets.token_hex(16), kind=kind, fields=fields))
     return tuple(entries[len(before) :])
+
+
+def _reaches(state: _State, path: Path, head: Head, witness: str) -> None:
+    if not state.chain.entries:
+        raise _storage(path, f"an older copy was put back, of before the ledger was a chain, or it is gone ({witness})")
+    state.chain.check_reaches(head, witness=witness)
 
 
 def _storage(path: Path, reason: str) -> StorageError:
