@@ -80,7 +80,7 @@ class Refusal:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.problem} (policy line `{self.line}`): {self.found}, not {self.expected}"
+        return f"{self.problem} (`{self.line}` of this site's policy): {self.found}, not {self.expected}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ class Decision:
         """
         if self.refusals:
             first, rest = self.refusals[0], [str(refusal) for refusal in self.refusals[1:]]
-            raise PrivacyError("; ".join([f"{site}: {first.problem} (policy line `{first.line}`)", *rest]),
+            raise PrivacyError("; ".join([f"{site} refuses the study: {first.problem} (`{first.line}`)", *rest]),
                                found=first.found, expected=first.expected, remedy=first.remedy)  # fmt: skip
 
     def apply(self, protocol: Protocol) -> Protocol:

@@ -6,6 +6,7 @@ import time
 
 from client.privacy.ledger import LedgerEntry, privacy_spent
 from client.privacy.randomness import Randomness
+from client.privacy.what_if import limit_of
 from client.trainer.correction import checked_correction
 from client.trainer.personal import PersonalCopies, generic
 from client.trainer.replies import round_slot
@@ -67,8 +68,7 @@ def answer_train(site: Site, request: TrainRequest, arrays: Arrays) -> bytes:
 
 def budget(site: Site, protocol: Protocol) -> float:
     """Greatest epsilon that a patient of the site may reach: the protocol's, or less where the site says so."""
-    limit = site.config.epsilon_limit
-    return protocol.privacy.epsilon if limit is None else min(limit, protocol.privacy.epsilon)
+    return limit_of(site.config.epsilon_limit, protocol)
 
 
 def spent(site: Site, used: Protocol, round_number: int) -> PrivacySpent:

@@ -247,7 +247,7 @@ def test_the_sites_policy_is_above_every_approval(small_study: Make, opened: Any
     plain = enrol(small_study("plain"), private_only=True)
     service = opened(plain.config("site-01"))
     answer = refusal(service, plain.train(), plain.arrays, seal(plain.train()))
-    assert (answer.code, "differential privacy only" in answer.reason) == (PrivacyError.exit_code, True)
+    assert (answer.code, "without differential privacy" in answer.reason) == (PrivacyError.exit_code, True)
     private = enrol(small_study("private", private=True), delta_limit=1e-6)
     service = opened(private.config("site-01"))
     answer = refusal(service, private.train(), private.arrays, seal(private.train()))
