@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -119,7 +119,13 @@ class Ledger:
         Raises:
             StorageError: an older copy was put back, or another ledger.
         """
-        _reaches(self._load(), self.path, head, witness)
+        self.check_heads([head], witness=witness)
+
+    def check_heads(self, heads: Iterable[Head], *, witness: str) -> None:
+        """:meth:`check_reaches` for many, in one reading."""
+        state = self._load()
+        for head in heads:
+            _reaches(state, self.path, head, witness)
 
     # --- writing ---
 

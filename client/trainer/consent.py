@@ -205,10 +205,26 @@ def _declined(home: SiteHome, protocol: Protocol) -> Path:
 
 def _patients(cohort: Cohort, policy: Policy, *, trains: bool) -> list[str]:
     """Pseudonyms of those who would be trained on; at the evaluator of all."""
-    if not trains:
-        return list(cohort.pseudonyms)
+    return _split(cohort, policy)["train"] if trains else list(cohort.pseudonyms)
+
+
+def _split(cohort: Cohort, policy: Policy) -> dict[str, list[str]]:
     shares = {"train": 1.0 - policy.test_fraction, "test": policy.test_fraction}
-    return [cohort.pseudonyms[i] for i in split_indices(cohort, salt=policy.salt, fractions=shares)["train"]]
+    found = split_indices(cohort, salt=policy.salt, fractions=shares)
+    return {name: [cohort.pseudonyms[i] for i in rows] for name, rows in found.items()}
+
+
+def women_of(home: SiteHome) -> dict[str, list[str]]:
+    """Pseudonyms of a site's women in `train` and in `test`.
+
+    Raises:
+        ConfigError: the policy is wrong, or this is the evaluator, which trains nobody.
+        CohortError: the cohort cannot be read.
+    """
+    if home.identity().settings.role.value != "site":
+        raise ConfigError("an evaluator trains nobody, so nothing is spent here", expected="a site")
+    policy = Policy.read(home.policy_file)
+    return _split(Cohort.open(policy.cohort), policy)
 
 
 def _parameters(protocol: Protocol) -> int:
