@@ -153,7 +153,8 @@ def test_policy_says_what_each_line_means_what_is_open_and_what_is_missing(run: 
     text = "".join(line for line in home.policy_file.read_text().splitlines(True) if "least_noise" not in line)
     write_private(home.policy_file, text.encode())
     old = run("site", "policy", home.folder)
-    assert old.code == 10 and policy_lines()["least_noise"] in old.out and "least_noise: this line is missing" in old.err
+    assert old.code == 10 and policy_lines()["least_noise"] in old.out
+    assert "least_noise: this line is missing" in old.err
     silent = run("site", "policy", home.folder, "--check")
     assert (silent.code, silent.out) == (10, "")
     write_private(home.policy_file, (text + policy_lines()["least_noise"] + "\n").encode())
