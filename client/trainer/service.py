@@ -11,6 +11,7 @@ from pathlib import Path
 from client.trainer.config import SiteConfig
 from client.trainer.evaluate import answer_evaluate
 from client.trainer.models import WarmModels
+from client.trainer.secure import answer_secure_sum
 from client.trainer.site import Site, release
 from client.trainer.train import answer_train
 from client.training.features import FeatureCache
@@ -23,6 +24,7 @@ from shared_model.messages import (
     ErrorReply,
     EvaluateRequest,
     Frame,
+    SecureSumRequest,
     TrainRequest,
     decode,
     encode,
@@ -127,7 +129,8 @@ class TrainerService:
                                   remedy="name the coordinator in the trainer's configuration")  # fmt: skip
             return self._answer(frame)
         signed = record.admit(frame)
-        reply = self._answer(Frame(signed.request, frame.arrays))  # what was signed, not what came beside it
+        asked = frame.message if isinstance(frame.message, SecureSumRequest) else signed.request
+        reply = self._answer(Frame(asked, frame.arrays))  # what was signed, not what came beside it
         record.answered(signed, reply)
         return reply
 
@@ -137,6 +140,8 @@ class TrainerService:
                 return answer_train(self._site, request, frame.arrays)
             case EvaluateRequest() as request:
                 return answer_evaluate(self._site, request, frame.arrays)
+            case SecureSumRequest() as request:
+                return answer_secure_sum(self._site, request)
             case other:
                 raise MessageError("a trainer answers requests only", found=other.kind)
 
@@ -147,8 +152,9 @@ class TrainerService:
         return self._site.record.exchange(request)
 
     def _describe(self) -> DescribeReply:
-        config = self._site.config
+        config, record = self._site.config, self._site.record
         return DescribeReply(site=config.site, role=config.role, release=release(),
+                             key=record.key.public.hex if record is not None else None,
                              protocols=tuple(self._site.approved()), device=str(self._site.device))  # fmt: skip
 
 
