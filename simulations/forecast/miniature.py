@@ -182,7 +182,8 @@ def run(config: Config, protocol: Protocol, cohorts: Mapping[str, Path], folder:
         with pool:
             start_s = time.perf_counter() - began
             outcome = run_study(grid=LocalGrid(pool), protocol=few, run_dir=run_dir, initial=read_arrays(initial),
-                                observer=_ignore, stop=threading.Event(), **one_machine_signing(few, run_dir))  # fmt: skip
+                                observer=_ignore, stop=threading.Event(),
+                                **one_machine_signing(few, run_dir))  # fmt: skip
             trainers = {t.process.pid for t in pool.trainers if t.process is not None}
     if outcome.status != "COMPLETE":
         raise RoundError("the study in miniature did not complete, so that nothing can be said of the large one",
