@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from client.privacy.disclosure import disclosed
 from client.privacy.ledger import LedgerEntry
 from client.privacy.randomness import SecureRandomness
 from client.trainer.personal import PersonalCopies
@@ -37,6 +38,7 @@ from shared_model.evaluation import (
     test_report,
 )
 from shared_model.evaluation.kept import keep_scores, kept_path
+from shared_model.evaluation.subgroups import SUPPRESS_BELOW
 from shared_model.fusion import FusionModel
 from shared_model.messages import Arrays, EvaluateReply, EvaluateRequest, Frame, PrivacySpent, encode
 from shared_model.protocol import Protocol
@@ -104,7 +106,10 @@ def _evaluate(site: Site, protocol: Protocol, request: EvaluateRequest, model: F
         except BudgetExhaustedError as error:
             reason = str(error)[:300]
     else:
-        report = _exact_report(site, protocol, request, model)
+        report = disclosed(_exact_report(site, protocol, request, model), below=SUPPRESS_BELOW,
+                           totals=request.scope == "site")  # fmt: skip
+        if not report:
+            report, reason = None, f"fewer than {SUPPRESS_BELOW} women of a kind: disclosure control withholds it"
     return EvaluateReply(
         site=site.config.site, study=protocol.study, round=request.round, weights_sha256=request.weights_sha256,
         scope=request.scope, outcome="abstained" if report is None else "evaluated", reason=reason,

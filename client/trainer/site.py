@@ -21,6 +21,7 @@ from client.trainer.models import WarmModels
 from client.trainer.record import SiteRecord
 from client.trainer.replies import ReplyStore
 from client.training.features import FeatureCache
+from client.training.update import trained_names
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import Contract, load_contract
 from shared_model.errors import (
@@ -228,6 +229,11 @@ class Site:
             raise WeightsError("weights were changed on the way", found=found[:12], expected=claimed_sha256[:12])
         load_arrays(model, arrays)
         return model
+
+    def trained(self, protocol: Protocol, round_number: int) -> frozenset[str]:
+        """Names of the tensors that the phase of a round trains."""
+        model, _ = self._models.take(protocol, self.device)
+        return trained_names(model, protocol, round_number)
 
     def warm(self, protocol: Protocol) -> None:
         """Build the protocol's model and load the accountant, so that no round has to wait for them."""
