@@ -195,8 +195,9 @@ def read_list(state: Path) -> Iterator[tuple[Entry, list[Value]]]:
         AuditError: a line was changed, or a file does not go on where the one before it ended.
         StorageError: a file cannot be read.
     """
-    before = ""
+    ended = last = ""
     for path in files_of(state):
+        ended = last
         try:
             stream = path.open("rb")
         except FileNotFoundError:
@@ -206,10 +207,10 @@ def read_list(state: Path) -> Iterator[tuple[Entry, list[Value]]]:
         with stream:
             try:
                 for entry in read_entries(stream):
-                    if entry.kind == CONTINUES and entry.fields.get("after_sha256") != before:
+                    if entry.kind == CONTINUES and entry.fields.get("after_sha256") != ended:
                         raise AuditError(f"{path.name} does not go on where the file before it ended",
                                          line=entry.sequence)  # fmt: skip
-                    before = entry.sha256
+                    last = entry.sha256
                     yield entry, _values(entry)
             except AuditError as error:
                 if path.name == LOG_FILE and "not ended" in error.problem:

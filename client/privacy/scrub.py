@@ -10,6 +10,7 @@ from typing import Final
 MOST_WORDS: Final = 500  # characters
 
 _PATH: Final = re.compile(r"(?<!\w)(?:~|\.{1,2})?/[^\s'\";,:()]+")
+_TWICE: Final = re.compile(r"(?:<path>){2,}")
 _PSEUDONYM: Final = re.compile(r"\b[0-9a-f]{16}\b")
 
 
@@ -17,4 +18,5 @@ def without_identity(words: str, *, paths: Iterable[Path]) -> str:
     """`words` with `paths`, whatever looks like one, and pseudonyms replaced; 500 characters."""
     for path in paths:
         words = words.replace(str(path), "<path>")
-    return _PSEUDONYM.sub("<patient>", _PATH.sub("<path>", words))[:MOST_WORDS]
+    words = _TWICE.sub("<path>", _PATH.sub("<path>", words))
+    return _PSEUDONYM.sub("<patient>", words)[:MOST_WORDS]
