@@ -16,7 +16,15 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared_model.errors import ProtocolError
-from shared_model.strategies import Personal, Strategy, personal_fault, robustness_fault, scaffold_fault
+from shared_model.strategies import (
+    Personal,
+    SecureSum,
+    Strategy,
+    personal_fault,
+    robustness_fault,
+    scaffold_fault,
+    secure_sum_fault,
+)
 
 SCHEMA_VERSION: Final = 1
 MAX_PROTOCOL_BYTES = 1 << 20  # a protocol of a hundred sites has some 30 KB
@@ -201,6 +209,7 @@ class FederationTerms(Terms):
     byzantine: f, sites that may send anything without carrying the model away; above 0 for robust strategies only.
     krum_select: how many of the most central updates `krum` averages (more than 1: multi-Krum).
     personal: which tensors each site keeps a copy of its own of.
+    secure_sum: `masked`: updates reach the coordinator as their sum only (`shared_model.secagg`); `none`: one by one.
     """
 
     strategy: Strategy
@@ -211,6 +220,7 @@ class FederationTerms(Terms):
     byzantine: int = Field(default=0, ge=0, le=500)
     krum_select: int = Field(default=1, ge=1, le=1000)
     personal: Personal = "none"
+    secure_sum: SecureSum = "none"
     sites: tuple[SiteTerms, ...] = Field(min_length=1, max_length=1000)
     sites_per_round: int = Field(ge=1)
     quorum: int = Field(ge=1)
@@ -304,12 +314,24 @@ class Protocol(Terms):
             )
         ):  # fmt: skip
             return fault
+        if self.summed and (
+            fault := secure_sum_fault(
+                terms.strategy, weights=[site.weight for site in terms.sites], sites_per_round=terms.sites_per_round,
+                quorum=terms.quorum,
+            )
+        ):  # fmt: skip
+            return f"federation.{fault}"
         return personal_fault(personal=terms.personal, weight_decay=training.weight_decay)
 
     @property
     def private(self) -> bool:
         """Whether patients are protected by differential privacy."""
         return self.privacy.mode == "patient"
+
+    @property
+    def summed(self) -> bool:
+        """Whether the coordinator sees the sum of updates only."""
+        return self.federation.secure_sum == "masked"
 
     @property
     def rounds(self) -> int:

@@ -25,6 +25,7 @@ from shared_model.messages import (
     EvaluateReply,
     Frame,
     Message,
+    SecureSumReply,
     TrainReply,
     decode,
     encode,
@@ -125,9 +126,9 @@ class EgressGate:
             self._log.often(values, kind=message.kind, sha256=sha256, size=len(data), reply=message.kind,
                             recipient=self._recipient)  # fmt: skip
             return
-        assert isinstance(message, TrainReply | EvaluateReply)  # what the rules let pass
+        assert isinstance(message, TrainReply | EvaluateReply | SecureSumReply)  # what the rules let pass
         self._log.once(
             values, sha256=sha256, size=len(data), reply=message.kind, recipient=self._recipient,
             study=message.study, round=message.round, attempt=getattr(message, "attempt", None),
-            outcome=message.outcome,
+            outcome=f"step {message.step}" if isinstance(message, SecureSumReply) else message.outcome,
         )  # fmt: skip

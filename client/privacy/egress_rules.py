@@ -9,6 +9,7 @@ What the rules do not do: tell an honest update from one of the same size in whi
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -21,6 +22,7 @@ from client.privacy.egress_values import Protection, Value, tensor_values
 from client.privacy.scrub import without_identity
 from shared_model.errors import EgressError, MessageError
 from shared_model.messages import (
+    MASKED,
     Arrays,
     AuditReply,
     AuditRequest,
@@ -32,12 +34,15 @@ from shared_model.messages import (
     Fields,
     Frame,
     Request,
+    SecureSumReply,
+    SecureSumRequest,
     TrainReply,
     TrainRequest,
     check_shapes,
     split_correction,
 )
 from shared_model.protocol import Protocol
+from shared_model.secagg.terms import quantities
 from shared_model.update_bound import coordinate_bound, norm_bound, norm_of_difference
 
 
@@ -107,13 +112,15 @@ def _trained(frame: Frame, asked: Asked, party: Party) -> list[Value]:
         "site": party.site, "study": request.study, "round": request.round, "attempt": request.attempt,
         "weights_sha256": request.weights_sha256, "correction_sha256": request.correction_sha256,
     })  # fmt: skip
+    if protocol.summed and message.loss is not None:
+        raise EgressError("an answer of a study with a secure sum has no loss: nothing of a single site's leaves")
     if protocol.private and (message.loss is not None or message.privacy is None):
         raise EgressError("a private round's answer has an account of its privacy and no loss", found=(
             "a loss" if message.loss is not None else "no account"))  # fmt: skip
     rows = _answer(message.reason, message.seconds, message.privacy, message)
     if message.loss is not None:
         rows.append(Value.of_field("loss", message.loss, purpose="mean training loss", protection="unprotected"))
-    if message.outcome == "abstained":
+    if message.outcome == "abstained" or protocol.summed:  # then the update stays until it is masked
         _no_tensors(frame)
         return rows
     weights, correction = split_correction(asked.weights)
@@ -172,6 +179,28 @@ def check_update(
             raise EgressError("one number changed by more than the protocol's clipping and noise can make it",
                               found=f"{name}: {change:.4g}", expected=f"at most {limit:.4g}")  # fmt: skip
     return frozen
+
+
+def _summed(frame: Frame, asked: Asked, party: Party) -> list[Value]:
+    """A step of a secure sum. What is in masked words cannot be checked: `check_update` saw it before it was masked."""
+    message, request, protocol = frame.message, asked.request, _protocol(asked)
+    assert isinstance(message, SecureSumReply) and isinstance(request, SecureSumRequest)
+    names = ("study", "what", "round", "attempt", "step")
+    _same(message, {"site": party.site, **{name: getattr(request, name) for name in names}})
+    if request.what not in quantities(protocol):
+        raise EgressError("the protocol lets no such quantity be summed", found=request.what)
+    words = frame.arrays.get(MASKED)
+    if set(frame.arrays) != ({MASKED} if request.step == "mask" else set()):
+        raise EgressError("a step of a secure sum with other tensors than its masked words", found=request.step)
+    rows = [Value.of_field(f"step.{request.step}", message.document, purpose=f"secure sum of {request.what}",
+                           protection="masked")]  # fmt: skip
+    if words is not None:
+        if words.dtype != np.dtype("<u4") or words.ndim != 1:
+            raise EgressError("masked words of another form", found=f"{words.dtype} [{words.ndim}]",
+                              expected="uint32 [1]")  # fmt: skip
+        rows.append(Value(name=MASKED, purpose=f"secure sum of {request.what}", shape=words.shape, bytes=words.nbytes,
+                          sha256=hashlib.sha256(words.tobytes()).hexdigest(), protection="masked"))  # fmt: skip
+    return rows
 
 
 def _evaluated(frame: Frame, asked: Asked, party: Party) -> list[Value]:
@@ -255,5 +284,6 @@ RULES: Final[Mapping[type[Fields], _Rule]] = {
     AuditRequest: _Rule(AuditReply, _audited),
     TrainRequest: _Rule(TrainReply, _trained),
     EvaluateRequest: _Rule(EvaluateReply, _evaluated),
+    SecureSumRequest: _Rule(SecureSumReply, _summed),
 }
 """Everything that may leave, by what asks for it; besides these only words of an error (`EgressGate.refusal`)."""

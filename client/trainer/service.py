@@ -12,6 +12,7 @@ from client.privacy.scrub import without_identity as without_identity
 from client.trainer.config import SiteConfig
 from client.trainer.evaluate import answer_evaluate
 from client.trainer.models import WarmModels
+from client.trainer.secure import answer_secure_sum
 from client.trainer.site import Site, release
 from client.trainer.train import answer_train
 from client.training.features import FeatureCache
@@ -24,6 +25,7 @@ from shared_model.messages import (
     DescribeRequest,
     EvaluateRequest,
     Frame,
+    SecureSumRequest,
     TrainRequest,
     decode,
     encode,
@@ -131,7 +133,8 @@ class TrainerService:
                                   remedy="name the coordinator in the trainer's configuration")  # fmt: skip
             return self._released(self._answer(frame), frame)
         signed = record.admit(frame)
-        frame = Frame(signed.request, frame.arrays)  # what was signed, not what came beside it
+        asked = frame.message if isinstance(frame.message, SecureSumRequest) else signed.request
+        frame = Frame(asked, frame.arrays)  # what was signed, not what came beside it
         reply = self._answer(frame)
         record.answered(signed, reply)
         return self._released(reply, frame)
@@ -140,7 +143,7 @@ class TrainerService:
         """The stored or new answer to a study's request, through the gate. What it refuses stays stored, and so is
         neither computed nor charged again."""
         request = frame.message
-        assert isinstance(request, TrainRequest | EvaluateRequest)
+        assert isinstance(request, TrainRequest | EvaluateRequest | SecureSumRequest)
         protocol = self._site.protocol(request.protocol_sha256, study=request.study)
         trained = self._site.trained(protocol, request.round) if isinstance(request, TrainRequest) else frozenset()
         return self._gate.release(
@@ -153,6 +156,8 @@ class TrainerService:
                 return answer_train(self._site, request, frame.arrays)
             case EvaluateRequest() as request:
                 return answer_evaluate(self._site, request, frame.arrays)
+            case SecureSumRequest() as request:
+                return answer_secure_sum(self._site, request)
             case other:
                 raise MessageError("a trainer answers requests only", found=other.kind)
 
@@ -163,8 +168,9 @@ class TrainerService:
         return self._site.record.exchange(request)
 
     def _describe(self) -> DescribeReply:
-        config = self._site.config
+        config, record = self._site.config, self._site.record
         return DescribeReply(site=config.site, role=config.role, release=release(),
+                             key=record.key.public.hex if record is not None else None,
                              protocols=tuple(self._site.approved()), device=str(self._site.device))  # fmt: skip
 
 
