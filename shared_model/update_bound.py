@@ -49,56 +49,51 @@ def norm_of_difference(update: Arrays, base: Arrays) -> float:
 
 
 def norm_bound(
-    protocol: Protocol, round_number: int, base: Arrays, *, site: str, correction: float = 0.0,
-    noise_multiplier: float | None = None,
-) -> float:  # fmt: skip
+    protocol: Protocol, round_number: int, base: Arrays, *, site: str, correction: float = 0.0
+) -> float:
     """Greatest L2 distance from `base` that an honest site can reach in one round; derivation in the docstring above.
 
     Args:
         correction: L2 norm of the SCAFFOLD correction that the site was sent.
-        noise_multiplier: sigma that the site used, where its own policy asks for more; None: the protocol's.
 
     Raises:
         ProtocolError: the protocol bounds nothing (SGD without privacy and without gradient clipping).
     """
     parameters = sum(int(array.size) for array in base.values())
-    reach = _reach(protocol, round_number, parameters, site, noise_multiplier, coordinate=False)
+    reach = _reach(protocol, round_number, parameters, site, coordinate=False)
     reach += _gain(protocol) * protocol.learning_rate(round_number) * protocol.steps(round_number) * correction
     size = math.sqrt(sum(float(np.square(array.astype(np.float64)).sum()) for array in base.values()))
     return _with_decay(protocol, round_number, reach, size)
 
 
 def coordinate_bound(
-    protocol: Protocol, round_number: int, base: Arrays, *, site: str, correction: float = 0.0,
-    noise_multiplier: float | None = None,
-) -> float:  # fmt: skip
+    protocol: Protocol, round_number: int, base: Arrays, *, site: str, correction: float = 0.0
+) -> float:
     """Greatest change of any one number of `base` by an honest site in one round.
 
     Args:
         correction: greatest absolute number in the SCAFFOLD correction that the site was sent.
-        noise_multiplier: as for :func:`norm_bound`.
 
     Raises:
         ProtocolError: as :func:`norm_bound`.
     """
     parameters = sum(int(array.size) for array in base.values())
-    reach = _reach(protocol, round_number, parameters, site, noise_multiplier, coordinate=True)
+    reach = _reach(protocol, round_number, parameters, site, coordinate=True)
     reach += _gain(protocol) * protocol.learning_rate(round_number) * protocol.steps(round_number) * correction
     greatest = max((float(np.abs(array).max()) for array in base.values() if array.size), default=0.0)
     return _with_decay(protocol, round_number, reach, greatest + reach)
 
 
 def _reach(
-    protocol: Protocol, round_number: int, parameters: int, site: str, noise_multiplier: float | None, *,
-    coordinate: bool,
-) -> float:  # fmt: skip
+    protocol: Protocol, round_number: int, parameters: int, site: str, *, coordinate: bool
+) -> float:
     """The way of all steps together, over all `parameters` or for any one of them, without decay and corrections."""
     training, steps = protocol.training, protocol.steps(round_number)
     rate = _rate(protocol, round_number)
     if training.optimizer == "adamw":
         return ADAM_SLACK * rate * (1.0 if coordinate else math.sqrt(parameters)) * steps
     if protocol.private:
-        way = _private_sum(protocol, round_number, parameters, site, noise_multiplier, coordinate=coordinate)
+        way = _private_sum(protocol, round_number, parameters, site, coordinate=coordinate)
         return _gain(protocol) * rate * way / protocol.expected_batch(site, round_number)
     if training.gradient_clip > 0:
         return _gain(protocol) * rate * steps * training.gradient_clip
@@ -110,16 +105,14 @@ def _reach(
 
 
 def _private_sum(
-    protocol: Protocol, round_number: int, parameters: int, site: str, noise_multiplier: float | None, *,
-    coordinate: bool,
-) -> float:  # fmt: skip
+    protocol: Protocol, round_number: int, parameters: int, site: str, *, coordinate: bool
+) -> float:
     """Greatest norm (or number) of all steps' clipped and noised sums together, in units of the gradient."""
     x = math.log(1.0 / TAIL)
     steps = protocol.steps(round_number)
     mean = ROUNDING * steps * protocol.expected_batch(site, round_number)
     drawn = mean + math.sqrt(2.0 * mean * x) + 2.0 * x / 3.0
-    clip, asked = protocol.privacy.clip, protocol.noise_multiplier(round_number)
-    sigma = asked if noise_multiplier is None else noise_multiplier
+    clip, sigma = protocol.privacy.clip, protocol.noise_multiplier(round_number)
     if coordinate:
         spread = math.sqrt(2.0 * math.log(2.0 * max(parameters, 1) / TAIL))
     else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from client.deploy.doctor_cli import doctor
+from client.privacy.cli import COMMANDS as PRIVACY
 from client.privacy.egress_cli import egress
 
 if TYPE_CHECKING:
@@ -217,4 +218,4 @@ def _proposal(home: SiteHome, study: str) -> SignedProtocol:
     return found[study]
 
 
-COMMANDS = (init, status, review, approve, decline, join, leave, doctor, egress)
+COMMANDS = (init, status, review, approve, decline, join, leave, doctor, egress, *PRIVACY)

@@ -20,6 +20,7 @@ from client.privacy.disclosure import disclosed
 from client.privacy.egress_reports import check_report
 from client.privacy.egress_values import Protection, Value, tensor_values
 from client.privacy.scrub import without_identity
+from shared_model.clamp import raised
 from shared_model.errors import EgressError, MessageError
 from shared_model.messages import (
     MASKED,
@@ -127,7 +128,7 @@ def _trained(frame: Frame, asked: Asked, party: Party) -> list[Value]:
     frozen = check_update(
         protocol, request.round, site=party.site, update=frame.arrays, base=weights, correction=correction,
         trained=asked.trained,
-        noise_multiplier=message.privacy.noise_multiplier if message.privacy is not None else None,
+        told=message.privacy.noise_multiplier if message.privacy is not None else None,
     )  # fmt: skip
     learnt: Protection = "noised" if protocol.private else "unprotected"
     moved = {name: array for name, array in frame.arrays.items() if name not in frozen}
@@ -138,12 +139,12 @@ def _trained(frame: Frame, asked: Asked, party: Party) -> list[Value]:
 
 def check_update(
     protocol: Protocol, round_number: int, *, site: str, update: Arrays, base: Arrays, correction: Arrays,
-    trained: Collection[str], noise_multiplier: float | None,
+    trained: Collection[str], told: float | None,
 ) -> frozenset[str]:  # fmt: skip
     """Refuse an update that no honest round makes; the bound is the one of `shared_model.update_bound`.
 
     Args:
-        noise_multiplier: sigma that was used, where it is more than the protocol's; None: the protocol's.
+        told: the noise multiplier that the answer names, more than the protocol's where the site's own policy says so.
 
     Returns:
         names of the tensors that the phase does not train, which are as they came.
@@ -163,16 +164,15 @@ def check_update(
     for name in sorted(frozen):
         if not np.array_equal(update[name], base[name]):
             raise EgressError("a tensor was changed that this phase does not train", found=name)
-    sigma = protocol.noise_multiplier(round_number)
-    used = sigma if noise_multiplier is None else max(sigma, noise_multiplier)
-    reach = norm_bound(protocol, round_number, base, site=site, noise_multiplier=used,
-                       correction=norm_of_difference(correction, {n: np.zeros_like(a) for n, a in correction.items()}))
+    reckoned = raised(protocol, round_number, told)
+    still = {name: np.zeros_like(array) for name, array in correction.items()}
+    reach = norm_bound(reckoned, round_number, base, site=site, correction=norm_of_difference(correction, still))
     distance = norm_of_difference(update, base)
     if not distance <= reach:
         raise EgressError("the update is larger than the protocol's clipping and noise can make it",
                           found=f"norm {distance:.4g}", expected=f"at most {reach:.4g}")  # fmt: skip
     greatest = max((float(np.abs(array).max()) for array in correction.values()), default=0.0)
-    limit = coordinate_bound(protocol, round_number, base, site=site, noise_multiplier=used, correction=greatest)
+    limit = coordinate_bound(reckoned, round_number, base, site=site, correction=greatest)
     for name in sorted(update):
         change = float(np.abs(update[name].astype(np.float64) - base[name]).max()) if update[name].size else 0.0
         if not change <= limit:

@@ -17,7 +17,6 @@ from client.trainer.site import Site, release
 from client.trainer.train import answer_train
 from client.training.features import FeatureCache
 from shared_model.errors import ConfigError, MammoFedError, MessageError, TrainerError
-from shared_model.evaluation.subgroups import SUPPRESS_BELOW
 from shared_model.messages import (
     AuditReply,
     AuditRequest,
@@ -175,6 +174,6 @@ class TrainerService:
 
 
 def _gate(config: SiteConfig) -> EgressGate:
-    party = Party(site=config.site, role=config.role, suppress_below=SUPPRESS_BELOW)
+    party = Party(site=config.site, role=config.role, suppress_below=config.suppress_below)
     return EgressGate(config.state, party=party, paths=(config.cohort, config.state, config.protocols),
                       recipient=config.coordinator.name if config.coordinator is not None else None)  # fmt: skip
