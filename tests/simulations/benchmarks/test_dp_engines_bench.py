@@ -25,7 +25,7 @@ def test_without_noise_private_steps_and_stock_hooks_agree(monkeypatch: pytest.M
     """Same model, same women, same clipping, same divisor: otherwise the ratio would compare two different things."""
     monkeypatch.setattr(dp_engines, "SIGMA", 0.0)
     monkeypatch.setattr(dp_engines, "CLIP", 0.05)
-    start = torch.cat([p.detach().flatten() for p in dp_engines._model(CASE).parameters()])
+    start = torch.cat([p.detach().flatten() for p in dp_engines.make_model(CASE).parameters()])
     private, hooks = (weights_after_a_step(way, monkeypatch) - start for way in ("private", "hooks"))
     assert float(private.norm()) > 0
     assert float((private - hooks).norm() / private.norm()) < 1e-3  # float32 differences of weights near one
@@ -34,7 +34,7 @@ def test_without_noise_private_steps_and_stock_hooks_agree(monkeypatch: pytest.M
 def test_without_clipping_all_three_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dp_engines, "SIGMA", 0.0)
     monkeypatch.setattr(dp_engines, "CLIP", 1e6)
-    start = torch.cat([p.detach().flatten() for p in dp_engines._model(CASE).parameters()])
+    start = torch.cat([p.detach().flatten() for p in dp_engines.make_model(CASE).parameters()])
     moves = [weights_after_a_step(way, monkeypatch) - start for way in dp_engines.WAYS]
     for one, other in itertools.combinations(moves, 2):
         assert float((one - other).norm() / one.norm()) < 1e-3
