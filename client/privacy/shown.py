@@ -81,7 +81,7 @@ def print_verified(found: Verified, console: Console | None = None) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     table.add_row("Chain", f"{found.entries} lines of ledger {found.log[:8]}, whole and in order; "
-                  f"{found.reservations} reservations, {found.unsettled} of them never settled (they count)")  # fmt: skip
+                  f"{found.reservations} reservations, {found.unsettled} of them unsettled (they count)")  # fmt: skip
     table.add_row("Anchor", "fits: this is not an older copy" if found.anchor else "[red]is gone[/red]")
     table.add_row("Audit log", f"{found.witnessed} entries hold the ledger's head, and fit up to line {found.covered}"
                   if found.witnessed else "holds no head of it: nobody else vouches for it")  # fmt: skip

@@ -108,13 +108,13 @@ def pld_epsilon(account: Account, *, delta: float) -> float:
         from dp_accounting.pld import PLDAccountant
     except ImportError:
         raise ConfigError("the independent accountant is not installed", expected="dp-accounting",
-                          remedy="install the release with all that it names: pip install mammofed") from None  # fmt: skip
+                          remedy="install the release with all that it names") from None  # fmt: skip
     rough = account.epsilon(delta=delta)
     accountant = PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
                                value_discretization_interval=min(GRID, max(1e-5, GRID * rough)))  # fmt: skip
     for row in rows:
-        event = dp_accounting.PoissonSampledDpEvent(row.sample_rate, dp_accounting.GaussianDpEvent(row.noise_multiplier))
-        accountant.compose(event, row.steps)
+        gaussian = dp_accounting.GaussianDpEvent(row.noise_multiplier)
+        accountant.compose(dp_accounting.PoissonSampledDpEvent(row.sample_rate, gaussian), row.steps)
     return float(accountant.get_epsilon(delta))
 
 
