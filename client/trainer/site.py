@@ -21,6 +21,7 @@ from client.trainer.config import SiteConfig
 from client.trainer.models import WarmModels
 from client.trainer.record import SiteRecord
 from client.trainer.replies import ReplyStore
+from client.trainer.withdrawn import check_not_withdrawn
 from client.training.features import FeatureCache
 from client.training.update import trained_names
 from shared_model.cohort import Cohort, split_indices
@@ -156,6 +157,7 @@ class Site:
             PrivacyError: the site's own policy forbids it, whoever approved it.
             CohortError: the cohort was prepared by another contract or pipeline, or does not fit the public size.
         """
+        check_not_withdrawn(self.config.protocols.parent, study)
         protocol = self.approved().get(sha256)
         if protocol is None:
             raise ProtocolError(f"{self.config.site} has not approved this protocol", found=sha256[:12],

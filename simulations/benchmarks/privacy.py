@@ -91,11 +91,11 @@ def _rows(case: Case, folder: Path, turns: int) -> list[Row]:
     }
     step = _seconds(make_step(case, "private"), turns)
     shares = {name: 100 * _seconds(act, turns) / per / step for name, (act, per) in guards.items()}
-    rows = [Row(name=f"{case.name}: {name}", value=share, unit="% of a private step")
+    rows = [Row(name=f"{case.name}: {name}", value=share, unit="% of a step")
             for name, share in shares.items()]  # fmt: skip
     return [
         Row(name=f"{case.name}: one private step", value=1e3 * step, unit="ms"), *rows,
-        Row(name=f"{case.name}: all three", value=sum(shares.values()), unit="% of a private step", at_most=MOST),
+        Row(name=f"{case.name}: all three", value=sum(shares.values()), unit="% of a step", at_most=MOST),
     ]  # fmt: skip
 
 

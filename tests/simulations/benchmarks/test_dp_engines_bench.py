@@ -15,8 +15,8 @@ CASE = Case(size="tiny", height=48, width=40, of_plain=0.1, of_hooks=0.1, memory
 
 def weights_after_a_step(way: str, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     models: list[torch.nn.Module] = []
-    build = dp_engines._model
-    monkeypatch.setattr(dp_engines, "_model", lambda case: models.append(build(case)) or models[-1])
+    build = dp_engines.make_model
+    monkeypatch.setattr(dp_engines, "make_model", lambda case: models.append(build(case)) or models[-1])
     dp_engines.make_step(CASE, way)()
     return torch.cat([p.detach().flatten() for p in models[0].parameters()])
 
