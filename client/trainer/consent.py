@@ -18,6 +18,7 @@ from client.privacy.ledger import Ledger
 from client.privacy.policy import decide
 from client.privacy.what_if import outlook
 from client.trainer.peers import NOBODY, Confirmed, confirm_peers, read_peers
+from client.trainer.withdrawn import check_not_withdrawn
 from shared_model.cohort import Cohort, split_indices
 from shared_model.errors import ConfigError, ProtocolError, SignatureError
 from shared_model.private_files import make_private_folder, remove_private, write_private
@@ -165,6 +166,7 @@ def approve(home: SiteHome, signed: SignedProtocol, *, compared: Confirmed = NOB
     trusted = home.trusted_coordinator()
     if trusted is not None and trusted != signed.coordinator:
         raise _another(signed.coordinator, trusted)
+    check_not_withdrawn(home.trainer, signed.protocol.study)
     if signed.protocol.summed and home.identity().settings.role.value == "site":
         _confirm(home, signed.protocol, compared)
     home.trust(signed.coordinator)
