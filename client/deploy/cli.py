@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from client.deploy.doctor_cli import doctor
+from client.deploy.withdraw_cli import withdraw
+from client.privacy.cli import COMMANDS as PRIVACY
+from client.privacy.egress_cli import egress
 
 if TYPE_CHECKING:
     from client.deploy.home import SiteHome
@@ -220,4 +223,4 @@ def _proposal(home: SiteHome, study: str) -> SignedProtocol:
     return found[study]
 
 
-COMMANDS = (init, status, review, approve, decline, join, leave, doctor)
+COMMANDS = (init, status, review, approve, decline, join, leave, doctor, egress, withdraw, *PRIVACY)

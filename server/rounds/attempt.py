@@ -74,7 +74,8 @@ class Attempt:
                 self._note("site_started", site=site)
         ignored = study.exchange.ignored
         answers = self._ask(reachable)
-        bounds = norm_bounds(study.protocol, self.round, self._weights, corrections=self._corrections(reachable))
+        bounds = norm_bounds(study.protocol, self.round, self._weights, corrections=self._corrections(reachable),
+                             noise=_told(answers))  # fmt: skip
         verdicts = [self._judge(site, answers.get(site), norm_bound=bounds[site]) for site in asked]
         if study.protocol.summed:
             verdicts = self._sum(verdicts)
@@ -153,7 +154,7 @@ class Attempt:
         rejection = inspect(answer.frame.arrays, self._weights, norm_bound=norm_bound)
         if rejection is not None:
             return _verdict(site, asked, answer, "refused", f"{rejection.code}: {rejection.text}", reply)
-        return _verdict(site, asked, answer, "contributed", "", reply, answer.frame.arrays)
+        return _verdict(site, asked, answer, "contributed", reply.reason, reply, answer.frame.arrays)
 
     def _identity_fault(self, site: str, asked: int, reply: object) -> str:
         if not isinstance(reply, TrainReply):
@@ -229,12 +230,20 @@ def _after_sum(verdict: Verdict, mean: MeanUpdate | None) -> Verdict:
     up, down = mean.traffic.get(row.site, (0, 0))
     row = replace(row, bytes_up=row.bytes_up + up, bytes_down=row.bytes_down + down)
     if mean.weights is not None and row.site in mean.sites:
-        return replace(verdict, row=replace(row, outcome="contributed", reason=""))
+        words = row.reason if row.outcome == "contributed" else ""  # what the site's own policy changed
+        return replace(verdict, row=replace(row, outcome="contributed", reason=words))
     if row.outcome != "contributed":
         return replace(verdict, row=row)
     outcome = "refused" if mean.opened else "failed"
     words = mean.lost.get(row.site, "") or mean.fault or "it was not in the sum that was begun"
     return replace(verdict, row=replace(row, outcome=outcome, reason=plain(f"secure sum: {words}")))
+
+
+def _told(answers: Mapping[str, Answer]) -> dict[str, float]:
+    """The noise multiplier that each site says it used: its own policy may ask for more than the protocol does."""
+    messages = {site: answer.frame.message for site, answer in answers.items() if answer.frame is not None}
+    return {site: message.privacy.noise_multiplier for site, message in messages.items()
+            if isinstance(message, TrainReply) and message.privacy is not None}  # fmt: skip
 
 
 def _verdict(

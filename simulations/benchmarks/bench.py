@@ -24,6 +24,7 @@ from simulations.words import seconds_in_words
 # name -> (title, module with `measure() -> list[Row]`); imported only when asked for
 SECTIONS: dict[str, tuple[str, str]] = {
     "dp": ("Patient-level DP-SGD: speed and memory", "simulations.benchmarks.dp_engines"),
+    "privacy": ("What a site's privacy guards cost", "simulations.benchmarks.privacy"),
     "films": ("DICOM films prepared, by transfer syntax", "simulations.benchmarks.films"),
     "import": ("A hospital imported, and imported again", "simulations.benchmarks.imports"),
     "cohort": ("Opening a prepared cohort", "simulations.benchmarks.cohorts"),
