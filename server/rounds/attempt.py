@@ -78,7 +78,7 @@ class Attempt:
                              noise=_told(answers))  # fmt: skip
         verdicts = [self._judge(site, answers.get(site), norm_bound=bounds[site]) for site in asked]
         if study.protocol.summed:
-            verdicts = self._sum(verdicts)
+            verdicts = self._sum(verdicts, _told(answers))
         with study.journal.round_step(self.round, self.attempt, RoundStep.COLLECT):
             for verdict in verdicts:
                 self._record(verdict)
@@ -106,10 +106,10 @@ class Attempt:
             round_number=self.round, attempt=self.attempt, data={"sites": len(mean.sites), "error": mean.error},
         )  # fmt: skip
 
-    def _sum(self, verdicts: list[Verdict]) -> list[Verdict]:
+    def _sum(self, verdicts: list[Verdict], told: Mapping[str, float]) -> list[Verdict]:
         """Sum the updates of those who trained, and judge each site by whether it is in the sum."""
         trained = {v.row.site: v.row.asked for v in verdicts if v.row.outcome == "contributed"}
-        self.mean = sum_updates(self._study, self.round, self.attempt, base=self._weights, asked=trained)
+        self.mean = sum_updates(self._study, self.round, self.attempt, base=self._weights, asked=trained, told=told)
         return [_after_sum(verdict, self.mean) for verdict in verdicts]
 
     def _ask(self, sites: list[str]) -> dict[str, Answer]:

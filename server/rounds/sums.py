@@ -26,6 +26,7 @@ from shared_model.secagg.session import LEAST_SITES, Session
 from shared_model.secagg.terms import UPDATE, coefficients, subject_of, terms_of
 
 FOLDER = "sums"
+MOST_TOLD = 1e9  # more than is believed of anybody (shared_model.clamp)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +51,22 @@ def kept_sum(run_dir: Path, what: str, round_number: int, attempt: int) -> Path:
 
 
 def sum_updates(
-    study: Study, round_number: int, attempt: int, *, base: Arrays, asked: Mapping[str, int]
+    study: Study, round_number: int, attempt: int, *, base: Arrays, asked: Mapping[str, int], told: Mapping[str, float]
 ) -> MeanUpdate | None:
     """Sum the updates of the sites that trained; None when they are too few for a sum.
 
     Args:
         base: weights that they were sent.
         asked: by site that trained, the attempt number of its training request.
+        told: by site, the noise multiplier that it says it used. Of a site that was in a sum that was begun before,
+            and does not answer now, the most that is believed of anybody is reckoned with.
 
     Raises:
         StorageError: the half-done sum cannot be kept, or is damaged or of another round.
     """
     keep = kept_sum(study.run_dir, UPDATE, round_number, attempt)
-    bounds = norm_bounds(study.protocol, round_number, base)
+    noise = {site.name: told.get(site.name, MOST_TOLD) for site in study.protocol.federation.sites}
+    bounds = norm_bounds(study.protocol, round_number, base, noise=noise)
     terms = _terms(study, round_number, attempt, keep, base, asked=asked, bounds=bounds)
     if terms is None:
         return None

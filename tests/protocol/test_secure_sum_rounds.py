@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
+from client.privacy.ledger import Ledger
 from server.rounds.checkpoint import read_checkpoint
 from server.rounds.loop import run_study
 from shared_model.errors import ConfigError
+from shared_model.evaluation import metrics_from_histogram, score_histogram
 from shared_model.messages import Frame, SecureSumRequest, TrainReply
+from simulations.engine.library import TrainerLibrary
 from tests.summed import (
     STEPS,
     Hall,
@@ -36,13 +41,11 @@ def weights(study: Any, folder: Path, number: int) -> Any:
 
 def trained(study: Any, site: str) -> int:
     """How often a site's ledger was charged for training."""
-    entries = json.loads((study.config(site).state / "ledger.json").read_text())["entries"]
-    return sum(1 for entry in entries if "train" in json.dumps(entry))
+    records = Ledger(study.config(site).state / "ledger.json").records()
+    return sum(record.group == "train" for record in records)
 
 
 def stated_error(folder: Path, number: int) -> float:
-    import sqlite3
-
     with sqlite3.connect(folder / "journal.sqlite") as db:
         query = "SELECT data FROM events WHERE kind = 'updates_summed' AND round = ?"
         return float(json.loads(db.execute(query, (number,)).fetchone()[0])["error"])
@@ -66,12 +69,13 @@ def test_no_update_crosses_by_itself(small_study: Make, tmp_path: Path) -> None:
     study = make_summed(small_study, private=True)
     outcome, wire = run(study, tmp_path / "run")
     assert outcome.status == "COMPLETE"
+    rows = {**participation(tmp_path / "run", 1), **participation(tmp_path / "run", 2)}
+    assert set(rows.values()) == {("contributed", "")}, rows
     replies = [reply for _, request, reply in wire.told if request.message.kind == "train"]
     assert len(replies) == 8 and all(isinstance(reply.message, TrainReply) for reply in replies)
     assert all(not reply.arrays and reply.message.loss is None for reply in replies)  # type: ignore[union-attr]
     masked = [reply.arrays for _, request, reply in wire.told if getattr(request.message, "step", "") == "mask"]
     assert len(masked) == 8 and all(set(arrays) == {"masked_words"} for arrays in masked)
-    assert {outcome for outcome, _ in participation(tmp_path / "run").values()} == {"contributed"}
     assert [trained(study, site) for site in NAMES] == [2, 2, 2, 2]
     kept = [path.name for path in (study.config("site-01").state / "secure").rglob("*.f32")]
     assert kept == []  # what was summed is forgotten
@@ -164,6 +168,45 @@ def test_a_sum_that_is_there_needs_no_site(small_study: Make, tmp_path: Path) ->
     outcome, _ = run(study, tmp_path / "run", before=gone)
     assert outcome.status == "COMPLETE"
     assert {outcome for outcome, _ in participation(tmp_path / "run").values()} == {"contributed"}
+
+
+def test_joint_metrics_are_the_exact_counts_of_all_sites_together(small_study: Make, tmp_path: Path) -> None:
+    study = make_summed(small_study, private=True, training__phases=one_round(), privacy__metrics="joint")
+    outcome, wire = run(study, tmp_path / "run")
+    assert outcome.status == "COMPLETE"
+    told = [reply.message for _, request, reply in wire.told if getattr(request.message, "scope", "") == "site"]
+    assert [message.report for message in told] == ["{}"] * 4  # type: ignore[union-attr]
+    document = json.loads((tmp_path / "run" / "summary.json").read_text())["metrics"]["sites"]
+    assert set(document) == {"all-sites"}
+    with TrainerLibrary(list(study.files.values())) as library:
+        arrays = load_file(tmp_path / "run" / "model.safetensors")
+        scores = [library.scores(site, study.protocol, arrays, "test") for site in NAMES]
+    counts = sum(score_histogram(s.labels, s.fused / temperature(tmp_path / "run"), 16) for s in scores)
+    expected = metrics_from_histogram(counts, confidence=0.95)
+    assert document["all-sites"] == expected and document["all-sites"]["n"] == sum(len(s.labels) for s in scores)
+    assert [trained(study, site) for site in NAMES] == [1, 1, 1, 1]  # no epsilon for what nobody sees by itself
+
+
+def temperature(folder: Path) -> float:
+    with sqlite3.connect(folder / "journal.sqlite") as db:
+        row = db.execute("SELECT document FROM reports WHERE scope = 'selection'").fetchone()
+    return float(json.loads(row[0])["temperature"])
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_joint_metrics_are_one_site_less_or_missing_and_the_study_complete_all_the_same(
+    small_study: Make, tmp_path: Path, step: str
+) -> None:
+    study = make_summed(small_study, training__phases=one_round(), privacy__metrics="joint")
+    lost = lose(("site-01", step), ("site-02", step))
+
+    def fault(site: str, request: Frame) -> None:
+        if getattr(request.message, "what", "") == "scores":
+            lost(site, request)
+
+    outcome, _ = run(study, tmp_path / "run", before=fault)
+    assert outcome.status == "COMPLETE"
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["metrics"]["sites"] == {}
 
 
 def test_a_study_with_a_secure_sum_needs_the_coordinator_s_key(small_study: Make, tmp_path: Path) -> None:
