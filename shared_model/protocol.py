@@ -178,7 +178,8 @@ class PrivacyTerms(Terms):
 
     clip: C, greatest L2 norm of one patient's gradient; noise_multiplier: sigma, noise std divided by C.
     epsilon: what sigma was calibrated to over all rounds at this delta; a site that has less left abstains.
-    metrics: whether a site releases one noised score histogram of its own test women, once, at the end.
+    metrics: what is released of the sites' own test women, once, at the end. `final`: each site's noised score
+        histogram; `joint`: the exact sum of all sites' histograms, out of a secure sum; `none`.
     metrics_noise_multiplier: noise std of each histogram count (one patient changes one count by one).
     """
 
@@ -190,7 +191,7 @@ class PrivacyTerms(Terms):
     accountant: Literal["prv"] = "prv"
     adjacency: Literal["add_or_remove_one"] = "add_or_remove_one"
     unit: Literal["patient"] = "patient"
-    metrics: Literal["final", "none"]
+    metrics: Literal["final", "joint", "none"]
     metrics_noise_multiplier: NonNegative
     metrics_bins: int = Field(ge=4, le=256)
 
@@ -322,6 +323,8 @@ class Protocol(Terms):
             )
         ):  # fmt: skip
             return f"federation.{fault}"
+        if self.privacy.metrics == "joint" and not self.summed:
+            return "privacy.metrics: `joint` sums the sites' histograms securely; it needs federation.secure_sum=masked"
         return personal_fault(personal=terms.personal, weight_decay=training.weight_decay)
 
     @property

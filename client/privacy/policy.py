@@ -161,8 +161,8 @@ def decide(policy: PrivacyPolicy, protocol: Protocol, patients: int) -> Decision
         if not clip <= policy.greatest_clip:
             clip = policy.greatest_clip
             clamps.append(Clamp(line="greatest_clip", asked=terms.clip, used=clip))
-    if terms.metrics == "final" and policy.metrics == "none":
-        clamps.append(Clamp(line="metrics", asked="final", used="none"))
+    if terms.metrics != "none" and policy.metrics == "none":
+        clamps.append(Clamp(line="metrics", asked=terms.metrics, used="none"))
     metrics = terms.metrics == "final" and policy.metrics == "final"
     metrics_noise = max(terms.metrics_noise_multiplier, policy.least_noise) if protocol.private else 0.0
     return Decision(refusals=tuple(refusals), clamps=tuple(clamps), clip=clip, noise=tuple(noise), metrics=metrics,

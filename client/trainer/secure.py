@@ -192,7 +192,7 @@ def _join(
     subject = subject_of(protocol, what=request.what, round_number=request.round)
     party = SumSite.join(
         request.opened(), site=site.config.site, signing=signing, coordinator=site.config.coordinator.verify_key,
-        confirmed=read_peers(site.config.protocols.parent), least_sites=LEAST_SITES,
+        confirmed=read_peers(site.config.protocols.parent), least_sites=max(LEAST_SITES, site.config.least_sites),
         revealed=(subject,) if files.revealed(request) else (),
     )  # fmt: skip
     check_terms(party.session, protocol, what=request.what, round_number=request.round, attempt=request.attempt)

@@ -15,12 +15,15 @@ from shared_model.secagg.session import Peer, Session
 from shared_model.signing import VerifyKey
 
 UPDATE: Final = "update"  # what a site's round of training changed: trained less received weights, float32
+SCORES: Final = "scores"  # a site's own test women by score, two rows of counts (shared_model.evaluation)
 BITS: Final = 32  # a word on the wire is as large as a weight; the step is then some 1e-8 of the bound
 
 
 def quantities(protocol: Protocol) -> tuple[str, ...]:
     """What may be summed in a study."""
-    return (UPDATE,) if protocol.summed else ()
+    if not protocol.summed:
+        return ()
+    return (UPDATE, SCORES) if protocol.privacy.metrics == "joint" else (UPDATE,)
 
 
 def subject_of(protocol: Protocol, *, what: str, round_number: int) -> str:

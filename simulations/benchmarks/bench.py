@@ -32,9 +32,11 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "scaling": ("Ten hospitals against a hundred", "simulations.benchmarks.scaling"),
     "start": ("The default study from an empty cache", "simulations.benchmarks.start"),
     "deployment": ("A deployed round against plain Flower's", "simulations.benchmarks.deployment.compare"),
+    "secure_sum": ("A secure sum against a plain one, CPU time", "simulations.benchmarks.secure_sum"),
     "peers": ("The same study in other frameworks", "simulations.benchmarks.peers.compare"),
 }
-ON_REQUEST = frozenset({"deployment", "peers"})  # take minutes, or install packages: never without `--only`
+# Take minutes, or install packages: never without `--only`.
+ON_REQUEST = frozenset({"deployment", "peers", "secure_sum"})
 VERSIONS = ("torch", "opacus", "flwr", "numpy", "pydicom")
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
