@@ -67,10 +67,11 @@ class ModelTerms(Terms):
 
 
 class WeightsTerms(Terms):
-    """Initial weights, by hash. `origin` is `public` (pre-trained on procedural films) or `random`."""
+    """Initial weights, by hash. `origin` is `public` (pre-trained on procedural films), `random`, or `study`: a round
+    of an earlier study, which hospitals have trained."""
 
     sha256: Sha256
-    origin: Literal["public", "random"]
+    origin: Literal["public", "random", "study"]
     recipe: str = Field(max_length=200)
 
 

@@ -12,9 +12,11 @@ On a machine of its own each role has its user (`client/deploy/units`); for one 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import secrets
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,12 +216,23 @@ class SiteHome:
 
     @property
     def socket(self) -> Path:
-        """Where the courier finds the trainer."""
+        """Where the courier finds the trainer.
+
+        Raises:
+            ConfigError: the home's path is too long for a socket, and in its place lies somebody else's folder.
+        """
         path = self.folder.resolve() / "run" / "trainer.sock"
         if len(str(path).encode()) <= MAX_SOCKET_PATH:
             return path
         short = hashlib.sha256(str(path).encode()).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"mammofed-{short}" / "trainer.sock"
+        folder = Path(tempfile.gettempdir()) / f"mammofed-{short}"
+        with contextlib.suppress(FileNotFoundError):  # anybody may write there, and a stranger is no trainer
+            there, own = folder.lstat(), (self.folder / "run").stat()
+            if not stat.S_ISDIR(there.st_mode) or there.st_uid != own.st_uid:
+                raise ConfigError("somebody else's folder lies where this site's socket should", found=str(folder),
+                                  expected=f"a folder of user {own.st_uid}", remedy="remove it; or give the site a "
+                                  f"home whose path is shorter than {MAX_SOCKET_PATH - 17} bytes")  # fmt: skip
+        return folder / "trainer.sock"
 
     def identity(self) -> SiteIdentity:
         """The site's keys and certificate."""

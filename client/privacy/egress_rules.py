@@ -214,11 +214,12 @@ def _evaluated(frame: Frame, asked: Asked, party: Party) -> list[Value]:
     owner = "site" if request.scope == "site" else "evaluator"
     if owner != party.role:
         raise EgressError("an evaluation of a split that is another party's", found=request.scope, expected=party.role)
+    joint = request.scope == "site" and protocol.privacy.metrics == "joint"  # then the counts leave masked, if at all
     noised = request.scope == "site" and protocol.private
     rows = _answer(message.reason, message.seconds, message.privacy, message)
-    if message.outcome == "abstained":
+    if message.outcome == "abstained" or joint:
         if message.report != "{}":
-            raise EgressError("an abstention with a report")
+            raise EgressError("a report where none may leave", found=message.outcome)
         return rows
     if noised:
         if message.privacy is None:

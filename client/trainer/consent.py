@@ -241,7 +241,7 @@ def women_of(home: SiteHome) -> dict[str, list[str]]:
         ConfigError: the policy is wrong, or this is the evaluator, which trains nobody.
         CohortError: the cohort cannot be read.
     """
-    if home.identity().settings.role.value != "site":
+    if home.config_for(None).role != "site":
         raise ConfigError("an evaluator trains nobody, so nothing is spent here", expected="a site")
     policy = Policy.read(home.policy_file)
     return _split(Cohort.open(policy.cohort), policy)

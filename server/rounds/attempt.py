@@ -204,6 +204,11 @@ class Attempt:
     def _number(self, site: str) -> int:
         return int(self._numbers.get(site, 1))
 
+    @property
+    def base(self) -> Arrays:
+        """The weights that the sites were sent."""
+        return self._weights
+
     def updates(self) -> Mapping[str, Arrays]:
         """The updates that passed, by site."""
         return {site: self._held[site] for site in self.sites if site in self._held}

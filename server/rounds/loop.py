@@ -86,7 +86,7 @@ def run_study(
         raise ConfigError("a study with a secure sum needs the coordinator's signing key", found="unsigned requests",
                           remedy="run it at a coordinator, or with `mammofed simulate`")  # fmt: skip
     run_dir.mkdir(parents=True, exist_ok=True)
-    with _alone(run_dir):
+    with alone(run_dir):
         _freeze(run_dir, protocol)
         with Journal(run_dir / "journal.sqlite", observer) as journal:
             roster = Roster()
@@ -199,7 +199,7 @@ def _freeze(run_dir: Path, protocol: Protocol) -> None:
 
 
 @contextmanager
-def _alone(run_dir: Path) -> Iterator[None]:
+def alone(run_dir: Path) -> Iterator[None]:
     """One coordinator at a time; the kernel frees the lock however the process ends (flock(2))."""
     with (run_dir / "journal.lock").open("w") as stream:
         try:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from server.rounds.attempt import Attempt
 from server.rounds.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from server.rounds.ending import note_auc
+from server.rounds.influence import SCOPE as INFLUENCE
+from server.rounds.influence import influences
 from server.rounds.measure import Measurement, auc_of, evaluator_measures, record
 from server.rounds.roll_call import call_roll
 from server.rounds.sampling import due
@@ -103,6 +105,8 @@ def _close(study: Study, attempt: Attempt) -> Weights:
         for site in sorted(updates.keys() - set(study.aggregator.taken)):
             study.note("left_out", f"{study.protocol.federation.strategy} did not take this site's update",
                        code="not_taken", site=site, round_number=number, attempt=attempt.attempt)  # fmt: skip
+        for site, found in influences(updates, attempt.base, _weights_of(study)).items():
+            journal.metrics(number, INFLUENCE, site, found.numbers())
     _evaluate(study, number, attempt.attempt, weights)
     state = study.aggregator.state()
     path = write_checkpoint(
@@ -113,6 +117,10 @@ def _close(study: Study, attempt: Attempt) -> Weights:
         study.note("checkpoint_written", path.name, round_number=number, attempt=attempt.attempt)
     _mark_closed(study, number, attempt.attempt)
     return weights
+
+
+def _weights_of(study: Study) -> dict[str, float]:
+    return {site.name: site.weight for site in study.protocol.federation.sites}
 
 
 def _mark_closed(study: Study, number: int, attempt: int) -> None:

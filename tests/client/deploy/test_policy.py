@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +172,23 @@ def test_a_socket_below_a_long_path_lies_elsewhere_and_still_belongs_to_this_hom
     places = [home.socket for home in deep]
     assert all(len(str(place).encode()) <= MAX_SOCKET_PATH for place in places) and len(set(places)) == 2
     assert deep[0].socket == places[0]
+
+
+@pytest.mark.parametrize("file", [False, True])
+def test_a_strangers_folder_in_the_sockets_place_is_not_talked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: bool
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    deep = SiteHome(tmp_path / ("x" * 120))
+    (deep.folder / "run").mkdir(parents=True)
+    place = deep.socket.parent
+    place.touch() if file else place.mkdir(0o700)
+    if not file:
+        assert deep.socket.parent == place, "our own"
+        user = place.lstat()
+        strange = os.stat_result((*user[:4], user.st_uid + 1, *user[5:]))
+        real = Path.lstat
+        monkeypatch.setattr(Path, "lstat", lambda path: strange if path == place else real(path))
+    with pytest.raises(ConfigError, match="somebody else's folder") as told:
+        deep.socket  # noqa: B018
+    assert "shorter" in told.value.remedy
