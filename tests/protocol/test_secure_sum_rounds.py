@@ -42,7 +42,7 @@ def weights(study: Any, folder: Path, number: int) -> Any:
 def trained(study: Any, site: str) -> int:
     """How often a site's ledger was charged for training."""
     records = Ledger(study.config(site).state / "ledger.json").records()
-    return sum(record.group == "train" for record in records)
+    return sum(record["group"] == "train" for record in records)
 
 
 def stated_error(folder: Path, number: int) -> float:
