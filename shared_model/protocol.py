@@ -257,6 +257,20 @@ class EvaluationTerms(Terms):
     collapse_auc: Fraction
 
 
+class ExplorationTerms(Terms):
+    """Counts before a study, over all sites together: how many women, films and values there are; nobody is trained on.
+
+    fields: names of the contract's; empty: all. bins: of a number. suppress_below: smaller counts are not shown.
+    The rest of the protocol says who, by which contract, and how private: one round of one step on every woman, so that
+    `privacy.noise_multiplier` is the noise of the whole vector of counts divided by its sensitivity, and the ledger and
+    the policy reckon with it as with any round. Mode `none` is the exact sum.
+    """
+
+    fields: tuple[Name, ...] = Field(default=(), max_length=200)
+    bins: int = Field(ge=2, le=64)
+    suppress_below: int = Field(ge=0, le=1000)
+
+
 class Protocol(Terms):
     """A whole study. Build it with :meth:`create`, read it with :meth:`from_json`; its hash is :attr:`sha256`."""
 
@@ -273,6 +287,7 @@ class Protocol(Terms):
     privacy: PrivacyTerms
     federation: FederationTerms
     evaluation: EvaluationTerms
+    exploration: ExplorationTerms | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Protocol:
@@ -284,7 +299,7 @@ class Protocol(Terms):
                 f"federation: need quorum <= sites_per_round <= sites, found {self.federation.quorum}, "
                 f"{self.federation.sites_per_round}, {len(names)}"
             )
-        if fault := self._strategy_fault():
+        if fault := self._strategy_fault() or self._exploration_fault():
             raise ValueError(fault)
         if self.private:
             if self.privacy.noise_multiplier <= 0:
@@ -326,6 +341,18 @@ class Protocol(Terms):
         if self.privacy.metrics == "joint" and not self.summed:
             return "privacy.metrics: `joint` sums the sites' histograms securely; it needs federation.secure_sum=masked"
         return personal_fault(personal=terms.personal, weight_decay=training.weight_decay)
+
+    def _exploration_fault(self) -> str:
+        """Why an exploration is none; empty when all is well."""
+        if self.exploration is None:
+            return ""
+        if not self.summed:
+            return "exploration: counts leave in a secure sum only; it needs federation.secure_sum=masked"
+        if (self.rounds, self.steps(1), self.sample_rate(1)) != (1, 1, 1.0):
+            return "exploration: every woman is counted once: one round of one step at a sample rate of 1"
+        if self.privacy.metrics != "none":
+            return "exploration: privacy.metrics: there is no model to measure, expected none"
+        return ""
 
     @property
     def private(self) -> bool:

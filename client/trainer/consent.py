@@ -261,6 +261,11 @@ def _parameters(protocol: Protocol) -> int:
 def _leaves(protocol: Protocol, parameters: int, *, trains: bool, metrics: bool) -> list[str]:
     if not trains:
         return ["scores' summary (AUC, thresholds, calibration) of the held-out cohort, no row of a patient"]
+    if protocol.exploration is not None:
+        fields = ", ".join(protocol.exploration.fields) or "every field of the data contract"
+        how = "noised at this site" if protocol.private else "exact in the sum, without differential privacy"
+        return [f"once: counts of women by outcome, films and {fields}, masked: the coordinator sees the sum over the "
+                f"sites only; {how}"]
     noised = "clipped and noised for every patient" if protocol.private else "NOT protected by differential privacy"
     masked = ", masked: the coordinator sees the sum over the sites only" if protocol.summed else ""
     words = [f"each round: {parameters:,} weights ({4 * parameters / 1e6:.1f} MB), {noised}{masked}"]

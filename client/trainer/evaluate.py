@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from client.privacy.disclosure import disclosed
 from client.privacy.ledger import LedgerEntry
 from client.privacy.randomness import SecureRandomness
+from client.trainer.explore import refuse_exploration
 from client.trainer.personal import PersonalCopies
 from client.trainer.reference import keep_reference, read_reference
 from client.trainer.secure import check_can_sum, sum_files
@@ -72,6 +73,7 @@ def answer_evaluate(site: Site, request: EvaluateRequest, arrays: Arrays) -> byt
         StorageError: the ledger or the reply could not be written; nothing is sent.
     """
     protocol = site.protocol(request.protocol_sha256, study=request.study)
+    refuse_exploration(protocol)
     if OWNERS[request.scope] != site.config.role:
         raise ProtocolError(f"scope `{request.scope}` is not this party's", found=site.config.role,
                             expected=OWNERS[request.scope])  # fmt: skip

@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from client.trainer.explore import counts_for_sum
 from client.trainer.peers import read_peers
 from client.trainer.site import Site, study_folder
 from shared_model.errors import ConfigError, MessageError, PrivacyError, ProtocolError, StorageError
@@ -28,7 +29,7 @@ from shared_model.protocol import Protocol
 from shared_model.secagg import Site as SumSite
 from shared_model.secagg.kept import MAX_KEPT_BYTES
 from shared_model.secagg.session import LEAST_SITES, MAX_WORDS
-from shared_model.secagg.terms import check_terms, quantities, subject_of
+from shared_model.secagg.terms import COUNTS, check_terms, quantities, subject_of
 from shared_model.signing import SigningKey
 
 MAX_VECTOR_BYTES: Final = 4 * MAX_WORDS
@@ -74,6 +75,10 @@ class SumFiles:
         """
         make_private_folder(self._folder)
         write_private(self._values(what, round_number, asked), vector.astype("<f4").tobytes())
+
+    def has(self, request: SecureSumRequest) -> bool:
+        """Whether values are kept that a request wants summed."""
+        return self._values(request.what, request.round, request.asked).exists()
 
     def values(self, request: SecureSumRequest) -> Vector:
         """The kept values that a request wants summed, float32.
@@ -196,6 +201,8 @@ def _join(
         revealed=(subject,) if files.revealed(request) else (),
     )  # fmt: skip
     check_terms(party.session, protocol, what=request.what, round_number=request.round, attempt=request.attempt)
+    if request.what == COUNTS and not (files.has(request) or files.revealed(request)):  # made once for all attempts
+        files.keep(COUNTS, request.round, request.asked, counts_for_sum(site, protocol))
     if len(files.values(request)) != party.session.length:  # said now, before others wait for this site
         raise MessageError("the secure sum is of another length than this site's values", found=party.session.length,
                            expected=len(files.values(request)))  # fmt: skip

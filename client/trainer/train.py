@@ -9,6 +9,7 @@ from client.privacy.ledger import LedgerEntry, privacy_spent
 from client.privacy.randomness import Randomness
 from client.privacy.what_if import limit_of
 from client.trainer.correction import checked_correction
+from client.trainer.explore import refuse_exploration
 from client.trainer.personal import PersonalCopies, generic
 from client.trainer.replies import round_slot
 from client.trainer.secure import check_can_sum, sum_files, vector_of
@@ -103,6 +104,7 @@ def _checked(site: Site, request: TrainRequest) -> Protocol:
         raise ProtocolError("round or attempt outside the protocol",
                             found=f"{request.round}, attempt {request.attempt}",
                             expected=f"1..{protocol.rounds}, attempt 1..{protocol.federation.attempts}")  # fmt: skip
+    refuse_exploration(protocol)
     site.indices("train")
     site.fields(protocol)
     if protocol.summed:

@@ -13,7 +13,7 @@ Severity = Literal["info", "warning", "error"]
 Kind = Literal[
     "study_started", "study_resumed", "site_present", "site_absent", "round_opened", "site_started", "site_replied",
     "updates_summed", "attempt_failed", "left_out", "evaluated", "checkpoint_written", "round_closed", "model_chosen",
-    "tested",
+    "tested", "explored",
     "site_evaluated", "waiting", "alarm", "finished",
 ]  # fmt: skip
 

@@ -25,6 +25,7 @@ from server.aggregation.strategies import Aggregator
 from server.rounds.checkpoint import Checkpoint, read_checkpoint, write_bytes, write_checkpoint
 from server.rounds.ending import ask_sites, choose_model, measure_initial, open_test
 from server.rounds.events import Observer
+from server.rounds.explore import explore
 from server.rounds.journal import Journal
 from server.rounds.one_round import Weights, run_round
 from server.rounds.states import StudyState, StudyStep
@@ -141,7 +142,7 @@ def _begin(study: Study) -> None:
             journal.put("protocol_sha256", protocol.sha256)
             study.note("study_started", f"{protocol.rounds} rounds, {len(protocol.federation.sites)} sites")
         return
-    tested = journal.rows("SELECT 1 FROM steps WHERE step = ?", StudyStep.TEST.value)
+    tested = journal.rows("SELECT 1 FROM steps WHERE step IN (?, ?)", StudyStep.TEST.value, StudyStep.EXPLORE.value)
     chosen = journal.get("chosen") is not None
     step = StudyStep.RESUME_TESTED if tested else StudyStep.RESUME_CHOSEN if chosen else StudyStep.RESUME_ROUNDS
     with journal.study_step(step):
@@ -151,6 +152,10 @@ def _begin(study: Study) -> None:
 def _walk(study: Study) -> str:
     """Everything between start and end; returns why it stopped early, or an empty text."""
     journal = study.journal
+    if study.protocol.exploration is not None:
+        if journal.study_state() is StudyState.ROUNDS:
+            explore(study)
+        return ""
     if journal.study_state() is StudyState.ROUNDS:
         if study.stop.is_set():
             return STOPPED

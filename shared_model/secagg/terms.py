@@ -16,6 +16,7 @@ from shared_model.signing import VerifyKey
 
 UPDATE: Final = "update"  # what a site's round of training changed: trained less received weights, float32
 SCORES: Final = "scores"  # a site's own test women by score, two rows of counts (shared_model.evaluation)
+COUNTS: Final = "counts"  # of an exploration: a site's women by histogram (shared_model.contract.exploration)
 BITS: Final = 32  # a word on the wire is as large as a weight; the step is then some 1e-8 of the bound
 
 
@@ -23,6 +24,8 @@ def quantities(protocol: Protocol) -> tuple[str, ...]:
     """What may be summed in a study."""
     if not protocol.summed:
         return ()
+    if protocol.exploration is not None:
+        return (COUNTS,)
     return (UPDATE, SCORES) if protocol.privacy.metrics == "joint" else (UPDATE,)
 
 

@@ -25,12 +25,15 @@ from shared_model.audit import file as audit_file
 from shared_model.audit import verify
 from shared_model.errors import AuditError, EgressError, StorageError, TrainerError
 from shared_model.messages import (
+    MASKED,
     DescribeReply,
     DescribeRequest,
     ErrorReply,
     EvaluateReply,
     Frame,
     PrivacySpent,
+    SecureSumReply,
+    SecureSumRequest,
     TrainReply,
     decode,
     encode,
@@ -271,6 +274,61 @@ def test_hidden_bytes_stay(private_study: Study, gate: EgressGate) -> None:
     assert decode(padded).message == decode(data).message
     with pytest.raises(EgressError, match="not written as it reads"):
         gate.release(padded, asked(study))
+
+
+def summed_answer(study: Study, step: str, **changes: Any) -> tuple[Frame, Asked]:
+    same = {"study": "unit", "what": "update", "round": 1, "attempt": 1, "step": step}
+    request = SecureSumRequest.carrying(b"{}", protocol_sha256=study.protocol.sha256, asked=1, **same)
+    arrays = {MASKED: np.arange(5, dtype=np.uint32)} if step == "mask" else {}
+    values = {"site": "site-01", "document": "{}", **same} | {k: v for k, v in changes.items() if k != "arrays"}
+    return Frame(SecureSumReply(**values), changes.get("arrays", arrays)), asked(study, request=request)
+
+
+@pytest.fixture(scope="module")
+def summed_study(tmp_path_factory: pytest.TempPathFactory, study_maker: Make) -> Study:
+    return study_maker(tmp_path_factory.mktemp("summed"), private=True, sites=3, federation__secure_sum="masked",
+                       federation__quorum=3)  # fmt: skip
+
+
+@pytest.mark.parametrize("step", ["keys", "share", "mask", "confirm", "unmask"])
+def test_a_step_of_a_secure_sum_leaves_and_is_listed_as_masked(
+    summed_study: Study, gate: EgressGate, tmp_path: Path, step: str
+) -> None:
+    frame, question = summed_answer(summed_study, step)
+    assert gate.release(encode(frame), question)
+    *_, (_, values) = read_list(tmp_path / "state")
+    assert {value.protection for value in values} == {"masked"}
+    assert [value.name for value in values] == [f"step.{step}", *([MASKED] if step == "mask" else [])]
+
+
+@pytest.mark.parametrize(
+    ("step", "changes", "words"),
+    [
+        ("mask", {"arrays": {}}, "other tensors"), ("keys", {"arrays": {MASKED: np.zeros(2, np.uint32)}}, "other tens"),
+        ("mask", {"arrays": {"weights": np.zeros(2, np.float32)}}, "other tensors"),
+        ("mask", {"arrays": {MASKED: np.zeros((2, 2), np.uint32)}}, "another form"),
+        ("keys", {"what": "scores"}, "another request"), ("keys", {"attempt": 2}, "another request"),
+    ],
+)  # fmt: skip
+def test_a_step_with_anything_else_in_it_stays(
+    summed_study: Study, gate: EgressGate, step: str, changes: dict[str, Any], words: str
+) -> None:
+    frame, question = summed_answer(summed_study, step, **changes)
+    with pytest.raises(EgressError, match=words):
+        gate.release(encode(frame), question)
+
+
+def test_with_a_secure_sum_no_update_and_no_loss_leaves_in_clear(
+    summed_study: Study, private_study: Study, gate: EgressGate
+) -> None:
+    with pytest.raises(EgressError, match="with tensors"):
+        gate.release(encode(answer(summed_study)), asked(summed_study))
+    assert gate.release(encode(answer(summed_study, arrays={})), asked(summed_study))
+    with pytest.raises(EgressError, match="no loss"):
+        gate.release(encode(answer(summed_study, arrays={}, loss=0.1)), asked(summed_study))
+    frame, question = summed_answer(private_study, "keys")  # whose protocol lets nothing be summed
+    with pytest.raises(EgressError, match="no such quantity"):
+        gate.release(encode(frame), question)
 
 
 # nothing past it
