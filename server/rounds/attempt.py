@@ -108,8 +108,11 @@ class Attempt:
 
     def _sum(self, verdicts: list[Verdict], told: Mapping[str, float]) -> list[Verdict]:
         """Sum the updates of those who trained, and judge each site by whether it is in the sum."""
-        trained = {v.row.site: v.row.asked for v in verdicts if v.row.outcome == "contributed"}
-        self.mean = sum_updates(self._study, self.round, self.attempt, base=self._weights, asked=trained, told=told)
+        self.mean = sum_updates(
+            self._study, self.round, self.attempt, base=self._weights, told=told,
+            trained=[v.row.site for v in verdicts if v.row.outcome == "contributed"],
+            asked={site.name: self._number(site.name) for site in self._study.protocol.federation.sites},
+        )  # fmt: skip
         return [_after_sum(verdict, self.mean) for verdict in verdicts]
 
     def _ask(self, sites: list[str]) -> dict[str, Answer]:
@@ -224,7 +227,7 @@ class Attempt:
 def _after_sum(verdict: Verdict, mean: MeanUpdate | None) -> Verdict:
     """The verdict on a site once the sum is made: in it, or why not.
 
-    Who was in a sum that may have been opened and gave nothing is asked to train anew, under the next number: its
+    Who was in a sum that was opened and gave nothing for good is asked to train anew, under the next number: its
     trainer brings the same values to no second sum. Everybody else keeps them.
     """
     row = verdict.row
@@ -239,7 +242,7 @@ def _after_sum(verdict: Verdict, mean: MeanUpdate | None) -> Verdict:
         return replace(verdict, row=replace(row, outcome="contributed", reason=words))
     if row.outcome != "contributed":
         return replace(verdict, row=row)
-    outcome = "refused" if mean.opened else "failed"
+    outcome = "refused" if mean.spent else "failed"
     words = mean.lost.get(row.site, "") or mean.fault or "it was not in the sum that was begun"
     return replace(verdict, row=replace(row, outcome=outcome, reason=plain(f"secure sum: {words}")))
 

@@ -100,14 +100,16 @@ def test_one_of_four_sites_may_fall_out_at_any_step(small_study: Make, tmp_path:
 def test_below_the_threshold_the_attempt_fails_and_the_next_one_sums(
     small_study: Make, tmp_path: Path, step: str
 ) -> None:
-    """Two of four fall out, in all tries of one attempt. Values that no sum can have revealed are summed in the next
-    attempt without training; values that may have been are trained anew."""
+    """Two of four fall out, in all tries of one attempt. The next one costs no training: values that no sum can have
+    revealed are summed anew, and a sum that some site has helped to unmask is gone on with."""
     study = make_summed(small_study, private=True, training__phases=one_round(), federation__attempts=2)
     opened: list[set[str]] = []
+    before: list[str] = []
 
     def note(site: str, request: Frame) -> None:
-        if isinstance(request.message, SecureSumRequest) and request.message.attempt == 2 and not opened:
+        if request.message.kind == "train" and before and not opened and before.count("train") >= 4:
             opened.append(marks(study))
+        before.append(request.message.kind)
         gone(site, request)
 
     gone = lose(("site-02", step), ("site-03", step), times=2)
@@ -116,9 +118,8 @@ def test_below_the_threshold_the_attempt_fails_and_the_next_one_sums(
     rows = participation(tmp_path / "run")
     assert {outcome for (attempt, _), (outcome, _) in rows.items() if attempt == 2} == {"contributed"}
     assert "contributed" not in {outcome for (attempt, _), (outcome, _) in rows.items() if attempt == 1}
-    again = step == "unmask"
-    assert opened == [{"site-01", "site-04"} if again else set()]
-    assert [trained(study, site) for site in NAMES] == [2 if again else 1] * 4
+    assert opened == [{"site-01", "site-04"} if step == "unmask" else set()]
+    assert [trained(study, site) for site in NAMES] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -168,6 +169,25 @@ def test_a_sum_that_is_there_needs_no_site(small_study: Make, tmp_path: Path) ->
     outcome, _ = run(study, tmp_path / "run", before=gone)
     assert outcome.status == "COMPLETE"
     assert {outcome for outcome, _ in participation(tmp_path / "run").values()} == {"contributed"}
+
+
+def test_a_sum_beyond_the_sites_bounds_together_enters_no_model(
+    small_study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trainer that lies, in every number by less than its bound: the norm of the sum tells, but not who it was."""
+    study = make_summed(small_study, private=True, training__phases=one_round(), federation__attempts=2)
+
+    def lie(update: Any, received: Any) -> Any:
+        return np.full(sum(array.size for array in received.values()), 0.5, dtype=np.float32)
+
+    monkeypatch.setattr("client.trainer.train.vector_of", lie)
+    outcome, _ = run(study, tmp_path / "run")
+    assert outcome.status == "INCOMPLETE" and outcome.rounds_completed == 0
+    rows = participation(tmp_path / "run")
+    assert {outcome for outcome, _ in rows.values()} == {"refused"}
+    assert all("norm of the sum" in why or "has norm" in why for _, why in rows.values())
+    assert [trained(study, site) for site in NAMES] == [2, 2, 2, 2]  # each attempt's noise is paid for
+    assert not list((tmp_path / "run" / "checkpoints").glob("round-0001*"))
 
 
 def test_joint_metrics_are_the_exact_counts_of_all_sites_together(small_study: Make, tmp_path: Path) -> None:
