@@ -36,8 +36,9 @@ def make_summed(make: Callable[..., Any], name: str = "study", *, sites: int = 4
     """A small study of `sites` sites whose people have compared each other's words; unequal weights."""
     weights = [{"name": f"site-{n:02d}", "patients": 30, "weight": float(n)} for n in range(1, sites + 1)]
     values = {"federation__secure_sum": "masked", "federation__quorum": 3, "federation__sites": weights,
-              "federation__deadline_s": 30.0, "training__phases": ROUNDS} | changes  # fmt: skip
-    study = with_true_weights(make(name, sites=sites, **values))
+              "federation__deadline_s": 600.0, "training__phases": ROUNDS,
+              "evaluation__bootstrap": 0} | changes  # fmt: skip
+    study = with_true_weights(make(name, sites=sites, held_out=24, **values))
     return confirm_all(enrol(study, private_only=False))
 
 

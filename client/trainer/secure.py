@@ -2,7 +2,7 @@
 
     <state>/secure/<study>/<what>-<round>-<asked>.f32            the values, until they were summed
     <state>/secure/<study>/<what>-<round>-<asked>-<attempt>.sum  a half-done sum, with this site's secrets
-    <state>/secure/<study>/<what>-<round>-<asked>.revealed       empty: these values were summed
+    <state>/secure/<study>/<what>-<round>-<asked>.revealed       in which attempt these values were summed
 
 Every file is for its owner alone. State is on the disk before a reply leaves; a repeated step gets the same bytes, and
 values that this site helped to unmask are summed with nobody again.
@@ -94,13 +94,22 @@ class SumFiles:
                                remedy="the coordinator asks for training again, under the next number")  # fmt: skip
         return np.frombuffer(read_private(path, limit=MAX_VECTOR_BYTES), dtype="<f4")
 
-    def revealed(self, request: SecureSumRequest) -> bool:
-        """Whether this site has helped to unmask a sum of these values."""
-        return self._mark(request).exists()
+    def revealed(self, request: SecureSumRequest, *, fresh: bool) -> set[bytes]:
+        """In which attempts this site has helped to unmask a sum of these values: one at most.
+
+        Two sums over almost the same sites differ by one site's values, also if both were begun before one was opened.
+
+        Args:
+            fresh: whether each training of a round draws noise of its own, so that `asked` tells values apart;
+                without, a round's are the same whenever it is trained.
+        """
+        asked = f"{request.asked:02d}" if fresh else "*"
+        marks = self._folder.glob(f"{request.what}-{request.round:06d}-{asked}.revealed")
+        return {read_private(mark) for mark in marks}
 
     def reveal(self, request: SecureSumRequest) -> None:
         """Note that it will, before its share leaves; the values have then done their work."""
-        write_private(self._mark(request), b"")
+        write_private(self._mark(request), _attempt(request))
         remove_private(self._values(request.what, request.round, request.asked))
 
     def read(self, request: SecureSumRequest) -> bytes | None:
@@ -135,6 +144,10 @@ class SumFiles:
             match = _OLD.fullmatch(path.name)
             if match and int(match.group(1)) < round_number:
                 remove_private(path)
+
+
+def _attempt(request: SecureSumRequest) -> bytes:
+    return str(request.attempt).encode()
 
 
 def sum_files(site: Site, protocol: Protocol) -> SumFiles:
@@ -182,7 +195,7 @@ def answer_secure_sum(site: Site, request: SecureSumRequest) -> bytes:
     files, signing = sum_files(site, protocol), site.record.key
     kept = files.read(request)
     if kept is not None:
-        return _go_on(site, request, files, SumSite.from_bytes(kept, signing=signing))
+        return _go_on(site, protocol, request, files, SumSite.from_bytes(kept, signing=signing))
     if request.step != "keys":
         raise MessageError(f"no secure sum is open here of which {request.step!r} could be asked",
                            remedy="the coordinator opens a new attempt")  # fmt: skip
@@ -198,10 +211,10 @@ def _join(
     party = SumSite.join(
         request.opened(), site=site.config.site, signing=signing, coordinator=site.config.coordinator.verify_key,
         confirmed=read_peers(site.config.protocols.parent), least_sites=max(LEAST_SITES, site.config.least_sites),
-        revealed=(subject,) if files.revealed(request) else (),
+        revealed=(subject,) if files.revealed(request, fresh=protocol.private) else (),
     )  # fmt: skip
     check_terms(party.session, protocol, what=request.what, round_number=request.round, attempt=request.attempt)
-    if request.what == COUNTS and not (files.has(request) or files.revealed(request)):  # made once for all attempts
+    if request.what == COUNTS and not files.has(request):  # made once for all attempts
         files.keep(COUNTS, request.round, request.asked, counts_for_sum(site, protocol))
     if len(files.values(request)) != party.session.length:  # said now, before others wait for this site
         raise MessageError("the secure sum is of another length than this site's values", found=party.session.length,
@@ -209,7 +222,7 @@ def _join(
     return _keep(site, request, files, party, party.keys())
 
 
-def _go_on(site: Site, request: SecureSumRequest, files: SumFiles, party: SumSite) -> bytes:
+def _go_on(site: Site, protocol: Protocol, request: SecureSumRequest, files: SumFiles, party: SumSite) -> bytes:
     """A later step, or a step that is asked again."""
     document, words = request.opened(), None
     match request.step:
@@ -225,6 +238,10 @@ def _go_on(site: Site, request: SecureSumRequest, files: SumFiles, party: SumSit
         case "confirm":
             reply = party.confirm(document)
         case "unmask":
+            if files.revealed(request, fresh=protocol.private) - {_attempt(request)}:
+                raise PrivacyError("these values were summed in another attempt; a second sum over other sites would "
+                                   "tell them apart", found=f"attempt {request.attempt}",
+                                   remedy="the coordinator goes on with the sum that it opened")  # fmt: skip
             reply = party.unmask(document)
             files.reveal(request)
     return _keep(site, request, files, party, reply, words)

@@ -51,14 +51,15 @@ class SumOutcome:
     """What became of a sum.
 
     found: the sum over `found.survivors`; None when it failed, with `fault` in words. lost: why each other site is not
-    in it. opened: whether a site may have helped to unmask, so that its values must not be summed again.
-    traffic: bytes from and to each site.
+    in it. opened: whether a site may have helped to unmask: then its values can be in no other sum, and this one is
+    gone on with. spent: it was opened and can come to nothing any more. traffic: bytes from and to each site.
     """
 
     found: SecureSum | None
     fault: str
     lost: Mapping[str, str]
     opened: bool
+    spent: bool
     traffic: Mapping[str, tuple[int, int]]
 
 
@@ -87,6 +88,15 @@ def kept_terms(keep: Path, *, signing: SigningKey) -> Session | None:
     return _read(keep, signing).session if keep.exists() else None
 
 
+def is_opened(keep: Path, *, signing: SigningKey) -> bool:
+    """Whether sites may have helped to unmask the sum that is kept there.
+
+    Raises:
+        StorageError: it is damaged.
+    """
+    return keep.exists() and _read(keep, signing).stage is Stage.UNMASKING
+
+
 class _Run:
     def __init__(
         self, exchange: Exchange, plan: SumPlan, signing: SigningKey, nodes: Mapping[str, int], keep: Path
@@ -97,18 +107,20 @@ class _Run:
         self._traffic: dict[str, tuple[int, int]] = {}
 
     def run(self) -> SumOutcome:
-        found, fault = None, ""
+        found, fault, spent = None, "", False
         try:
             for stage in Stage:
                 if stage >= self._server.stage:
                     self._play(stage)
             found = self._server.result()
-        except (QuorumError, RoundError) as error:
+        except QuorumError as error:
             fault = str(error)
+        except RoundError as error:
+            fault, spent = str(error), True
         lost = {} if found is None else {site: self._reason(site) for site in self._out_of(found)}
         return SumOutcome(
             found=found, fault=fault, lost=lost if found is not None else dict(self._lost),
-            opened=self._server.stage is Stage.UNMASKING, traffic=self._traffic,
+            opened=self._server.stage is Stage.UNMASKING, spent=spent, traffic=self._traffic,
         )  # fmt: skip
 
     def _out_of(self, found: SecureSum) -> list[str]:

@@ -78,7 +78,7 @@ class Attempt:
                              noise=_told(answers))  # fmt: skip
         verdicts = [self._judge(site, answers.get(site), norm_bound=bounds[site]) for site in asked]
         if study.protocol.summed:
-            verdicts = self._sum(verdicts)
+            verdicts = self._sum(verdicts, _told(answers))
         with study.journal.round_step(self.round, self.attempt, RoundStep.COLLECT):
             for verdict in verdicts:
                 self._record(verdict)
@@ -106,10 +106,13 @@ class Attempt:
             round_number=self.round, attempt=self.attempt, data={"sites": len(mean.sites), "error": mean.error},
         )  # fmt: skip
 
-    def _sum(self, verdicts: list[Verdict]) -> list[Verdict]:
+    def _sum(self, verdicts: list[Verdict], told: Mapping[str, float]) -> list[Verdict]:
         """Sum the updates of those who trained, and judge each site by whether it is in the sum."""
-        trained = {v.row.site: v.row.asked for v in verdicts if v.row.outcome == "contributed"}
-        self.mean = sum_updates(self._study, self.round, self.attempt, base=self._weights, asked=trained)
+        self.mean = sum_updates(
+            self._study, self.round, self.attempt, base=self._weights, told=told,
+            trained=[v.row.site for v in verdicts if v.row.outcome == "contributed"],
+            asked={site.name: self._number(site.name) for site in self._study.protocol.federation.sites},
+        )  # fmt: skip
         return [_after_sum(verdict, self.mean) for verdict in verdicts]
 
     def _ask(self, sites: list[str]) -> dict[str, Answer]:
@@ -224,7 +227,7 @@ class Attempt:
 def _after_sum(verdict: Verdict, mean: MeanUpdate | None) -> Verdict:
     """The verdict on a site once the sum is made: in it, or why not.
 
-    Who was in a sum that may have been opened and gave nothing is asked to train anew, under the next number: its
+    Who was in a sum that was opened and gave nothing for good is asked to train anew, under the next number: its
     trainer brings the same values to no second sum. Everybody else keeps them.
     """
     row = verdict.row
@@ -239,7 +242,7 @@ def _after_sum(verdict: Verdict, mean: MeanUpdate | None) -> Verdict:
         return replace(verdict, row=replace(row, outcome="contributed", reason=words))
     if row.outcome != "contributed":
         return replace(verdict, row=row)
-    outcome = "refused" if mean.opened else "failed"
+    outcome = "refused" if mean.spent else "failed"
     words = mean.lost.get(row.site, "") or mean.fault or "it was not in the sum that was begun"
     return replace(verdict, row=replace(row, outcome=outcome, reason=plain(f"secure sum: {words}")))
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from server.aggregation.secure import SumOutcome, SumPlan, kept_terms, run_secure_sum
 from server.rounds.measure import Measurement, check, numbers_of, request
 from server.rounds.study import Study, names_in_words, plain
-from server.rounds.sums import kept_sum
+from server.rounds.sums import place_of
 from shared_model.evaluation import metrics_from_histogram
 from shared_model.messages import Arrays, weights_sha256
 from shared_model.secagg.session import LEAST_SITES, Session
@@ -40,7 +40,7 @@ def joint_metrics(study: Study, number: int, weights: Arrays, *, calibration: Ma
             _record(study, number, weights, outcome)
             return
         fault = outcome.fault
-        if outcome.opened:
+        if outcome.spent:
             break
     with study.journal.entry():
         study.note("site_evaluated", plain(fault), severity="warning", code="no_site_metrics", round_number=number)
@@ -69,7 +69,7 @@ def _least(study: Study) -> int:
 def _sum(study: Study, number: int, attempt: int, ready: list[str]) -> SumOutcome | None:
     """One attempt; None when there are too few sites for one."""
     assert study.signing is not None
-    keep = kept_sum(study.run_dir, SCORES, number, attempt)
+    keep = place_of(study, SCORES, number, attempt)
     terms = kept_terms(keep, signing=study.signing) or _terms(study, number, attempt, ready)
     if terms is None:
         return None

@@ -1,13 +1,14 @@
 """The secure sum of one attempt: from who has trained to the mean of their updates. Called by `attempt`.
 
 The half-done sum lies in `sums/` of the run directory until the next round begins, so that a coordinator that died goes
-on with it: a sum that sites helped to unmask cannot be made again, and its round would be lost.
+on with it. Once a site may have helped to unmask, later attempts of the round go on with that very sum as well: its
+values can be in no other one, and training anew would cost the patients again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.aggregation.gate import norm_bounds
-from server.aggregation.secure import SumPlan, kept_terms, run_secure_sum
+from server.aggregation.secure import SumPlan, is_opened, kept_terms, run_secure_sum
 from server.rounds.study import Study
 from shared_model.errors import StorageError
 from shared_model.messages import Arrays
@@ -26,20 +27,21 @@ from shared_model.secagg.session import LEAST_SITES, Session
 from shared_model.secagg.terms import UPDATE, coefficients, subject_of, terms_of
 
 FOLDER = "sums"
+MOST_TOLD = 1e9  # more than is believed of anybody (shared_model.clamp)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeanUpdate:
     """What a round's sum gave. weights: the mean of the sites' new weights; None when the sum failed.
 
-    sites: who is in it, sorted. lost: why the others are not. opened: see `SumOutcome`.
+    sites: who is in it, sorted. lost: why the others are not. spent: see `SumOutcome`.
     """
 
     weights: Arrays | None
     sites: tuple[str, ...]
     lost: Mapping[str, str]
     fault: str
-    opened: bool
+    spent: bool
     error: float
     traffic: Mapping[str, tuple[int, int]]
 
@@ -50,20 +52,25 @@ def kept_sum(run_dir: Path, what: str, round_number: int, attempt: int) -> Path:
 
 
 def sum_updates(
-    study: Study, round_number: int, attempt: int, *, base: Arrays, asked: Mapping[str, int]
-) -> MeanUpdate | None:
+    study: Study, round_number: int, attempt: int, *, base: Arrays, trained: Collection[str], asked: Mapping[str, int],
+    told: Mapping[str, float],
+) -> MeanUpdate | None:  # fmt: skip
     """Sum the updates of the sites that trained; None when they are too few for a sum.
 
     Args:
         base: weights that they were sent.
-        asked: by site that trained, the attempt number of its training request.
+        trained: sites whose training request was answered.
+        asked: the attempt number of each site's training request.
+        told: by site, the noise multiplier that it says it used. Of a site that was in a sum that was begun before,
+            and does not answer now, the most that is believed of anybody is reckoned with.
 
     Raises:
         StorageError: the half-done sum cannot be kept, or is damaged or of another round.
     """
-    keep = kept_sum(study.run_dir, UPDATE, round_number, attempt)
-    bounds = norm_bounds(study.protocol, round_number, base)
-    terms = _terms(study, round_number, attempt, keep, base, asked=asked, bounds=bounds)
+    keep = place_of(study, UPDATE, round_number, attempt)
+    noise = {site.name: told.get(site.name, MOST_TOLD) for site in study.protocol.federation.sites}
+    bounds = norm_bounds(study.protocol, round_number, base, noise=noise)
+    terms = _terms(study, round_number, attempt, keep, base, trained=trained, bounds=bounds)
     if terms is None:
         return None
     federation = study.protocol.federation
@@ -75,9 +82,12 @@ def sum_updates(
     if found is not None:
         fault = _beyond(found, bounds, study.protocol)
         weights = None if fault else _weights(found, base)
+    spent = outcome.spent or (found is not None and weights is None)
+    if spent:  # or the next attempt would go on with what gives nothing
+        remove_private(keep)
     return MeanUpdate(
         weights=weights, sites=found.survivors if found is not None else (), lost=outcome.lost, fault=fault,
-        opened=outcome.opened, error=found.error / found.weight if found is not None else 0.0, traffic=outcome.traffic,
+        spent=spent, error=found.error / found.weight if found is not None else 0.0, traffic=outcome.traffic,
     )  # fmt: skip
 
 
@@ -89,8 +99,23 @@ def forget_sums(run_dir: Path, *, before: int) -> None:
             remove_private(path)
 
 
+def place_of(study: Study, what: str, round_number: int, attempt: int) -> Path:
+    """Where the coordinator keeps the sum that is gone on with: one of an earlier attempt that may have been opened, or
+    this attempt's own.
+
+    Raises:
+        StorageError: an earlier one is damaged.
+    """
+    assert study.signing is not None
+    for earlier in range(1, attempt):
+        path = kept_sum(study.run_dir, what, round_number, earlier)
+        if is_opened(path, signing=study.signing):
+            return path
+    return kept_sum(study.run_dir, what, round_number, attempt)
+
+
 def _terms(
-    study: Study, round_number: int, attempt: int, keep: Path, base: Arrays, *, asked: Mapping[str, int],
+    study: Study, round_number: int, attempt: int, keep: Path, base: Arrays, *, trained: Collection[str],
     bounds: Mapping[str, float],
 ) -> Session | None:  # fmt: skip
     """Of the sum that was begun, or of a new one over those that trained."""
@@ -98,11 +123,11 @@ def _terms(
     protocol = study.protocol
     begun = kept_terms(keep, signing=study.signing)
     if begun is not None:
-        if begun.subject != subject_of(protocol, what=UPDATE, round_number=round_number) or begun.attempt != attempt:
+        if begun.subject != subject_of(protocol, what=UPDATE, round_number=round_number) or begun.attempt > attempt:
             raise StorageError(f"{keep} is of another round or study",
                                remedy="restore the run directory from its backup")  # fmt: skip
         return begun
-    keys = {site: study.roster.keys[site] for site in asked if site in study.roster.keys}
+    keys = {site: study.roster.keys[site] for site in trained if site in study.roster.keys}
     if len(keys) < max(LEAST_SITES, protocol.federation.quorum):
         return None
     return terms_of(

@@ -123,6 +123,39 @@ def test_values_that_were_summed_are_summed_with_nobody_again(hall: Hall) -> Non
     assert second.code == PrivacyError.exit_code and "summed before" in second.reason
 
 
+@pytest.mark.parametrize("private", [True, False])
+def test_of_two_sums_that_were_begun_over_the_same_values_one_is_opened(small_study: Make, private: bool) -> None:
+    """Both were masked before one was opened: over four sites and over three, which differ by one site's update."""
+    hall = Hall(make_summed(small_study, private=private))
+    try:
+        hall.train()
+        four, three = Server(hall.terms(), KEY), Server(hall.terms(attempt=2, sites=hall.names[:3]), KEY)
+        hall.play(four, until="unmask")
+        hall.play(three, until="unmask", attempt=2)
+        hall.play_step(four, "unmask")
+        assert four.result().survivors == tuple(hall.names)
+        statements = three.statements()
+        for name in hall.names[:3]:
+            reply = refused(hall.exchange(name, hall.request("unmask", statements, attempt=2)))
+            assert reply.code == PrivacyError.exit_code and "in another attempt" in reply.reason
+    finally:
+        hall.close()
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_training_again_gives_another_sum_where_it_draws_other_noise_only(small_study: Make, private: bool) -> None:
+    """Without noise the same round gives the same update whenever it is trained."""
+    hall = Hall(make_summed(small_study, private=private))
+    try:
+        hall.train()
+        hall.play(Server(hall.terms(), KEY))
+        hall.train(attempt=2)
+        reply = opening(hall, hall.terms(attempt=2, sites=hall.names[:3]), attempt=2, asked=2)
+        assert reply.message.kind == "secure_summed" if private else "summed before" in refused(reply).reason
+    finally:
+        hall.close()
+
+
 def test_an_attempt_that_revealed_nothing_may_be_made_again_over_other_sites(hall: Hall) -> None:
     hall.play(Server(hall.terms(), KEY), until="unmask")
     assert marks(hall.study) == set()

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
+from client.privacy.ledger import Ledger
 from server.rounds.checkpoint import read_checkpoint
 from server.rounds.loop import run_study
 from shared_model.errors import ConfigError
+from shared_model.evaluation import metrics_from_histogram, score_histogram
 from shared_model.messages import Frame, SecureSumRequest, TrainReply
+from simulations.engine.library import TrainerLibrary
 from tests.summed import (
     STEPS,
     Hall,
@@ -36,13 +41,11 @@ def weights(study: Any, folder: Path, number: int) -> Any:
 
 def trained(study: Any, site: str) -> int:
     """How often a site's ledger was charged for training."""
-    entries = json.loads((study.config(site).state / "ledger.json").read_text())["entries"]
-    return sum(1 for entry in entries if "train" in json.dumps(entry))
+    records = Ledger(study.config(site).state / "ledger.json").records()
+    return sum(record["group"] == "train" for record in records)
 
 
 def stated_error(folder: Path, number: int) -> float:
-    import sqlite3
-
     with sqlite3.connect(folder / "journal.sqlite") as db:
         query = "SELECT data FROM events WHERE kind = 'updates_summed' AND round = ?"
         return float(json.loads(db.execute(query, (number,)).fetchone()[0])["error"])
@@ -66,12 +69,13 @@ def test_no_update_crosses_by_itself(small_study: Make, tmp_path: Path) -> None:
     study = make_summed(small_study, private=True)
     outcome, wire = run(study, tmp_path / "run")
     assert outcome.status == "COMPLETE"
+    rows = {**participation(tmp_path / "run", 1), **participation(tmp_path / "run", 2)}
+    assert set(rows.values()) == {("contributed", "")}, rows
     replies = [reply for _, request, reply in wire.told if request.message.kind == "train"]
     assert len(replies) == 8 and all(isinstance(reply.message, TrainReply) for reply in replies)
     assert all(not reply.arrays and reply.message.loss is None for reply in replies)  # type: ignore[union-attr]
     masked = [reply.arrays for _, request, reply in wire.told if getattr(request.message, "step", "") == "mask"]
     assert len(masked) == 8 and all(set(arrays) == {"masked_words"} for arrays in masked)
-    assert {outcome for outcome, _ in participation(tmp_path / "run").values()} == {"contributed"}
     assert [trained(study, site) for site in NAMES] == [2, 2, 2, 2]
     kept = [path.name for path in (study.config("site-01").state / "secure").rglob("*.f32")]
     assert kept == []  # what was summed is forgotten
@@ -96,14 +100,16 @@ def test_one_of_four_sites_may_fall_out_at_any_step(small_study: Make, tmp_path:
 def test_below_the_threshold_the_attempt_fails_and_the_next_one_sums(
     small_study: Make, tmp_path: Path, step: str
 ) -> None:
-    """Two of four fall out, in all tries of one attempt. Values that no sum can have revealed are summed in the next
-    attempt without training; values that may have been are trained anew."""
+    """Two of four fall out, in all tries of one attempt. The next one costs no training: values that no sum can have
+    revealed are summed anew, and a sum that some site has helped to unmask is gone on with."""
     study = make_summed(small_study, private=True, training__phases=one_round(), federation__attempts=2)
     opened: list[set[str]] = []
+    before: list[str] = []
 
     def note(site: str, request: Frame) -> None:
-        if isinstance(request.message, SecureSumRequest) and request.message.attempt == 2 and not opened:
+        if request.message.kind == "train" and before and not opened and before.count("train") >= 4:
             opened.append(marks(study))
+        before.append(request.message.kind)
         gone(site, request)
 
     gone = lose(("site-02", step), ("site-03", step), times=2)
@@ -112,9 +118,8 @@ def test_below_the_threshold_the_attempt_fails_and_the_next_one_sums(
     rows = participation(tmp_path / "run")
     assert {outcome for (attempt, _), (outcome, _) in rows.items() if attempt == 2} == {"contributed"}
     assert "contributed" not in {outcome for (attempt, _), (outcome, _) in rows.items() if attempt == 1}
-    again = step == "unmask"
-    assert opened == [{"site-01", "site-04"} if again else set()]
-    assert [trained(study, site) for site in NAMES] == [2 if again else 1] * 4
+    assert opened == [{"site-01", "site-04"} if step == "unmask" else set()]
+    assert [trained(study, site) for site in NAMES] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -164,6 +169,64 @@ def test_a_sum_that_is_there_needs_no_site(small_study: Make, tmp_path: Path) ->
     outcome, _ = run(study, tmp_path / "run", before=gone)
     assert outcome.status == "COMPLETE"
     assert {outcome for outcome, _ in participation(tmp_path / "run").values()} == {"contributed"}
+
+
+def test_a_sum_beyond_the_sites_bounds_together_enters_no_model(
+    small_study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trainer that lies, in every number by less than its bound: the norm of the sum tells, but not who it was."""
+    study = make_summed(small_study, private=True, training__phases=one_round(), federation__attempts=2)
+
+    def lie(update: Any, received: Any) -> Any:
+        return np.full(sum(array.size for array in received.values()), 0.5, dtype=np.float32)
+
+    monkeypatch.setattr("client.trainer.train.vector_of", lie)
+    outcome, _ = run(study, tmp_path / "run")
+    assert outcome.status == "INCOMPLETE" and outcome.rounds_completed == 0
+    rows = participation(tmp_path / "run")
+    assert {outcome for outcome, _ in rows.values()} == {"refused"}
+    assert all("norm of the sum" in why or "has norm" in why for _, why in rows.values())
+    assert [trained(study, site) for site in NAMES] == [2, 2, 2, 2]  # each attempt's noise is paid for
+    assert not list((tmp_path / "run" / "checkpoints").glob("round-0001*"))
+
+
+def test_joint_metrics_are_the_exact_counts_of_all_sites_together(small_study: Make, tmp_path: Path) -> None:
+    study = make_summed(small_study, private=True, training__phases=one_round(), privacy__metrics="joint")
+    outcome, wire = run(study, tmp_path / "run")
+    assert outcome.status == "COMPLETE"
+    told = [reply.message for _, request, reply in wire.told if getattr(request.message, "scope", "") == "site"]
+    assert [message.report for message in told] == ["{}"] * 4  # type: ignore[union-attr]
+    document = json.loads((tmp_path / "run" / "summary.json").read_text())["metrics"]["sites"]
+    assert set(document) == {"all-sites"}
+    with TrainerLibrary(list(study.files.values())) as library:
+        arrays = load_file(tmp_path / "run" / "model.safetensors")
+        scores = [library.scores(site, study.protocol, arrays, "test") for site in NAMES]
+    counts = sum(score_histogram(s.labels, s.fused / temperature(tmp_path / "run"), 16) for s in scores)
+    expected = metrics_from_histogram(counts, confidence=0.95)
+    assert document["all-sites"] == expected and document["all-sites"]["n"] == sum(len(s.labels) for s in scores)
+    assert [trained(study, site) for site in NAMES] == [1, 1, 1, 1]  # no epsilon for what nobody sees by itself
+
+
+def temperature(folder: Path) -> float:
+    with sqlite3.connect(folder / "journal.sqlite") as db:
+        row = db.execute("SELECT document FROM reports WHERE scope = 'selection'").fetchone()
+    return float(json.loads(row[0])["temperature"])
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_joint_metrics_are_one_site_less_or_missing_and_the_study_complete_all_the_same(
+    small_study: Make, tmp_path: Path, step: str
+) -> None:
+    study = make_summed(small_study, training__phases=one_round(), privacy__metrics="joint")
+    lost = lose(("site-01", step), ("site-02", step))
+
+    def fault(site: str, request: Frame) -> None:
+        if getattr(request.message, "what", "") == "scores":
+            lost(site, request)
+
+    outcome, _ = run(study, tmp_path / "run", before=fault)
+    assert outcome.status == "COMPLETE"
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["metrics"]["sites"] == {}
 
 
 def test_a_study_with_a_secure_sum_needs_the_coordinator_s_key(small_study: Make, tmp_path: Path) -> None:
