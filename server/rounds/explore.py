@@ -21,7 +21,7 @@ from server.rounds.checkpoint import write_bytes
 from server.rounds.roll_call import call_roll
 from server.rounds.states import StudyStep
 from server.rounds.study import Study, names_in_words, plain
-from server.rounds.sums import kept_sum
+from server.rounds.sums import place_of
 from shared_model.contract import load_contract
 from shared_model.contract.exploration import Histogram, documents, layout, length, sensitivity
 from shared_model.errors import ConfigError, ProtocolError, QuorumError, StorageError
@@ -55,7 +55,7 @@ def explore(study: Study) -> None:
             _record(study, outcome, histograms)
             return
         fault = outcome.fault
-        if outcome.opened:
+        if outcome.spent:
             break
     raise QuorumError("the exploration has no sum", found=plain(fault), expected=f"{_least(study)} sites to the end",
                       remedy="see which sites are here, then resume it")  # fmt: skip
@@ -94,7 +94,7 @@ def _least(study: Study) -> int:
 
 def _sum(study: Study, attempt: int, histograms: tuple[Histogram, ...]) -> SumOutcome:
     assert study.signing is not None
-    keep, federation = kept_sum(study.run_dir, COUNTS, ROUND, attempt), study.protocol.federation
+    keep, federation = place_of(study, COUNTS, ROUND, attempt), study.protocol.federation
     terms = kept_terms(keep, signing=study.signing) or _terms(study, attempt, histograms)
     plan = SumPlan(terms=terms, least=federation.quorum, tries=federation.attempts, deadline_s=federation.deadline_s)
     return run_secure_sum(study.exchange, plan, signing=study.signing, nodes=study.roster.sites, keep=keep)
