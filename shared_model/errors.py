@@ -114,6 +114,12 @@ class BudgetExhaustedError(PrivacyError):
     exit_code = 41
 
 
+class PromiseBrokenError(PrivacyError):
+    """An audit found that what leaves a site is not what was promised."""
+
+    exit_code = 45
+
+
 class TrainerError(MammoFedError):
     """The trainer service cannot be reached or failed on a request."""
 

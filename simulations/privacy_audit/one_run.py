@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the examples guessed in and guessed out; the best counts, Bonferroni
+SHARES = (1 / 8, 1 / 2)  # of the examples guessed in and guessed out; the best counts, Bonferroni
 MOST = 20.0
 
 

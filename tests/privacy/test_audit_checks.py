@@ -26,6 +26,7 @@ from simulations.privacy_audit.subject import Subject
 Make = Callable[..., Any]
 LINEAR = [{"name": "linear", "rounds": 6, "objective": "fusion", "scope": "linear", "learning_rate": 0.5,
            "encoder_rate": 0.0}]  # fmt: skip
+FEATURES = [{**LINEAR[0], "scope": "features"}]
 FILMS = [{"name": "films", "rounds": 2, "objective": "image", "scope": "adapters", "learning_rate": 0.05,
           "encoder_rate": 0.5}]  # fmt: skip
 
@@ -150,7 +151,7 @@ def test_clipping_by_film_instead_of_patient_is_caught(
 def test_forgotten_clipping_is_caught_twice(subject: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LoopEngine, "clipped_sum", lambda self, model, batch, *, clip, loss:
                         CLIPPED_SUM(self, model, batch, clip=1e9, loss=loss))  # fmt: skip
-    study = subject(privacy__noise_multiplier=4.0)
+    study = subject(FEATURES, privacy__noise_multiplier=4.0)
     assert broken(sensitivity.check_sensitivity(study))
     assert "epsilon at least" in broken(canaries.check_canaries(study))[0]
 
@@ -207,8 +208,8 @@ def test_no_noise_at_all_lets_the_canaries_sing_and_the_row_come_back(
     subject: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "add_noise", lambda *_, **__: None)
-    study = subject(privacy__noise_multiplier=20.0)
-    assert broken(canaries.check_canaries(study))
+    study = subject(FEATURES, privacy__noise_multiplier=20.0)
+    assert "epsilon at least" in broken(canaries.check_canaries(study))[0]
     assert "from what is sent 100%" in broken(leak.check_leak(study))[0]
 
 
