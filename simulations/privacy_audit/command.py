@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from safetensors.numpy import load_file
 
 from client.privacy.accountant import Account
 from client.trainer.config import SiteConfig
@@ -49,7 +50,7 @@ def audit_study(
 
     Raises:
         ConfigError: what a run would refuse, a study without privacy, or an unknown check.
-        PromiseBrokenError: a check found the promise broken; after everything was shown and written.
+        PromiseBrokenError: a check contradicts the promise; after everything was shown and written.
     """
     console = console or Console()
     config = compose_study(overrides)
@@ -64,14 +65,15 @@ def audit_study(
     with tempfile.TemporaryDirectory(prefix="mammofed-audit-") as folder:
         subject, site = make_subject(config, Path(folder))
         findings = run_checks(checks_of(subject, site, shadows=shadows), only=only, console=console)
-        audit = Audit(study=subject.protocol.study, protocol_sha256=subject.protocol.sha256, release=version("mammofed"),
-                      claims=claims(subject.protocol), findings=findings, seconds=time.perf_counter() - began)  # fmt: skip
+        protocol = subject.protocol
+        audit = Audit(study=protocol.study, protocol_sha256=protocol.sha256, release=version("mammofed"),
+                      claims=claims(protocol), findings=findings, seconds=time.perf_counter() - began)  # fmt: skip
     console.print(draw(audit))
     if output is not None:
         for path in write(audit, output):
             console.print(f"Written  {path}", highlight=False)
     if audit.broken:
-        raise PromiseBrokenError(audit.headline, remedy="do not train with this release; tell the maintainers (SECURITY.md)")
+        raise PromiseBrokenError(audit.headline, remedy="train nothing with this release; tell the maintainers")
     return audit
 
 
@@ -129,10 +131,8 @@ def make_subject(config: Config, folder: Path) -> tuple[Subject, SiteConfig]:
         contract={"version": contract.version, "sha256": contract.sha256, "n_features": contract.n_features},
         pipeline=pipeline.terms(),
     )  # fmt: skip
-    from safetensors.numpy import load_file
-
-    subject = Subject(protocol=protocol, site=name, cohort=cohort, indices=np.asarray(indices), fields=tuple(contract.groups.values()),
-                      weights=load_file(initial))  # fmt: skip
+    subject = Subject(protocol=protocol, site=name, cohort=cohort, indices=np.asarray(indices, dtype=np.int64),
+                      fields=tuple(contract.groups.values()), weights=load_file(initial))  # fmt: skip
     (folder / "protocols").mkdir()
     write_small(folder / "protocols" / "audited.json", protocol.to_json())
     return subject, SiteConfig(

@@ -23,9 +23,9 @@ STYLES: Mapping[Verdict, str] = {
     Verdict.HELD: "green", Verdict.BROKEN: "bold red", Verdict.TOLD: "cyan", Verdict.LEFT_OUT: "yellow",
 }  # fmt: skip
 LIMITS = (
-    "An audit can find that a promise is broken; it cannot prove that it is kept. What proves it is the mathematics of "
-    "the mechanism, for code that does what the mechanism says, and this looks at that code from outside. It was run on "
-    "this machine with synthetic women: a hospital's own machine is audited by running it there."
+    "An audit can find that a promise is broken; it cannot prove that it is kept. What proves it is the mathematics "
+    "of the mechanism, for code that does what the mechanism says, and this looks at that code from outside. It was "
+    "run on this machine with synthetic women: a hospital's own machine is audited by running it there."
 )
 
 
@@ -36,7 +36,8 @@ def draw(audit: Audit) -> RenderableType:
     for column in ("", "Check", "Found"):
         table.add_column(column, overflow="fold", no_wrap=not column)
     for finding in audit.findings:
-        table.add_row(Text(finding.verdict, style=STYLES[finding.verdict]), escape(finding.title), escape(finding.words))
+        verdict = Text(finding.verdict, style=STYLES[finding.verdict])
+        table.add_row(verdict, escape(finding.title), escape(finding.words))
     style = "bold red" if audit.broken else "bold green"
     claims = ", ".join(f"{name} {value}" for name, value in audit.claims.items())
     return Group(table, Text(f"Promised: {claims}", style="dim"), Text(audit.headline, style=style),

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ SHARES = (0.125, 0.25, 0.5, 1.0)  # of each site's women
 EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0)
 ROUNDS = (24,)
 REPEATS = 3
+RECIPE_SHARE = 0.25  # where the recipe without privacy is trained too, which takes minutes
 CHECKS = ((10, 0.25, 4.0), (10, 1.0, 1.0))  # (rounds, share, epsilon): that the index foretells other lengths too
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -98,6 +100,23 @@ class Population:
             pipeline=self.pipeline.terms(),
         )  # fmt: skip
 
+    @property
+    def auc_at_start(self) -> float:
+        """Of the public weights, before anybody has trained."""
+        load_arrays(self.model, self.initial)
+        return held_out_auc(self.model, self.cohorts[HELD_OUT], self.features[HELD_OUT])
+
+    def protocol_without(self, patients: Mapping[str, int], *, rounds: int) -> Protocol:
+        """The shipped recipe without privacy, for sites of these sizes."""
+        config = compose_config([*POPULATION, f"seed={self.config['seed']}", "privacy=none", f"rounds={rounds}"])
+        return build_protocol(
+            config, patients=patients, sigmas=noise_multipliers(config),
+            initial_weights={"sha256": weights_sha256(self.initial), "origin": "public", "recipe": "public weights"},
+            contract={"version": self.contract.version, "sha256": self.contract.sha256,
+                      "n_features": self.contract.n_features},
+            pipeline=self.pipeline.terms(),
+        )  # fmt: skip
+
     def train(self, protocol: Protocol, chosen: Mapping[str, NDArray[np.int64]], *, noised: bool) -> float:
         """All rounds; AUC of the fused score on the held-out women after the last."""
         weights = dict(self.initial)
@@ -109,7 +128,8 @@ class Population:
                 train_round(
                     model=self.model, cohort=self.cohorts[site.name], indices=chosen[site.name], protocol=protocol,
                     site=site.name, round_number=number, device=torch.device("cpu"),
-                    randomness=randomness_for(protocol, site=site.name, round_number=number) if noised else _NoNoise(),
+                    randomness=_NoNoise() if protocol.private and not noised else
+                    randomness_for(protocol, site=site.name, round_number=number),
                     features=self.features[site.name],
                 )  # fmt: skip
                 for name, array in arrays_of(self.model).items():
@@ -155,6 +175,17 @@ def rows_of(population: Population, seed: int, *, say: Any) -> Iterator[dict[str
             yield row
 
 
+def recipe_row(population: Population, seed: int) -> dict[str, Any]:
+    """The recipe without privacy against the private one without noise: what learning less costs, noise apart."""
+    chosen = {name: np.arange(max(10, round(RECIPE_SHARE * len(c)))) for name, c in population.sites.items()}
+    patients = {name: len(rows) for name, rows in chosen.items()}
+    quiet = population.protocol(patients, epsilon=8.0, rounds=ROUNDS[0])
+    full = population.protocol_without(patients, rounds=ROUNDS[0])
+    return {"seed": seed, "patients": sum(patients.values()), "rounds": ROUNDS[0],
+            "auc_without_noise": round(population.train(quiet, chosen, noised=False), 5),
+            "auc_without_privacy": round(population.train(full, chosen, noised=False), 5)}  # fmt: skip
+
+
 def main(arguments: Sequence[str]) -> int:
     """Measure all populations and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -165,16 +196,23 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
+    recipes: list[dict[str, Any]] = []
+    start: dict[str, float] = {}
     for seed in options.seeds:
         population = Population(seed, workers=options.workers, cache=options.cache)
-        for row in rows_of(population, seed, say=lambda text: print(text, flush=True)):  # noqa: T201
-            rows.append(row)
+        start[str(seed)] = round(population.auc_at_start, 5)
+        found = rows_of(population, seed, say=lambda text: print(text, flush=True))  # noqa: T201
+        for row in chain(found, [None]):
+            if row is None:
+                recipes.append(recipe_row(population, seed))
+            else:
+                rows.append(row)
             document = {
                 "command": "python -m simulations.privacy_plan.measure " + " ".join(arguments),
                 "made": datetime.datetime.now(datetime.UTC).date().isoformat(), "release": version("mammofed"),
                 "women": "synthetic", "population": list(POPULATION), "recipe": "configs/privacy/patient.yaml",
                 "held_out": len(population.cohorts[HELD_OUT]), "delta": population.config["privacy"]["delta"],
-                "rows": rows,
+                "auc_at_start": start, "recipes": recipes, "rows": rows,
             }  # fmt: skip
             options.output.write_text(json.dumps(document, indent=1) + "\n")
     return 0
