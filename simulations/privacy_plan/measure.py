@@ -16,9 +16,8 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +43,14 @@ from simulations.privacy_plan.noise import noise_index
 
 POPULATION = ("sites=4", "patients=4800", "held_out=1500", "cohort.calcification_share=0.0")
 SEEDS = (21, 22)
-SHARES = (0.125, 0.25, 0.5, 1.0)  # of each site's women
-EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0)
-ROUNDS = (24,)
-REPEATS = 3
-RECIPE_SHARE = 0.25  # where the recipe without privacy is trained too, which takes minutes
-CHECKS = ((10, 0.25, 4.0), (10, 1.0, 1.0))  # (rounds, share, epsilon): that the index foretells other lengths too
+ROUNDS = 24
+REPEATS = 2  # noises of each training
+# (share of each site's women, epsilon): the noise index spans 0.03 to 2.7, and equal ones come of different studies.
+RUNS = (
+    (0.125, 8.0), (0.25, 3.0), (0.5, 4.0), (1.0, 1.0), (0.125, 2.0), (1.0, 8.0), (0.25, 1.0), (0.5, 1.0), (1.0, 0.5),
+    (0.125, 0.5),
+)  # fmt: skip
+CHECKS = ((10, 0.25, 3.0),)  # (rounds, share, epsilon): that the index foretells other lengths too
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -106,17 +107,6 @@ class Population:
         load_arrays(self.model, self.initial)
         return held_out_auc(self.model, self.cohorts[HELD_OUT], self.features[HELD_OUT])
 
-    def protocol_without(self, patients: Mapping[str, int], *, rounds: int) -> Protocol:
-        """The shipped recipe without privacy, for sites of these sizes."""
-        config = compose_config([*POPULATION, f"seed={self.config['seed']}", "privacy=none", f"rounds={rounds}"])
-        return build_protocol(
-            config, patients=patients, sigmas=noise_multipliers(config),
-            initial_weights={"sha256": weights_sha256(self.initial), "origin": "public", "recipe": "public weights"},
-            contract={"version": self.contract.version, "sha256": self.contract.sha256,
-                      "n_features": self.contract.n_features},
-            pipeline=self.pipeline.terms(),
-        )  # fmt: skip
-
     def train(self, protocol: Protocol, chosen: Mapping[str, NDArray[np.int64]], *, noised: bool) -> float:
         """All rounds; AUC of the fused score on the held-out women after the last."""
         weights = dict(self.initial)
@@ -128,8 +118,7 @@ class Population:
                 train_round(
                     model=self.model, cohort=self.cohorts[site.name], indices=chosen[site.name], protocol=protocol,
                     site=site.name, round_number=number, device=torch.device("cpu"),
-                    randomness=_NoNoise() if protocol.private and not noised else
-                    randomness_for(protocol, site=site.name, round_number=number),
+                    randomness=randomness_for(protocol, site=site.name, round_number=number) if noised else _NoNoise(),
                     features=self.features[site.name],
                 )  # fmt: skip
                 for name, array in arrays_of(self.model).items():
@@ -152,38 +141,40 @@ def held_out_auc(model: FusionModel, cohort: Cohort, features: FeatureCache) -> 
     return found
 
 
-def rows_of(population: Population, seed: int, *, say: Any) -> Iterator[dict[str, Any]]:
-    """Every training of one population, as rows of the table."""
-    runs = [(rounds, share, epsilon) for rounds in ROUNDS for share in SHARES for epsilon in EPSILONS]
-    quiet: dict[tuple[int, float], float] = {}
-    for rounds, share, epsilon in [*runs, *CHECKS]:
+def rows_of(
+    population: Population, seed: int, *, known: Sequence[Mapping[str, Any]], say: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
+    """Every training of one population that is not known yet, as rows of the table."""
+    quiet = {(row["rounds"], row["patients"]): row["auc_without_noise"] for row in known if row["seed"] == seed}
+    for rounds, share, epsilon in [*((ROUNDS, share, epsilon) for share, epsilon in RUNS), *CHECKS]:
         chosen = {name: np.arange(max(10, round(share * len(c)))) for name, c in population.sites.items()}
         patients = {name: len(rows) for name, rows in chosen.items()}
+        total = sum(patients.values())
+        asked = {"seed": seed, "rounds": rounds, "patients": total, "epsilon": epsilon}
+        done = sum(all(row[key] == value for key, value in asked.items()) for row in known)
+        if done >= REPEATS:
+            continue
         protocol = population.protocol(patients, epsilon=epsilon, rounds=rounds)
-        if (rounds, share) not in quiet:
-            quiet[rounds, share] = population.train(protocol, chosen, noised=False)
-        for repeat in range(REPEATS):
+        if (rounds, total) not in quiet:
+            quiet[rounds, total] = round(population.train(protocol, chosen, noised=False), 5)
+        for repeat in range(done, REPEATS):
             began = time.perf_counter()
             found = population.train(protocol, chosen, noised=True)
             row = {
-                "seed": seed, "rounds": rounds, "patients": sum(patients.values()), "sites": len(patients),
-                "epsilon": epsilon, "sigma": protocol.privacy.noise_multiplier, "repeat": repeat,
-                "noise_index": noise_index(protocol), "auc": round(found, 5),
-                "auc_without_noise": round(quiet[rounds, share], 5),
+                **asked, "sites": len(patients), "sigma": protocol.privacy.noise_multiplier, "repeat": repeat,
+                "noise_index": round(noise_index(protocol), 6), "auc": round(found, 5),
+                "auc_without_noise": quiet[rounds, total],
             }  # fmt: skip
             say(f"{row} {time.perf_counter() - began:.1f} s")
             yield row
 
 
-def recipe_row(population: Population, seed: int) -> dict[str, Any]:
-    """The recipe without privacy against the private one without noise: what learning less costs, noise apart."""
-    chosen = {name: np.arange(max(10, round(RECIPE_SHARE * len(c)))) for name, c in population.sites.items()}
-    patients = {name: len(rows) for name, rows in chosen.items()}
-    quiet = population.protocol(patients, epsilon=8.0, rounds=ROUNDS[0])
-    full = population.protocol_without(patients, rounds=ROUNDS[0])
-    return {"seed": seed, "patients": sum(patients.values()), "rounds": ROUNDS[0],
-            "auc_without_noise": round(population.train(quiet, chosen, noised=False), 5),
-            "auc_without_privacy": round(population.train(full, chosen, noised=False), 5)}  # fmt: skip
+def known(path: Path) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Rows and starting AUCs of a table that is there already: a measurement that was stopped goes on."""
+    if not path.exists():
+        return [], {}
+    document = json.loads(path.read_bytes())
+    return list(document["rows"]), dict(document["auc_at_start"])
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -195,24 +186,19 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--cache")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-    recipes: list[dict[str, Any]] = []
-    start: dict[str, float] = {}
+    rows, start = known(options.output)
     for seed in options.seeds:
         population = Population(seed, workers=options.workers, cache=options.cache)
         start[str(seed)] = round(population.auc_at_start, 5)
-        found = rows_of(population, seed, say=lambda text: print(text, flush=True))  # noqa: T201
-        for row in chain(found, [None]):
-            if row is None:
-                recipes.append(recipe_row(population, seed))
-            else:
-                rows.append(row)
+        for row in rows_of(population, seed, known=tuple(rows), say=lambda text: print(text, flush=True)):  # noqa: T201
+            rows.append(row)
             document = {
-                "command": "python -m simulations.privacy_plan.measure " + " ".join(arguments),
+                "command": "python -m simulations.privacy_plan.measure --output "
+                "simulations/privacy_plan/measured.json",
                 "made": datetime.datetime.now(datetime.UTC).date().isoformat(), "release": version("mammofed"),
                 "women": "synthetic", "population": list(POPULATION), "recipe": "configs/privacy/patient.yaml",
                 "held_out": len(population.cohorts[HELD_OUT]), "delta": population.config["privacy"]["delta"],
-                "auc_at_start": start, "recipes": recipes, "rows": rows,
+                "auc_at_start": start, "rows": rows,
             }  # fmt: skip
             options.output.write_text(json.dumps(document, indent=1) + "\n")
     return 0

@@ -55,12 +55,11 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The table. gain: what training without noise adds over the public weights, mean. recipe: what the private recipe
-    loses against the one without privacy, noise apart. command, made: where it comes from."""
+    """The table. gain: what training without noise adds over the public weights, mean. command, made: where it comes
+    from. held_out: women that every AUC was taken on."""
 
     groups: tuple[Group, ...]
     gain: float
-    recipe: float
     command: str
     made: str
     held_out: int
@@ -99,10 +98,11 @@ def read_table(path: Path = TABLE) -> Measured:
     try:
         document = json.loads(path.read_bytes())
         groups = groups_of(document["rows"])
-        gains = {(row["seed"], row["patients"], row["rounds"]): row["auc_without_noise"] -
-                 document["auc_at_start"][str(row["seed"])] for row in document["rows"]}  # fmt: skip
-        recipes = [row["auc_without_privacy"] - row["auc_without_noise"] for row in document["recipes"]]
-        return Measured(groups=groups, gain=float(np.mean(list(gains.values()))), recipe=float(np.mean(recipes)),
+        gains = {
+            (row["seed"], row["patients"], row["rounds"]):
+            row["auc_without_noise"] - document["auc_at_start"][str(row["seed"])] for row in document["rows"]
+        }  # fmt: skip
+        return Measured(groups=groups, gain=float(np.mean(list(gains.values()))),
                         command=document["command"], made=document["made"], held_out=document["held_out"])  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{path} is absent or damaged: {error}", remedy="install the release again") from None

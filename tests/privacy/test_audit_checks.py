@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from client.training import local, loop
 from client.training.engines import ClippedSum
 from client.training.loop import LoopEngine
 from shared_model.errors import ConfigError
-from shared_model.fusion import arrays_of
+from shared_model.fusion import arrays_of, build_model
 from simulations.privacy_audit import canaries, leak, membership, noise, sampling, sensitivity
 from simulations.privacy_audit.finding import Finding, Verdict
 from simulations.privacy_audit.subject import Subject
@@ -26,7 +27,6 @@ from simulations.privacy_audit.subject import Subject
 Make = Callable[..., Any]
 LINEAR = [{"name": "linear", "rounds": 6, "objective": "fusion", "scope": "linear", "learning_rate": 0.5,
            "encoder_rate": 0.0}]  # fmt: skip
-FEATURES = [{**LINEAR[0], "scope": "features"}]
 FILMS = [{"name": "films", "rounds": 2, "objective": "image", "scope": "adapters", "learning_rate": 0.05,
           "encoder_rate": 0.5}]  # fmt: skip
 
@@ -35,14 +35,17 @@ FILMS = [{"name": "films", "rounds": 2, "objective": "image", "scope": "adapters
 def _fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tensor of one number with half the noise takes the full 96 rounds; the tests' faults are seen with fewer."""
     monkeypatch.setattr(noise, "REPEATS", 40)
+    monkeypatch.setattr(sampling, "STEPS", 160)
 
 
 @pytest.fixture
 def subject(tiny_model: Make, memory_patients: Make, small_protocol: Make) -> Callable[..., Subject]:
-    def make(phases: Any = LINEAR, *, women: int = 40, **changes: Any) -> Subject:
-        protocol = small_protocol(**{"training__phases": phases, **changes})
-        return Subject(protocol=protocol, site="a", cohort=memory_patients(women), indices=np.arange(women), fields=(),
-                       weights=arrays_of(tiny_model()))  # fmt: skip
+    def make(phases: Any = LINEAR, *, women: int = 40, features: int = 12, **changes: Any) -> Subject:
+        protocol = small_protocol(**{"training__phases": phases, "contract__n_features": features, **changes})
+        model = tiny_model() if features == 12 else build_model(
+            replace(tiny_model().config, n_clinical=features), seed=1, prevalence=0.3)  # fmt: skip
+        return Subject(protocol=protocol, site="a", cohort=memory_patients(women, features=features),
+                       indices=np.arange(women), fields=(), weights=arrays_of(model))  # fmt: skip
 
     return make
 
@@ -121,7 +124,9 @@ def test_a_step_without_noise_is_caught(subject: Make, monkeypatch: pytest.Monke
             add(sums, std=std, randomness=randomness)
 
     monkeypatch.setattr(local, "add_noise", sometimes)
-    assert "whole rounds" in broken(noise.check_noise(subject()))[0]
+    words = broken(noise.check_noise(subject(FILMS)))[0]
+    assert re.search(r"whole rounds, \S+: 0\.8\d\d of the promised spread", words)
+    assert "noise was asked for" in words
 
 
 def clipped_sum_by_film(self: LoopEngine, model: Any, batch: Any, *, clip: float, loss: Any) -> ClippedSum:
@@ -151,7 +156,7 @@ def test_clipping_by_film_instead_of_patient_is_caught(
 def test_forgotten_clipping_is_caught_twice(subject: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LoopEngine, "clipped_sum", lambda self, model, batch, *, clip, loss:
                         CLIPPED_SUM(self, model, batch, clip=1e9, loss=loss))  # fmt: skip
-    study = subject(FEATURES, privacy__noise_multiplier=4.0)
+    study = subject(features=42, privacy__noise_multiplier=4.0)
     assert broken(sensitivity.check_sensitivity(study))
     assert "epsilon at least" in broken(canaries.check_canaries(study))[0]
 
@@ -208,7 +213,7 @@ def test_no_noise_at_all_lets_the_canaries_sing_and_the_row_come_back(
     subject: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "add_noise", lambda *_, **__: None)
-    study = subject(FEATURES, privacy__noise_multiplier=20.0)
+    study = subject(features=42, privacy__noise_multiplier=20.0)
     assert "epsilon at least" in broken(canaries.check_canaries(study))[0]
     assert "from what is sent 100%" in broken(leak.check_leak(study))[0]
 
@@ -225,7 +230,7 @@ def test_a_raw_update_gives_a_row_away_exactly_and_noise_hides_it(subject: Make)
 
 def test_membership_is_found_without_protection_and_hardly_with_it(subject: Make) -> None:
     study = subject(training__sample_rate=0.5, privacy__noise_multiplier=3.0)
-    finding = membership.check_membership(study, shadows=12)[0]
+    finding = membership.check_membership(study, shadows=6)[0]
     assert finding.verdict is Verdict.HELD
     assert finding.figures["unprotected_auc"] > finding.figures["protected_auc"] - 0.1
 
