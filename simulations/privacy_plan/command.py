@@ -128,6 +128,16 @@ def _index(
     return math.sqrt(sum(index_of(sigma=s, sample_rate=q, steps=t, sizes=women) ** 2 for s, q, t in parts))
 
 
+def sure(epsilon: float) -> float:
+    """How often somebody can be right, at most, about whether a patient took part, who was at 50 % before (delta apart):
+    1 / (1 + exp(-epsilon)), by Bayes.
+
+    >>> round(sure(1.0), 3)
+    0.731
+    """
+    return 1.0 / (1.0 + math.exp(-epsilon))
+
+
 def draw(budget: Budget, table: Measured) -> RenderableType:
     """What a person reads: the noise, what it costs, and whether it is worth it."""
     rows = Table(title="What the budget buys", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_header=False)
@@ -137,6 +147,8 @@ def draw(budget: Budget, table: Measured) -> RenderableType:
     rows.add_row("Women", f"{budget.patients:,} train, at {len(budget.sizes)} sites of about {budget.sizes[0]:,}")
     rows.add_row("Privacy", f"epsilon {budget.epsilon:.2f} at delta {budget.delta:g} for each woman, over all "
                  f"{budget.rounds} rounds ({others})")  # fmt: skip
+    rows.add_row("What that means", "somebody who knows all else, and tosses a coin about whether she took part, is right "
+                 f"in at most {sure(budget.epsilon):.1%} of cases after seeing all that left")  # fmt: skip
     rows.add_row("A woman at two sites", f"epsilon {budget.twice:.2f}: what both tell of her adds up")  # fmt: skip
     for number, (sigma, rate, steps) in enumerate(zip(budget.sigmas, budget.rates, budget.steps, strict=True), 1):
         phase = f"Phase {number}: " if len(budget.sigmas) > 1 else ""
