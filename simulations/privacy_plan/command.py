@@ -129,8 +129,8 @@ def _index(
 
 
 def sure(epsilon: float) -> float:
-    """How often somebody can be right, at most, about whether a patient took part, who was at 50 % before (delta apart):
-    1 / (1 + exp(-epsilon)), by Bayes.
+    """How often, at most, somebody can be right about whether a patient took part, who was at 50 % before; delta apart.
+    By Bayes 1 / (1 + exp(-epsilon)).
 
     >>> round(sure(1.0), 3)
     0.731
@@ -147,8 +147,8 @@ def draw(budget: Budget, table: Measured) -> RenderableType:
     rows.add_row("Women", f"{budget.patients:,} train, at {len(budget.sizes)} sites of about {budget.sizes[0]:,}")
     rows.add_row("Privacy", f"epsilon {budget.epsilon:.2f} at delta {budget.delta:g} for each woman, over all "
                  f"{budget.rounds} rounds ({others})")  # fmt: skip
-    rows.add_row("What that means", "somebody who knows all else, and tosses a coin about whether she took part, is right "
-                 f"in at most {sure(budget.epsilon):.1%} of cases after seeing all that left")  # fmt: skip
+    rows.add_row("What that means", "somebody who knows all else, and tossed a coin about whether she took part, is "
+                 f"right in at most {sure(budget.epsilon):.1%} of cases after seeing all that left")  # fmt: skip
     rows.add_row("A woman at two sites", f"epsilon {budget.twice:.2f}: what both tell of her adds up")  # fmt: skip
     for number, (sigma, rate, steps) in enumerate(zip(budget.sigmas, budget.rates, budget.steps, strict=True), 1):
         phase = f"Phase {number}: " if len(budget.sigmas) > 1 else ""
