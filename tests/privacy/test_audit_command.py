@@ -40,10 +40,10 @@ def test_an_accountant_that_begins_anew_each_round_is_caught(
 ) -> None:
     spent = train_module.spent
 
-    def forgetful(site: Any, protocol: Any) -> Any:
+    def forgetful(site: Any, protocol: Any, *more: Any) -> Any:
         sigma, rate, steps = protocol.mechanisms(1)[0]
         alone = Account().add(noise_multiplier=sigma, sample_rate=rate, steps=steps)
-        return spent(site, protocol).model_copy(update={"epsilon": alone.epsilon(delta=protocol.privacy.delta)})
+        return spent(site, protocol, *more).model_copy(update={"epsilon": alone.epsilon(delta=protocol.privacy.delta)})
 
     monkeypatch.setattr(train_module, "spent", forgetful)
     study = small_study(private=True, privacy__epsilon=50.0)
