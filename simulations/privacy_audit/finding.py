@@ -10,12 +10,10 @@ Figure = float | int | str
 
 
 class Verdict(StrEnum):
-    """HELD: measured, and as promised. BROKEN: it is not. TOLD: a figure to be read, which breaks no promise.
-    LEFT_OUT: not measured, for the reason given."""
+    """HELD: measured, and nothing contradicts the promise. BROKEN: something does. LEFT_OUT: not measured, and why."""
 
     HELD = "held"
     BROKEN = "broken"
-    TOLD = "told"
     LEFT_OUT = "left out"
 
 

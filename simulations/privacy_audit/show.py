@@ -20,7 +20,7 @@ from simulations.words import seconds_in_words
 
 SCHEMA_VERSION = 1
 STYLES: Mapping[Verdict, str] = {
-    Verdict.HELD: "green", Verdict.BROKEN: "bold red", Verdict.TOLD: "cyan", Verdict.LEFT_OUT: "yellow",
+    Verdict.HELD: "green", Verdict.BROKEN: "bold red", Verdict.LEFT_OUT: "yellow",
 }  # fmt: skip
 LIMITS = (
     "An audit can find that a promise is broken; it cannot prove that it is kept. What proves it is the mathematics "

@@ -45,7 +45,7 @@ POPULATION = ("sites=4", "patients=4800", "held_out=1500", "cohort.calcification
 SEEDS = (21, 22)
 ROUNDS = 24
 REPEATS = 2  # noises of each training
-# (share of each site's women, epsilon): the noise index spans 0.03 to 2.7, and equal ones come of different studies.
+# (share of each site's women, epsilon): the noise index spans 0.06 to 4.6, and equal ones come of different studies.
 RUNS = (
     (0.125, 8.0), (0.25, 3.0), (0.5, 4.0), (1.0, 1.0), (0.125, 2.0), (1.0, 8.0), (0.25, 1.0), (0.5, 1.0), (1.0, 0.5),
     (0.125, 0.5),
