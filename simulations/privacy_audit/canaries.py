@@ -47,9 +47,9 @@ def _check_phase(subject: Subject, phase: PhaseTerms, tick: Callable[[], None]) 
     rate, sigma = phase.sample_rate or subject.protocol.training.sample_rate, sigma_of(subject, phase)
     canaries = Women(make_canaries(subject, phase))
     delta, contributions_MP = subject.protocol.privacy.delta, contributions(subject, phase, canaries)
-    random = np.random.default_rng(SEED)
-    inside = random.random(len(canaries)) < 0.5
-    inside[random.integers(len(canaries))] = True  # training refuses an empty hospital
+    inside = np.random.default_rng().random(len(canaries)) < 0.5  # fresh coins: the confidence rests on them
+    if not inside.any():
+        inside[0] = True  # training refuses an empty hospital; one in 2^M audits
     members = np.flatnonzero(inside)
     protocol = bare(subject.protocol, phase, site=subject.site, steps=1, unit=1.0 / clip, sample_rate=rate)
     cache = subject.cache(canaries)
@@ -140,7 +140,7 @@ class Watcher:
         self._steps += 1
 
     def scores(self) -> NDArray[np.float64]:
-        """[M], greater for more likely in."""
+        """[M], above zero for more likely in than out."""
         beside = self._canaries_MP.shape[1] - len(self._basis_RP)
         variance = self._beside / (beside * self._steps) if beside else self._sigma**2
         expected_MP = self._rate * self._steps * self._canaries_MP

@@ -74,7 +74,7 @@ def test_randomised_response_is_bounded_by_its_own_epsilon(epsilon: float) -> No
     for _ in range(100):
         inside = random.random(1000) < 0.5
         told = inside == (random.random(1000) < 1 / (1 + np.exp(-epsilon)))
-        scores = told + random.random(1000) * 1e-6
+        scores = told - 0.5 + random.random(1000) * 1e-6
         found = bound(scores, inside, delta=0.0, error=0.05).epsilon
         above += found > epsilon
         best = max(best, found)
