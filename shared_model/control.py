@@ -33,6 +33,8 @@ MAX_REFUSAL_BYTES: Final = 3 << 10  # gRPC's headers have 8 KiB in all
 AHEAD_S: Final = 5.0
 BEHIND_S: Final = 300.0
 """How far a site's clock may be off: Flower refuses signatures from more than 5 s ahead or 305 s behind."""
+COURIER_BEHIND_S: Final = 5.0
+"""A courier hands no message on that seems to come from further in the future (`client/app.py`)."""
 
 Words = Annotated[str, Field(max_length=MAX_WORDS)]
 Party = Literal["courier", "trainer"]

@@ -24,7 +24,8 @@ MAY_IMPORT = {
 }  # fmt: skip
 # Flower stays behind one adapter a side and the local engine.
 FLOWER = ("client/app.py", "client/gate.py", "server/gate.py", "shared_model/flower_gate.py",
-          "server/app.py", "server/aggregation/", "simulations/engine/",
+          "server/app.py", "server/aggregation/", "server/deploy/flower_shell.py",
+          "server/deploy/superlink.py", "simulations/engine/",
           "simulations/benchmarks/peers/flower_app/", "simulations/benchmarks/deployment/plain_app/")
 # What starts often, or never needs a model, must not pay for torch (4 to 5 CPU-seconds).
 WITHOUT_TORCH = ("mammofed.py", "client/app.py", "client/app/", "client/trainer/client.py", "client/trainer/config.py",

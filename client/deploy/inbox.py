@@ -69,7 +69,8 @@ class Inbox:
             raise EnrolmentError("the coordinator shows another signing key than at this site's enrolment",
                                  found=f"{coordinator.name}, key {coordinator.key[:16]}",
                                  expected=f"{there.name}, key {there.key[:16]}",
-                                 remedy="call the coordinator; if it really has a new key, enrol again")  # fmt: skip
+                                 remedy="call the coordinator and compare the six words; if its key is really new, "
+                                 "enrol anew: `mammofed site init` into another home, by a new invitation")  # fmt: skip
         coordinator.verify_key  # noqa: B018  # a key at all?
         write_private(self.folder / "coordinator.json", coordinator.model_dump_json().encode())
 

@@ -13,7 +13,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +33,7 @@ from shared_model.supervisor import Service, Supervisor
 
 STEP_S = 0.5
 SUPERNODE, TRAINER = "supernode", "trainer"
+SILENT_S = 150.0  # SuperNode sends a heartbeat every 30 s, and connects again and again where nobody answers
 NODE_RESTART_S = 5.0  # Flower refuses a node that was killed for about a minute; asking more often helps nobody
 BUNDLE_LIST = "allowed-bundles"
 
@@ -58,8 +60,11 @@ class TrainerSide:
             if str(error) != self._fault:
                 log.warning("the trainer waits: %s", error)
                 self._fault = str(error)
+            if self._running:  # what the hospital allows cannot be read: what it allowed before may be too much by now
+                self._supervisor.remove(TRAINER)
+                self._running = ""
             return
-        self._seen = seen
+        self._seen, self._fault = seen, ""
         if text == self._running:
             return
         write_private(self._config, text.encode())
@@ -82,18 +87,43 @@ class TrainerSide:
 
 
 class CourierSide:
-    """SuperNode before the tunnel; started once the site has its certificate."""
+    """SuperNode before the tunnel; started once the site has its certificate, and again when it is silent for long.
 
-    def __init__(self, home: SiteHome, supervisor: Supervisor, *, tunnel_port: int) -> None:
-        self._home, self._supervisor, self._port = home, supervisor, tunnel_port
+    A SuperNode whose coordinator once answered with an error shuts down, and hangs in that for ever: its process lives,
+    and the site would be lost until a person looked.
+
+    Args:
+        tunnel_port: where SuperNode finds the tunnel. silence_s: for how long it has said nothing there.
+    """
+
+    def __init__(
+        self, home: SiteHome, supervisor: Supervisor, *, tunnel_port: int, silence_s: Callable[[], float]
+    ) -> None:
+        self._home, self._supervisor, self._port, self._silence_s = home, supervisor, tunnel_port, silence_s
         self._running = False
+        self._again: threading.Thread | None = None
 
     def step(self) -> None:
         """Look once."""
-        if self._running or self._home.identity().certificate() is None:
-            return
-        self._running = True
-        self._supervisor.add(supernode(self._home, tunnel_port=self._port))
+        if not self._running:
+            if self._home.identity().certificate() is not None:
+                self._running = True
+                self._supervisor.add(supernode(self._home, tunnel_port=self._port))
+        elif self._silence_s() > SILENT_S and not self._ending() and self._age_s() > SILENT_S:
+            self._begin_again()
+
+    def _ending(self) -> bool:
+        """Whether it is just being ended; then the supervisor is not asked, which would make the tunnel wait."""
+        return self._again is not None and self._again.is_alive()
+
+    def _age_s(self) -> float:
+        return self._supervisor.states()[SUPERNODE].seconds
+
+    def _begin_again(self) -> None:
+        """In a thread: a process that hangs takes some time to end, and the tunnel is not to wait for it."""
+        log.warning("SuperNode has said nothing for %.0f s and is started again", self._silence_s())
+        self._again = threading.Thread(target=self._supervisor.restart, args=(SUPERNODE,), daemon=True)
+        self._again.start()
 
 
 def prepare_courier(home: SiteHome) -> None:
@@ -177,7 +207,7 @@ async def _courier(home: SiteHome, supervisor: Supervisor, *, proxy: Proxy | Non
             presence = Presence(home.courier, home.identity(), audit=audit, release=version("mammofed"),
                                 trainer=trainer, proxy=proxy)  # fmt: skip
             with presence:
-                yield CourierSide(home, supervisor, tunnel_port=tunnel.port)
+                yield CourierSide(home, supervisor, tunnel_port=tunnel.port, silence_s=lambda: tunnel.silence_s)
 
 
 @asynccontextmanager

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from client.deploy.home import SiteHome
+from client.deploy.home import Policy, SiteHome
 from client.deploy.presence import STATUS
 from client.deploy.status import CourierStatus
 from client.trainer.client import listens
 from shared_model.control import plain
-from shared_model.errors import MammoFedError
+from shared_model.errors import ConfigError, MammoFedError
 from shared_model.fingerprint import six_words
 from shared_model.private_files import is_held
 
@@ -84,11 +84,14 @@ def _why_not(home: SiteHome) -> str:
     try:
         if not (home.trainer / "coordinator.json").exists():
             return "nothing was approved here yet"
+        Policy.read(home.policy_file)
         with log.open("rb") as stream:
             stream.seek(max(0, log.stat().st_size - TAIL_BYTES))
             lines = stream.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return "start `mammofed site join`"
+    except ConfigError as error:  # it was ended because of it
+        return str(error)
     if lines and " ERROR " in lines[-1]:
         return lines[-1].split(" ERROR ", 1)[1]
     return f"start `mammofed site join`; its words are in {log}"

@@ -94,6 +94,7 @@ class Tunnel:
         self._status = TunnelStatus(reason="", words=_UNUSED, since=clock())
         self._tasks: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server | None = None
+        self._heard = time.monotonic()
 
     # --- life ---
 
@@ -133,6 +134,11 @@ class Tunnel:
     def status(self) -> TunnelStatus:
         """How the line is, by the last connection."""
         return self._status
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds since SuperNode has last connected or said anything, whatever became of it."""
+        return time.monotonic() - self._heard
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
@@ -185,6 +191,7 @@ class Tunnel:
     # --- one connection ---
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._heard = time.monotonic()
         task = asyncio.current_task()
         assert task is not None
         if len(self._tasks) >= self._limits.connections:
@@ -263,6 +270,7 @@ class Tunnel:
             async with asyncio.timeout(self._limits.idle_s) as deadline:
 
                 def went_up(data: bytes) -> None:
+                    self._heard = time.monotonic()
                     carried["up"] += len(data)
                     deadline.reschedule(loop.time() + self._limits.idle_s)
 

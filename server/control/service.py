@@ -28,6 +28,7 @@ from shared_model.certificates import Role
 from shared_model.control import (
     AHEAD_S,
     BEHIND_S,
+    COURIER_BEHIND_S,
     MAX_REFUSAL_BYTES,
     SERVICE,
     BeatReply,
@@ -204,6 +205,10 @@ class ControlService:
         if wrong is not None:
             raise wrong
         answers, notices = self._witness.exchange(member, caller.admitted.node, beat.logs)
+        behind = self._clock() - beat.time
+        if behind > COURIER_BEHIND_S:  # what a slow line adds is no reason to refuse, and seldom so much
+            notices.append(f"this site's clock seems to be {behind:.0f} s behind; from {COURIER_BEHIND_S:g} s on its "
+                           "courier hands no round on: set it by NTP")  # fmt: skip
         if beat.release != self._release:
             notices.append(f"this site has release {plain(beat.release)}, the coordinator {self._release}; "
                            "install the same at both ends")  # fmt: skip

@@ -13,6 +13,7 @@ import logging
 import signal
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 
@@ -36,9 +37,11 @@ from shared_model.audit import AuditLog
 from shared_model.certificates import enrolling_server_context, server_context
 from shared_model.errors import MammoFedError, RoundError, StorageError
 from shared_model.fingerprint import six_words
+from shared_model.private_files import is_held
 from shared_model.supervisor import Supervisor
 
 STEP_S = 1.0
+LOG_PATIENCE_S = 5.0
 GRACE_S = 8.0  # for a command of Flower's that is running when this process is told to end; one takes 2 s
 PATIENCE_S = 120.0  # a study waits so long for its sites at its start, then takes the quorum that it has
 
@@ -123,7 +126,7 @@ async def serve(home: CoordinatorHome, end: asyncio.Event) -> None:
     """
     link = Link(home)
     with contextlib.ExitStack() as stack:
-        audit = stack.enter_context(home.audit_log())  # first of all: who has it is the daemon, and alone writes below
+        audit = stack.enter_context(await _audit_log(home))  # first: who has it is the daemon, and alone writes below
         link.prepare()
         authority = home.authority()
         credentials = authority.server_credentials(home.settings.hosts)
@@ -154,6 +157,18 @@ async def serve(home: CoordinatorHome, end: asyncio.Event) -> None:
         doorkeeper.flush()
         audit.append("daemon_ended")
     log.info("the coordinator has ended; sites wait for it and come back by themselves")
+
+
+async def _audit_log(home: CoordinatorHome) -> AuditLog:
+    """Take the log; a command that is just writing into it has it for a moment only."""
+    end = time.monotonic() + LOG_PATIENCE_S
+    while True:
+        try:
+            return home.audit_log()
+        except StorageError:
+            if not is_held(home.audit_file) or time.monotonic() >= end:
+                raise
+        await asyncio.sleep(0.2)
 
 
 async def _keep_house(keeper: Housekeeper, link: Link, end: asyncio.Event) -> None:

@@ -9,12 +9,14 @@ coordinator's machine has no other users (server/COORDINATOR.md). What he submit
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from server.deploy.flower_shell import Done, FlowerShell
 from server.deploy.home import CoordinatorHome
 from server.deploy.nodes import Nodes
 from shared_model.certificates import load_spki, loopback_credentials
@@ -70,6 +73,8 @@ class Link:
         self._port = home.settings.link_port
         self._lock, self._ending = threading.Lock(), False
         self._running: subprocess.Popen[bytes] | None = None
+        self._shell: FlowerShell | None = None
+        self._several = False
 
     def prepare(self) -> None:
         """Write what SuperLink reads at its start: a loopback certificate of its own, Flower's home, the app."""
@@ -85,16 +90,22 @@ class Link:
         write_app(self._folder / "app")
         write_private(self._folder / BUNDLE_LIST, f"{bundle_sha256()}\n".encode())
         write_commands(self._folder / "bin", {"flwr-serverapp": "server.gate"})
+        self._program.write_text(f"#!{sys.executable} -P\nfrom server.deploy.superlink import main\n\nmain()\n")
+        self._program.chmod(0o700)
 
     @property
     def certificate(self) -> Path:
         """What proves SuperLink to its neighbours on this machine."""
         return self._folder / "link.pem"
 
+    @property
+    def _program(self) -> Path:
+        return self._folder.resolve() / "bin" / "flower-superlink"
+
     def services(self) -> tuple[Service, Service]:
         """SuperLink and SuperExec, for the supervisor."""
         superlink = [
-            flower_command("flower-superlink"), "--host", "127.0.0.1", "--port", str(self._port),
+            str(self._program), "--host", "127.0.0.1", "--port", str(self._port),
             "--ssl-ca-certfile", str(self.certificate), "--ssl-certfile", str(self.certificate),
             "--ssl-keyfile", str(self._folder / "link.key"), "--enable-supernode-auth",
             "--database", str(self._folder / "state.db"), "--isolation", "process",
@@ -206,26 +217,55 @@ class Link:
             self._ending = True
             if self._running is not None:
                 self._running.kill()
+            if self._shell is not None:
+                self._shell.kill()
+
+    @contextlib.contextmanager
+    def several(self) -> Iterator[None]:
+        """Inside, commands share one start of Flower's command line, made with the first. For one thread at a time."""
+        self._several = True
+        try:
+            yield
+        finally:
+            self._several = False
+            with self._lock:
+                shell, self._shell = self._shell, None
+            if shell is not None:
+                shell.close()
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
-        code, output, said = self._run([flower_command("flwr"), *arguments, "--format", "json"], arguments[0])
+        words = [*arguments, "--format", "json"]
+        code, output, said = self._share(words) if self._several else self._run(words)
         try:
             answer = json.loads(output)
         except ValueError:
             answer = {}
         if code or not isinstance(answer, dict) or not answer.get("success", True):
-            words = (said or output).decode("utf-8", "replace").strip()[-300:]
-            raise RoundError(f"SuperLink refuses `flwr {arguments[0]}`", found=words or code,
+            words_said = (said or output).strip()[-300:]
+            raise RoundError(f"SuperLink refuses `flwr {arguments[0]}`", found=words_said or code,
                              remedy=f"read {self._folder / 'logs'}") from None  # fmt: skip
         return answer
 
-    def _run(self, command: list[str], name: str) -> tuple[int, bytes, bytes]:
+    def _share(self, arguments: list[str]) -> Done:
         with self._lock:
-            if self._ending:
-                raise RoundError(f"`flwr {name}` is not run: the coordinator is ending")
-            self._running = subprocess.Popen(command, env=self.environment(), cwd=self._folder / "empty",
-                                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                             stderr=subprocess.PIPE)  # fmt: skip
+            self._still_wanted(arguments[0])
+            if self._shell is None:
+                self._shell = FlowerShell(environment=self.environment(), folder=self._folder / "empty")
+            shell = self._shell
+        try:
+            done = shell.run(arguments, timeout_s=COMMAND_S)
+        except TimeoutError:
+            raise RoundError(f"SuperLink does not answer `flwr {arguments[0]}`", found=f"{COMMAND_S:g} s") from None
+        self._still_wanted(arguments[0])
+        return done
+
+    def _run(self, arguments: list[str]) -> Done:
+        name = arguments[0]
+        with self._lock:
+            self._still_wanted(name)
+            self._running = subprocess.Popen([flower_command("flwr"), *arguments], env=self.environment(),
+                                             cwd=self._folder / "empty", stdin=subprocess.DEVNULL,
+                                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
         with self._running as process:
             try:
                 output, said = process.communicate(timeout=COMMAND_S)
@@ -234,6 +274,9 @@ class Link:
                 raise RoundError(f"SuperLink does not answer `flwr {name}`", found=f"{COMMAND_S:g} s") from None
         with self._lock:
             self._running = None
-            if self._ending:
-                raise RoundError(f"`flwr {name}` was cut short: the coordinator is ending")
-        return process.returncode, output, said
+            self._still_wanted(name)
+        return process.returncode, output.decode("utf-8", "replace"), said.decode("utf-8", "replace")
+
+    def _still_wanted(self, name: str) -> None:
+        if self._ending:
+            raise RoundError(f"`flwr {name}` was cut short: the coordinator is ending")

@@ -13,7 +13,7 @@ from server.deploy.home import CoordinatorHome
 from server.deploy.link import Link
 from server.deploy.nodes import Node
 from server.enrolment.registry import Enrolled, MemberState, Registry
-from shared_model.errors import RoundError
+from shared_model.errors import RoundError, StorageError
 from shared_model.private_files import read_private, remove_private, write_private
 
 MARKER = "registering.json"
@@ -50,8 +50,14 @@ class Membership:
         version = self._registry.version()
         if version == self._version and not (self._refused and self._clock() >= self._again):
             return
+        with self._link.several():
+            self._agree()
+        self._version = version
+
+    def _agree(self) -> None:
         wanted = {m.member.site: m for m in self._registry.members() if m.state is MemberState.CONFIRMED}
         known = self._link.node_ids()
+        self._check_record(known)
         nodes = {number: node for number, node in self._link.nodes.read().items() if number in known}
         nodes |= self._interrupted(known, nodes)
         keys = {site: _node(member).key for site, member in wanted.items()}
@@ -74,7 +80,13 @@ class Membership:
             remove_private(self._marker)
             self._report(site, "its node is let in")
         self._tell(refused)
-        self._version = version
+
+    def _check_record(self, known: set[int]) -> None:
+        """Without our record nobody can say which of SuperLink's nodes is whose, and it takes no key a second time."""
+        if known and not self._link.nodes.path.exists() and not self._marker.exists():
+            raise StorageError(f"{self._link.nodes.path} is gone", found=f"{len(known)} nodes at SuperLink",
+                               expected="the record of whose they are", remedy="restore it, or end the daemon and "
+                               "remove state.db beside it: both are made again, and studies go on")  # fmt: skip
 
     def _register(self, member: Enrolled, known: set[int]) -> int:
         site = member.member.site

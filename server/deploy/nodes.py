@@ -26,7 +26,7 @@ class Nodes:
     """The record in one file."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def read(self) -> dict[int, Node]:
         """Node id -> who.
@@ -34,17 +34,17 @@ class Nodes:
         Raises:
             StorageError: the file is damaged.
         """
-        if not self._path.exists():
+        if not self.path.exists():
             return {}
         try:
-            found = json.loads(read_private(self._path, limit=MAX_NODES_BYTES))
+            found = json.loads(read_private(self.path, limit=MAX_NODES_BYTES))
             return {int(number): Node(site=str(node["site"]), role=str(node["role"]), key=str(node["key"]))
                     for number, node in found.items()}  # fmt: skip
         except (ValueError, AttributeError, KeyError, TypeError):
-            raise StorageError(f"{self._path} is damaged", remedy="end the daemon, remove it and state.db beside "
+            raise StorageError(f"{self.path} is damaged", remedy="end the daemon, remove it and state.db beside "
                                "it: both are made again") from None  # fmt: skip
 
     def write(self, nodes: Mapping[int, Node]) -> None:
         """Replace the file."""
         values = {str(node): asdict(there) for node, there in sorted(nodes.items())}
-        write_private(self._path, (json.dumps(values, indent=1) + "\n").encode())
+        write_private(self.path, (json.dumps(values, indent=1) + "\n").encode())

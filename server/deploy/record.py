@@ -17,6 +17,8 @@ from shared_model.errors import StorageError
 
 DOOR, STUDY_EVENT = "door", "study_event"
 FLUSH_S: Final = 10.0
+ROUTINE_S: Final = 600.0  # between entries of who was admitted: of each site thousands a day, and no news
+ROUTINE: Final = "admitted"
 MAX_EVENTS: Final = 1000  # of one study at one time
 MAX_KINDS: Final = 256  # of door events in one interval; more are counted as `other`
 KINDS: Final = frozenset({
@@ -31,7 +33,7 @@ class Doorkeeper:
     def __init__(self, log: AuditLog, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._log, self._clock, self._lock = log, clock, threading.Lock()
         self._counts: Counter[tuple[str, str, str]] = Counter()
-        self._flushed = clock()
+        self._flushed = self._routine = clock()
 
     def note(self, event: GatewayEvent) -> None:
         """Take one event; never blocks on the disk."""
@@ -42,23 +44,29 @@ class Doorkeeper:
             self._counts[key] += 1
 
     def step(self) -> None:
-        """Write what was counted, at most every `FLUSH_S` seconds.
+        """Write what was counted, at most every `FLUSH_S` seconds, and who was admitted every `ROUTINE_S`.
 
         Raises:
             StorageError: the disk refuses.
         """
-        if self._clock() - self._flushed >= FLUSH_S:
-            self.flush()
+        now = self._clock()
+        if now - self._flushed >= FLUSH_S:
+            self._write(routine=now - self._routine >= ROUTINE_S)
 
     def flush(self) -> None:
-        """Write what was counted now.
+        """Write all that was counted now.
 
         Raises:
             StorageError: the disk refuses.
         """
+        self._write(routine=True)
+
+    def _write(self, *, routine: bool) -> None:
         with self._lock:
-            counts = sorted(self._counts.items())
+            counts = [(key, count) for key, count in sorted(self._counts.items()) if routine or key[0] != ROUTINE]
             self._flushed = self._clock()
+            if routine:
+                self._routine = self._flushed
         for key, count in counts:
             kind, reason, site = key
             self._log.append(DOOR, event=kind, reason=reason, site=site, count=count)

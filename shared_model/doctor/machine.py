@@ -14,11 +14,10 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from shared_model.control import AHEAD_S, COURIER_BEHIND_S
 from shared_model.doctor.check import Check, amber, green, red
 
 GIB = 1 << 30
-AHEAD_S, BEHIND_S = 5.0, 300.0
-"""Flower 1.41 refuses a node whose clock is further ahead or behind (401; research on Flower, 4.3)."""
 UNEASY_S = 2.0
 TESTED = {"flwr": "1.41.0", "torch": "2.13", "opacus": "1.6.0", "grpcio": "1.", "cryptography": "5"}
 """Versions as this release pins them (pyproject.toml; a test compares), by the beginning of their number."""
@@ -94,11 +93,12 @@ def clock(ahead_s: float | None, *, doubt_s: float, disciplined: bool | None) ->
     if ahead_s is not None:
         how = "ahead of" if ahead_s >= 0 else "behind"
         words = f"{abs(ahead_s):.1f} s {how} the coordinator's (give or take {doubt_s:.1f} s)"
-        bounds = f"Flower refuses more than {AHEAD_S:g} s ahead or {BEHIND_S:g} s behind"
-        if ahead_s - doubt_s > AHEAD_S or -ahead_s - doubt_s > BEHIND_S:
+        bounds = (f"more than {AHEAD_S:g} s ahead the coordinator refuses it, more than {COURIER_BEHIND_S:g} s behind "
+                  "its courier hands nothing on")  # fmt: skip
+        if ahead_s - doubt_s > AHEAD_S or -ahead_s - doubt_s > COURIER_BEHIND_S:
             return red("clock", title, f"{words}; {bounds}", to_do=to_do)
         if abs(ahead_s) - doubt_s > UNEASY_S:
-            return amber("clock", title, f"{words}; {AHEAD_S:g} s ahead would shut this site out", to_do=to_do)
+            return amber("clock", title, f"{words}; {bounds}", to_do=to_do)
         return green("clock", title, words)
     if disciplined is False:
         return amber("clock", title, "nobody keeps it right: the kernel says that it is not synchronised", to_do=to_do)

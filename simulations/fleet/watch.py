@@ -74,5 +74,7 @@ class Watcher:
         return {
             "SuperLink's database": home.link / "state.db", "its write-ahead log": home.link / "state.db-wal",
             "logs of Flower": home.link / "logs", "audit log": home.folder / "audit.jsonl",
-            "journal": self._study.journal, "checkpoints": self._study.path / "checkpoints",
+            "journal": self._study.journal,
+            "the journal's write-ahead log": self._study.journal.with_name(self._study.journal.name + "-wal"),
+            "checkpoints": self._study.path / "checkpoints",
         }  # fmt: skip

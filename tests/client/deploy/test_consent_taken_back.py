@@ -11,6 +11,7 @@ import pytest
 
 from client.deploy.home import Party, Policy, SiteHome
 from client.deploy.join import TRAINER, TrainerSide
+from client.deploy.overview import _why_not
 from client.trainer.config import SiteConfig
 from client.trainer.consent import approve, decline, proposals, refused
 from shared_model.certificates import Role
@@ -105,6 +106,9 @@ class Told:
     def restart(self, name: str) -> None:
         self.said.append(f"restart {name}")
 
+    def remove(self, name: str) -> None:
+        self.said.append(f"remove {name}")
+
 
 def test_a_stricter_policy_holds_for_the_trainer_that_runs(home: SiteHome) -> None:
     """`policy.yaml` says that it is read at every start: one by the supervisor after a crash is a start, too."""
@@ -121,6 +125,21 @@ def test_a_stricter_policy_holds_for_the_trainer_that_runs(home: SiteHome) -> No
     assert SiteConfig.read(home.trainer / "trainer.json").epsilon_limit == 1.0
     os.utime(home.policy_file)  # touched, and the same
     side.step()
-    write_private(home.policy_file, b"no policy")
-    side.step()
     assert len(told.said) == 2
+
+
+def test_a_policy_that_cannot_be_read_ends_the_trainer_that_an_older_one_let_run(home: SiteHome) -> None:
+    told = Told()
+    side = TrainerSide(home, told)  # type: ignore[arg-type]
+    side.step()
+    (home.trainer / "logs" / "trainer.log").write_text("2026-01-01 INFO ready\n")
+    good = home.policy_file.read_bytes()
+    write_private(home.policy_file, b"no policy")
+    for _ in range(3):
+        side.step()
+    assert told.said == [f"add {TRAINER}", f"remove {TRAINER}"]
+    assert "no valid policy" in _why_not(home)
+    write_private(home.policy_file, good)
+    for _ in range(3):
+        side.step()
+    assert told.said == [f"add {TRAINER}", f"remove {TRAINER}", f"add {TRAINER}"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from client.deploy.home import MAX_POLICY_BYTES, Party, Policy, SiteHome
+from client.deploy.home import MAX_POLICY_BYTES, Party, Policy, SiteHome, policy_lines
 from client.trainer.wire import MAX_SOCKET_PATH
 from shared_model.certificates import Role
 from shared_model.errors import ConfigError, StorageError
@@ -104,6 +106,24 @@ def test_every_field_that_is_missing_or_wrong_is_named_at_once(home: SiteHome) -
         assert f"{field}: " in str(caught.value)
 
 
+@pytest.mark.parametrize("line", list(policy_lines()))
+def test_a_line_that_is_missing_stops_the_site_and_is_named(home: SiteHome, line: str) -> None:
+    """An older release's policy is no licence: what a hospital allows is what it wrote."""
+    values = yaml.safe_load(home.policy_file.read_text())
+    del values[line]
+    write_private(home.policy_file, yaml.safe_dump(values).encode())
+    with pytest.raises(ConfigError, match=rf"policy: {line}: this line is missing.*mammofed site policy") as caught:
+        home.config_for(HUB)
+    assert caught.value.exit_code == 10
+
+
+def test_every_limit_of_a_new_policy_stands_in_the_file_with_its_meaning(home: SiteHome) -> None:
+    text, policy = home.policy_file.read_text(), Policy.read(home.policy_file)
+    for name, line in policy_lines().items():
+        assert f"{line}\n" in text and "# " in line
+        assert yaml.safe_load(line)[name] == getattr(policy, name) == getattr(home.config_for(HUB), name)
+
+
 @pytest.mark.parametrize(("text", "words"), [
     (b"", "no valid policy"), (b"- a\n- b\n", "no valid policy"), (b"just words", "no valid policy"),
     (b"a: [", "no YAML"), (b"\xff\xfe", "no YAML"), (b"cohort: 2027-13-45", "no YAML"),
@@ -152,3 +172,23 @@ def test_a_socket_below_a_long_path_lies_elsewhere_and_still_belongs_to_this_hom
     places = [home.socket for home in deep]
     assert all(len(str(place).encode()) <= MAX_SOCKET_PATH for place in places) and len(set(places)) == 2
     assert deep[0].socket == places[0]
+
+
+@pytest.mark.parametrize("file", [False, True])
+def test_a_strangers_folder_in_the_sockets_place_is_not_talked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: bool
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    deep = SiteHome(tmp_path / ("x" * 120))
+    (deep.folder / "run").mkdir(parents=True)
+    place = deep.socket.parent
+    place.touch() if file else place.mkdir(0o700)
+    if not file:
+        assert deep.socket.parent == place, "our own"
+        user = place.lstat()
+        strange = os.stat_result((*user[:4], user.st_uid + 1, *user[5:]))
+        real = Path.lstat
+        monkeypatch.setattr(Path, "lstat", lambda path: strange if path == place else real(path))
+    with pytest.raises(ConfigError, match="somebody else's folder") as told:
+        deep.socket  # noqa: B018
+    assert "shorter" in told.value.remedy

@@ -101,12 +101,17 @@ async def test_supernode_s_requests_go_all_the_way_and_back(coordinator: Coordin
     changes: list[TunnelStatus] = []
     async with superlink(tmp_path) as link, coordinator.gateway(link.upstream) as door:
         async with at(north, door.port, report=changes.append) as tunnel:
+            tunnel._heard -= 1000.0
+            assert tunnel.silence_s >= 1000.0
             reader, writer = await dial(tunnel, north)
+            await until(lambda: tunnel.silence_s < 1000.0)  # who connects says something
             for size in (0, 1, 3_000_000):
+                tunnel._heard -= 1000.0
                 body = bytes(size)
                 link.answer = lambda request, body: body[::-1]
                 writer.write(post(north, body=body))
                 assert await response(reader) == (200, body)
+                assert tunnel.silence_s < 1000.0
             writer.close()
             await until(lambda: not door.connected())
     assert [(change.reason, change.words) for change in changes] == [("", "connected")]

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from client.app import MAX_SKEW_S
 from server.control.roll import Present
 from server.control.service import ControlLimits
 from server.enrolment.gateway import GatewayLimits
 from shared_model.certificates import Role, spki
 from shared_model.control import (
+    COURIER_BEHIND_S,
     BeatRequest,
     DocumentsRequest,
     LeaveRequest,
@@ -204,10 +206,18 @@ def test_a_wrong_clock_is_refused_by_name_and_shown_to_the_coordinator(hub: Hub,
         assert hub.roll.present()["north"].words == ""
 
 
-@pytest.mark.parametrize("off", [4.9, 0.0, -299.0])
+@pytest.mark.parametrize("off", [4.9, 0.0, -4.9])
 def test_a_clock_that_flower_takes_is_taken(hub: Hub, off: float) -> None:
     with hub.line(hub.home.enrol("north")) as line:
         assert line.client.beat(beat(lambda: hub.home.clock() + off)).notices == ()
+
+
+@pytest.mark.parametrize("off", [-5.5, -299.0])
+def test_a_clock_behind_which_the_courier_stops_is_a_notice(hub: Hub, off: float) -> None:
+    assert COURIER_BEHIND_S == MAX_SKEW_S, "the shim imports nothing that it need not, so it has the number once more"
+    with hub.line(hub.home.enrol("north")) as line:
+        (notice,) = line.client.beat(beat(lambda: hub.home.clock() + off)).notices
+    assert f"{-off:.0f} s behind" in notice and "NTP" in notice
 
 
 def test_another_release_is_a_notice(hub: Hub) -> None:

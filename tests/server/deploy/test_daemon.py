@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -42,6 +43,25 @@ def home(tmp_path: Path) -> CoordinatorHome:
 def entries(home: CoordinatorHome) -> list[str]:
     with home.audit_log() as log:
         return [entry.kind for entry in log.entries()]
+
+
+def test_a_command_that_is_writing_the_log_only_delays_the_daemon(
+    home: CoordinatorHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = home.audit_log()
+    waits: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            held.close()
+
+    monkeypatch.setattr(daemon.asyncio, "sleep", pause)
+    with asyncio.run(daemon._audit_log(home)):
+        assert len(waits) == 2
+        monkeypatch.setattr(daemon, "LOG_PATIENCE_S", 0.0)
+        with pytest.raises(StorageError):
+            asyncio.run(daemon._audit_log(home))
 
 
 # --- the housekeeper ---
@@ -268,6 +288,7 @@ def test_a_frozen_superlink_does_not_keep_the_daemon_from_ending(home: Coordinat
 
 def _is_flwr(pid: int) -> bool:
     try:
-        return b"/flwr\0supernode" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+    return b"flower_shell.py" in line or b"/flwr\0supernode" in line

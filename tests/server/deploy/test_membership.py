@@ -141,6 +141,21 @@ def test_a_superlink_that_lost_its_database_gets_every_node_again(scene: Scene) 
     assert not before & set(scene.link.nodes.read())
 
 
+def test_a_record_that_is_gone_while_superlink_has_nodes_is_said_with_the_cure(scene: Scene) -> None:
+    scene.enrol("north")
+    daemon = scene.daemon()
+    daemon.step()
+    scene.link.nodes.path.unlink()
+    daemon.check_again()
+    with pytest.raises(StorageError, match="is gone") as told:
+        daemon.step()
+    assert "state.db" in told.value.remedy
+    assert scene.superlink.live(), "nobody is shut out by guessing"
+    scene.superlink.nodes.clear()  # as it says
+    daemon.step()
+    scene.check("north")
+
+
 def kill_at(number: int, monkeypatch: pytest.MonkeyPatch, superlink: FakeSuperLink) -> Callable[[], int]:
     """From now on the `number`-th deed that lasts is the last: even numbers die before it, odd ones right after it.
 

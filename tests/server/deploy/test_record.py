@@ -10,7 +10,7 @@ import pytest
 
 from server.deploy.board import StudyBoard
 from server.deploy.home import CoordinatorFile, CoordinatorHome
-from server.deploy.record import DOOR, FLUSH_S, KINDS, MAX_KINDS, STUDY_EVENT, Doorkeeper, StudyRecord
+from server.deploy.record import DOOR, FLUSH_S, KINDS, MAX_KINDS, ROUTINE_S, STUDY_EVENT, Doorkeeper, StudyRecord
 from server.deploy.studies import StudyFolder, Wanted, Wish
 from server.enrolment.door import GatewayEvent
 from server.rounds.events import Event
@@ -53,12 +53,20 @@ def test_door_events_are_counted_and_written_now_and_then(log: AuditLog) -> None
     keeper.note(GatewayEvent(kind="refused", reason="expired", site="south"))
     keeper.step()
     assert doors(log) == []
-    clock.now += FLUSH_S
+    clock.now += ROUTINE_S
     keeper.step()
     assert doors(log) == [("admitted", "", "north", 3), ("refused", "expired", "south", 1)]
     clock.now += FLUSH_S
     keeper.step()
     assert len(doors(log)) == 2, "nothing has happened since"
+    keeper.note(GatewayEvent(kind="admitted", reason="", site="north"))
+    keeper.note(GatewayEvent(kind="dropped", reason="expired", site="north"))
+    clock.now += FLUSH_S
+    keeper.step()
+    assert doors(log)[2:] == [("dropped", "expired", "north", 1)], "who was admitted is no news"
+    clock.now += ROUTINE_S
+    keeper.step()
+    assert doors(log)[3:] == [("admitted", "", "north", 1)]
     keeper.note(GatewayEvent(kind="dropped", reason="revoked", site="north"))
     keeper.flush()  # when the daemon ends
     assert doors(log)[-1] == ("dropped", "revoked", "north", 1)

@@ -55,8 +55,8 @@ def test_the_disk_of_a_folder_that_is_not_there_yet_is_its_parent_s(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("ahead", "doubt", "level"),
-    [(0.4, 0.1, "green"), (-1.9, 0, "green"), (2.5, 0.1, "amber"), (-60, 0.1, "amber"), (5.5, 0.1, "red"),
-     (5.5, 2.0, "amber"), (-301, 0.5, "red"), (-299, 0.5, "amber")],
+    [(0.4, 0.1, "green"), (-1.9, 0, "green"), (2.5, 0.1, "amber"), (-4.9, 0.1, "amber"), (5.5, 0.1, "red"),
+     (5.5, 2.0, "amber"), (-5.5, 0.1, "red"), (-5.5, 2.0, "amber"), (-299, 0.5, "red")],
 )  # fmt: skip
 def test_a_clock_that_was_compared(ahead: float, doubt: float, level: str) -> None:
     check = machine.clock(ahead, doubt_s=doubt, disciplined=None)
