@@ -2,29 +2,28 @@
 
 A trainer of the hospital answers rounds of the study, closed and opened again after each, as a process that dies would
 be. What it says after round r must not be below the epsilon of r rounds, worked out here from the protocol alone, by
-the accountant and, where `dp-accounting` is installed, by that library's privacy loss distributions. An accountant that
-begins anew each round says the same each time.
+the accountant and by the privacy loss distributions of `dp-accounting`. An accountant that begins anew each round says
+the same each time.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.privacy.accountant import Account
+from client.privacy.verify import AGREE, pld_epsilon
 from client.trainer.config import SiteConfig
 from client.trainer.service import TrainerService
 from shared_model.errors import MammoFedError
 from shared_model.messages import ErrorReply, Frame, TrainReply, TrainRequest, decode, encode, weights_sha256
 from shared_model.protocol import Protocol
 from simulations.privacy_audit.finding import Finding, Verdict
+from simulations.privacy_audit.subject import account_of
 
 ROUNDS = 3
-AGREEMENT = 0.01  # relative: both accountants give upper bounds, which differ by their grids
 
 
 def check_accounting(
@@ -42,24 +41,22 @@ def check_accounting(
         if isinstance(reply, str):
             return [_finding(Verdict.BROKEN, f"round {number} was not answered: {reply}", {})]
         said.append(reply.privacy.epsilon if reply.privacy is not None else 0.0)
-        due.append(_account(protocol, number).epsilon(delta=delta))
-        second.append(pld_epsilon(_account(protocol, number), delta=delta))
+        due.append(account_of(protocol, number).epsilon(delta=delta))
+        second.append(pld_epsilon(account_of(protocol, number), delta=delta))
         tick()
-    wrong = [number for number, (a, b) in enumerate(zip(said, due, strict=True), 1) if a < b * (1 - AGREEMENT)]
-    both = [b for b in second if b is not None]
-    apart = max((abs(a / b - 1) for a, b in zip(due, both, strict=False)), default=0.0)
+    wrong = [number for number, (a, b) in enumerate(zip(said, due, strict=True), 1) if a < b * (1 - AGREE)]
+    apart = max(abs(a / b - 1) for a, b in zip(due, second, strict=True))
     figures = {**{f"said_{n}": value for n, value in enumerate(said, 1)},
                **{f"due_{n}": value for n, value in enumerate(due, 1)},
-               **{f"pld_{n}": value for n, value in enumerate(both, 1)}}  # fmt: skip
+               **{f"pld_{n}": value for n, value in enumerate(second, 1)}}  # fmt: skip
     if wrong:
         return [_finding(Verdict.BROKEN, f"after round {wrong[0]} the site says epsilon {said[wrong[0] - 1]:.3f}, and "
                          f"has spent {due[wrong[0] - 1]:.3f}", figures)]  # fmt: skip
-    if apart > AGREEMENT:
+    if apart > AGREE:
         return [_finding(Verdict.BROKEN, f"two accountants differ by {apart:.1%}", figures)]
-    checked = f"a second accountant (PLD) agrees to {apart:.2%}" if both else "dp-accounting is not installed"
     words = ", ".join(f"{value:.3f}" for value in said)
     return [_finding(Verdict.HELD, f"over {len(said)} rounds and as many restarts the site says {words}, which is what "
-                     f"it spent; {checked}", figures)]  # fmt: skip
+                     f"it spent; a second accountant (PLD) agrees to {apart:.2%}", figures)]  # fmt: skip
 
 
 def ask(
@@ -79,26 +76,6 @@ def ask(
     if isinstance(reply, TrainReply) and reply.outcome == "trained":
         return reply
     return reply.reason if isinstance(reply, ErrorReply | TrainReply) else type(reply).__name__
-
-
-def _account(protocol: Protocol, rounds: int) -> Account:
-    account = Account()
-    for sigma, rate, steps in protocol.mechanisms(rounds):
-        account = account.add(noise_multiplier=sigma, sample_rate=rate, steps=steps)
-    return account
-
-
-def pld_epsilon(account: Account, *, delta: float) -> float | None:
-    """The same by dp-accounting's privacy loss distributions; None where that library is not installed."""
-    if importlib.util.find_spec("dp_accounting") is None:
-        return None
-    from dp_accounting.dp_event import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
-    from dp_accounting.pld import PLDAccountant
-
-    accountant = PLDAccountant()
-    for sigma, rate, steps in account.rows:
-        accountant.compose(SelfComposedDpEvent(PoissonSampledDpEvent(rate, GaussianDpEvent(sigma)), steps))
-    return float(accountant.get_epsilon(delta))
 
 
 def _finding(verdict: Verdict, words: str, figures: Mapping[str, float]) -> Finding:

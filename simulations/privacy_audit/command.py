@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from safetensors.numpy import load_file
 
-from client.privacy.accountant import Account
 from client.trainer.config import SiteConfig
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import load_contract
@@ -29,7 +28,7 @@ from simulations.plan import Config, build_protocol, noise_multipliers, pipeline
 from simulations.privacy_audit import accounting, canaries, leak, membership, noise, sampling, sensitivity
 from simulations.privacy_audit.finding import Audit, Finding
 from simulations.privacy_audit.show import draw, write
-from simulations.privacy_audit.subject import Subject
+from simulations.privacy_audit.subject import Subject, account_of
 
 MOST_WOMEN = 400  # of one hospital: attacks gain little from more, and each training costs with them
 TRAIN_SHARE = 0.8
@@ -157,10 +156,7 @@ def _prepare(config: Config, folder: Path) -> tuple[Path, str, list[str]]:
 
 def claims(protocol: Protocol) -> dict[str, float | int | str]:
     """What the study promises, in numbers."""
-    account = Account()
-    for sigma, rate, steps in protocol.mechanisms(protocol.rounds):
-        account = account.add(noise_multiplier=sigma, sample_rate=rate, steps=steps)
-    rows = protocol.mechanisms(protocol.rounds)
+    account, rows = account_of(protocol, protocol.rounds), protocol.mechanisms(protocol.rounds)
     return {
         "epsilon": round(account.epsilon(delta=protocol.privacy.delta), 4), "delta": protocol.privacy.delta,
         "C": protocol.privacy.clip, "sigma": " ".join(f"{sigma:g}" for sigma, _, _ in rows),

@@ -16,14 +16,13 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from client.privacy.accountant import Account
 from client.training.features import FeatureCache
 from client.training.local import randomness_for
 from shared_model.protocol import Protocol
 from simulations.privacy_audit.finding import Finding, Verdict
 from simulations.privacy_audit.instruments import Silent, Women, taken
 from simulations.privacy_audit.one_run import bound
-from simulations.privacy_audit.subject import Subject
+from simulations.privacy_audit.subject import Subject, account_of
 
 ERROR = 1e-3
 NO_CLIP = 1e6
@@ -46,7 +45,7 @@ def check_membership(subject: Subject, *, shadows: int, tick: Callable[[], None]
                          tick=tick)  # fmt: skip
     delta = subject.protocol.privacy.delta
     found = bound(protected[0], protected[1], delta=delta, error=ERROR)
-    claim = claimed(subject.protocol)
+    claim = account_of(subject.protocol, subject.protocol.rounds).epsilon(delta=delta)
     figures = {**_figures("protected", *protected), **_figures("unprotected", *unprotected)}
     return [Finding(
         check="membership", title="membership inference",
@@ -57,14 +56,6 @@ def check_membership(subject: Subject, *, shadows: int, tick: Callable[[], None]
         f"epsilon at least {found.epsilon:.2f}, claimed {claim:.2f}",
         figures={**figures, "bound": found.epsilon, "claim": claim, "shadows": count, "women": len(protected[0])},
     )]  # fmt: skip
-
-
-def claimed(protocol: Protocol) -> float:
-    """Epsilon of the whole study, as the accountant has it."""
-    account = Account()
-    for sigma, rate, steps in protocol.mechanisms(protocol.rounds):
-        account = account.add(noise_multiplier=sigma, sample_rate=rate, steps=steps)
-    return account.epsilon(delta=protocol.privacy.delta)
 
 
 def attack(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.privacy.accountant import Account
 from client.privacy.randomness import Randomness
 from client.training.features import FeatureCache, Films
 from client.training.local import LOAD_BYTES, train_round
@@ -106,6 +107,14 @@ class Subject:
     def cache(self, cohort: Films) -> FeatureCache:
         """Descriptors of a cohort, to be kept from round to round."""
         return FeatureCache(cohort, load_bytes=LOAD_BYTES)
+
+
+def account_of(protocol: Protocol, rounds: int) -> Account:
+    """What a woman of a site that took part in the first `rounds` rounds has been in."""
+    account = Account()
+    for sigma, rate, steps in protocol.mechanisms(rounds):
+        account = account.add(noise_multiplier=sigma, sample_rate=rate, steps=steps)
+    return account
 
 
 def trained_names(model: FusionModel, protocol: Protocol) -> tuple[str, ...]:
