@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "site": ("client.cli", "site", "What a hospital runs: import, data, quarantine, exclude."),
     "pretrain": ("simulations.pretrain", "app", "Pre-train the image branch on public procedural films."),
     "server": ("server.cli", "server", "What a coordinator runs: init, invite, enrol, propose, start, status, ..."),
+    "privacy": ("simulations.privacy_cli", "privacy", "Audit the privacy promise; plan what it costs."),
     "audit": ("shared_model.audit.cli", "audit", "Check an audit log offline."),
     "bundle": ("shared_model.bundle.cli", "bundle", "Everything for an installation without a network."),
     "report": ("server.cli", "report", "Write the report of a finished run again."),

@@ -121,6 +121,12 @@ class EgressError(PrivacyError):
     exit_code = 44
 
 
+class PromiseBrokenError(PrivacyError):
+    """An audit found that what leaves a site is not what was promised."""
+
+    exit_code = 45
+
+
 class TrainerError(MammoFedError):
     """The trainer service cannot be reached or failed on a request."""
 
