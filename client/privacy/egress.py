@@ -31,7 +31,7 @@ from shared_model.messages import (
     encode,
 )
 
-NOBODY: Final = "(no coordinator: all parties live on this machine)"
+NOBODY: Final = "this machine"
 CONSTANT: Final = "the site cannot list what leaves it, so nothing leaves; the site's own log has the details"
 
 _SEAL: Final = object()

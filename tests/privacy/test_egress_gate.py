@@ -363,8 +363,8 @@ def test_only_the_gate_makes_what_the_socket_takes() -> None:
     assert len(made) == 3  # the comparison, `release` and `refusal`
     handler = next(node for node in ast.walk(trees["client/trainer/server.py"])
                    if isinstance(node, ast.ClassDef) and node.name == "_Handler")  # fmt: skip
-    yields = [ast.unparse(node).strip('()') for node in ast.walk(handler) if isinstance(node, ast.Yield | ast.YieldFrom)]
-    assert yields == ["yield from chunks(reply"]
+    yields = [node for node in ast.walk(handler) if isinstance(node, ast.Yield | ast.YieldFrom)]
+    assert [ast.unparse(node) for node in yields] == ["(yield from chunks(reply))"]
     assigned = [ast.unparse(node.value) for node in ast.walk(handler) if isinstance(node, ast.Assign)
                 and ast.unparse(node.targets[0]) == "reply"]  # fmt: skip
     assert assigned == ["released(service.exchange(join(requests), wanted=context.is_active))"]
