@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from client.deploy.doctor_cli import doctor
+from client.watch.cli import watch
 
 if TYPE_CHECKING:
     from client.deploy.home import SiteHome
@@ -216,4 +217,4 @@ def _proposal(home: SiteHome, study: str) -> SignedProtocol:
     return found[study]
 
 
-COMMANDS = (init, status, review, approve, decline, join, leave, doctor)
+COMMANDS = (init, status, review, approve, decline, join, leave, doctor, watch)
