@@ -83,7 +83,7 @@ def test_an_event_that_was_told_already_counts_once() -> None:
 
 
 def test_hostile_words_are_neither_markup_nor_orders_to_the_terminal() -> None:
-    hostile = told(9, "alarm", severity="error", site="[red]x[/red]\x1b[31m", 
+    hostile = told(9, "alarm", severity="error", site="[red]x[/red]\x1b[31m",
                    text="[blink]now[/blink]\x1b]0;t\x07\n2nd")
     story = story_of([*one_round(), hostile])
     text = text_of(story)
