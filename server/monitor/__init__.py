@@ -1,0 +1,1 @@
+"""Monitors federated rounds: reads run directories, shows them on a page and a terminal, tells other tools."""
