@@ -1,1 +1,1 @@
-"""Monitors federated rounds: reads run directories, shows them on a page and a terminal, tells other tools."""
+"""Monitors of federated rounds: one typed snapshot of a run directory (`view`) for a page, a terminal and metrics."""
