@@ -13,6 +13,7 @@ import typer
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "simulate": ("simulations.cli", "simulate", "Launch a multi-site study on this machine (also: resume, bench)."),
     "site": ("client.cli", "site", "What a hospital runs: import, data, quarantine, exclude."),
+    "status": ("server.monitor.status_cli", "status", "How a study stands; the exit code says it, for scripts."),
     "pretrain": ("simulations.pretrain", "app", "Pre-train the image branch on public procedural films."),
     "server": ("server.cli", "server", "What a coordinator runs: init, invite, enrol, propose, start, status, ..."),
     "audit": ("shared_model.audit.cli", "audit", "Check an audit log offline."),

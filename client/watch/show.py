@@ -16,8 +16,8 @@ from rich.text import Text
 
 from client.watch.story import Story, StudyStory
 from shared_model.control import StudyEvent, plain
+from shared_model.figures import sparkline
 
-BLOCKS = "▁▂▃▄▅▆▇█"
 STYLES = {"info": "dim", "warning": "yellow", "error": "bold red"}
 STATES = {"running": "cyan", "complete": "green", "incomplete": "bold red", "stopped": "yellow"}
 MOST_SHOWN = 4  # studies on one screen: those that were heard of last
@@ -115,8 +115,7 @@ def _curve(study: StudyStory) -> Text:
     if not study.auc:
         return Text("held-out AUC (selection): not measured yet", style="dim")
     values = [value for _, value in study.auc][-CURVE:]
-    top = len(BLOCKS) - 1
-    blocks = "".join(BLOCKS[min(top, max(0, round((value - 0.5) / 0.5 * top)))] for value in values)
+    blocks = sparkline(values, low=0.5, high=1.0)
     return Text.assemble(("held-out AUC (selection): fused ", "dim"), f"{values[-1]:.3f}  ", (blocks, "green"))
 
 
