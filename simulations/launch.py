@@ -39,6 +39,7 @@ from simulations.engine.deployment import run_deployment
 from simulations.engine.flower import FlowerSettings, run_on_ray
 from simulations.hospitals import STAGES, check_cohort, check_held_out, sources
 from simulations.live import LiveView, stop_on_interrupt
+from simulations.page import live_page
 from simulations.parties import HELD_OUT, install_sites, split_of, write_small
 from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases, pipeline_of
 from simulations.strategy import check_strategy
@@ -128,7 +129,7 @@ def _run(config: Config, run_dir: Path) -> int:
     with LiveView(run_dir) as view:
         site_files = prepare(config, run_dir, view)
         stop = threading.Event()
-        with stop_on_interrupt(stop, view):
+        with live_page(config.get("monitor") or {}, run_dir, view.note), stop_on_interrupt(stop, view):
             outcome = ENGINES[config["engine"]["kind"]](config, run_dir, site_files, view, stop)
     summary = write_summary(run_dir)
     if outcome.status == "COMPLETE":

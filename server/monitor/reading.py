@@ -21,6 +21,7 @@ from shared_model.protocol import Protocol
 
 SILENT_S = 8.0  # a site beats every 5 s; a member that is silent is named within ten
 OPEN_STATES = (RoundState.OPENED.value,)
+LATEST = "latest"  # a cursor after which nothing is new: for what is told whole
 
 
 def read(run_dir: Path, since: str | None = None, *, now: float | None = None, silent_s: float = SILENT_S) -> StudyView:
@@ -28,7 +29,8 @@ def read(run_dir: Path, since: str | None = None, *, now: float | None = None, s
 
     Args:
         run_dir: of the study; it need not be there yet.
-        since: cursor of an earlier view: `rounds` and `events` hold only what is new. None, or of another study: all.
+        since: cursor of an earlier view: `rounds` and `events` hold only what is new. None, or of another study: all;
+            `LATEST`: none.
         now: seconds since 1970.
         silent_s: seconds after which a site that sends no sign of life counts as silent.
 
@@ -36,7 +38,7 @@ def read(run_dir: Path, since: str | None = None, *, now: float | None = None, s
     damaged, because a monitor must show that, too.
     """
     now = time.time() if now is None else now
-    event, step = parse_cursor(since)
+    event, step = (None, None) if since == LATEST else parse_cursor(since)
     protocol, missing = _protocol(run_dir)
     rows: Rows | None = None
     try:

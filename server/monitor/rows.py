@@ -64,11 +64,11 @@ class Rows:
 _HEADS: dict[Path, tuple[tuple[Any, ...], dict[str, Any]]] = {}  # by journal: what it looked like, what it said
 
 
-def read_rows(journal: Path, *, event: int, step: int, score: str, rule: str) -> Rows | None:
+def read_rows(journal: Path, *, event: int | None, step: int | None, score: str, rule: str) -> Rows | None:
     """All of it, or None while there is no journal or it has no tables yet.
 
     Args:
-        event, step: numbers up to which the caller knows everything; 0: nothing.
+        event, step: numbers up to which the caller knows everything; 0: nothing; None: all that there is.
         score, rule: whose AUC chooses the round, and how; of the protocol.
 
     Raises:
@@ -99,10 +99,13 @@ def _open(journal: Path) -> sqlite3.Connection:
     return db
 
 
-def _read(db: sqlite3.Connection, journal: Path, event: int, step: int, score: str, rule: str) -> Rows:
+def _read(
+    db: sqlite3.Connection, journal: Path, event: int | None, step: int | None, score: str, rule: str
+) -> Rows:
     (last_event,), (last_step,) = (
         db.execute(f"SELECT coalesce(max(id), 0) FROM {table}").fetchone() for table in ("events", "steps")  # noqa: S608
     )
+    event, step = last_event if event is None else event, last_step if step is None else step
     whole = event == 0 == step or event > last_event or step > last_step
     if whole:
         event = step = 0
