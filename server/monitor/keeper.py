@@ -16,7 +16,7 @@ from typing import Final, Self
 from server.monitor.alarms import Machine, evaluate
 from server.monitor.notify import Notifier
 from server.monitor.reading import read
-from server.monitor.rules import AlarmFile
+from server.monitor.rules import MonitorFile
 from server.monitor.view import StudyView, merge
 from shared_model.errors import ConfigError, MammoFedError
 
@@ -38,7 +38,7 @@ class Keeper:
     """The watch over the run directories that `folders` names at each look; a context manager.
 
     Args:
-        own: the coordinator's `alarms.yaml`; read again when it changes. One that is damaged is said in the log, and
+        own: the coordinator's `monitor.yaml`; read again when it changes. One that is damaged is said in the log, and
             the rules that were good before go on.
 
     Raises:
@@ -47,11 +47,11 @@ class Keeper:
 
     def __init__(
         self, folders: Callable[[], Iterable[Path]], *, own: Path | None = None, step_s: float = STEP_S,
-        notifier: Callable[[AlarmFile], Notifier] = lambda file: Notifier(file.send),
+        notifier: Callable[[MonitorFile], Notifier] = lambda file: Notifier(file.send),
     ) -> None:  # fmt: skip
         self._folders, self._own, self._step_s, self._make = folders, own, step_s, notifier
         self._stamp = _stamp(own)
-        self._file = AlarmFile.read(own)
+        self._file = MonitorFile.read(own)
         self._notifier = notifier(self._file)
         self._views: dict[Path, StudyView] = {}
         self._fault = ""
@@ -88,7 +88,7 @@ class Keeper:
             return
         self._stamp = stamp
         try:
-            file = AlarmFile.read(self._own)
+            file = MonitorFile.read(self._own)
         except ConfigError as error:
             log.error("%s; the rules from before go on", error)
             return

@@ -11,14 +11,15 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final, get_args
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
 from server.monitor.alarms import Machine
 from server.monitor.view import Auc, SiteView, Status, StudyView
 
-CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4  # every Prometheus reads it
 STUDY: Final = ("study", "run")
 SITE: Final = ("study", "run", "site")
 MODEL: Final = ("study", "run", "model")

@@ -5,34 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from server.monitor.web.runs import is_run
 from shared_model.errors import ConfigError
 
-MARKS: Final = ("journal.sqlite", "protocol.json", "launch.json")  # of a run directory
 MOST: Final = 200  # of one folder: those that were begun last
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a study was begun, or is prepared, in a folder."""
-    return any((folder / name).exists() for name in MARKS)
+def runs_or_none(target: Path) -> list[Path]:
+    """The run directories that `target` stands for, by name; it need not be there yet."""
+    if is_run(target):
+        return [target]
+    folder = target / "studies" if (target / "coordinator.json").exists() else target
+    try:
+        found = [(path.stat().st_mtime, path) for path in folder.iterdir() if is_run(path)]
+    except OSError:
+        return []
+    return sorted(path for _, path in sorted(found)[-MOST:])
 
 
 def runs_in(target: Path) -> list[Path]:
-    """The run directories that `target` stands for, by name.
+    """The same.
 
     Raises:
         ConfigError: there is none, or it is a site's home.
     """
-    if is_run(target):
-        return [target]
     if (target / "policy.yaml").exists():
         raise ConfigError(f"{target} is a site's home: the rounds' record is the coordinator's",
                           remedy=f"`mammofed site status {target}`, or `mammofed site watch {target}`")  # fmt: skip
-    home = (target / "coordinator.json").exists()
-    folder = target / "studies" if home else target
-    found = sorted((path for path in folder.iterdir() if is_run(path)), key=lambda path: path.stat().st_mtime) if (
-        folder.is_dir()) else []  # fmt: skip
+    found = runs_or_none(target)
     if not found:
+        home = (target / "coordinator.json").exists()
         what = "no study was proposed here yet" if home else "no run directory, and none is in it"
         raise ConfigError(f"{target}: {what}", expected="RUN_DIR, a folder of them, or a coordinator's home",
                           remedy="`mammofed server propose`" if home else "`mammofed simulate` makes one")  # fmt: skip
-    return sorted(found[-MOST:])
+    return found

@@ -1,4 +1,4 @@
-"""The alarms' rules: the defaults of `configs/monitor/alarms.yml`, and a coordinator's own `alarms.yaml` over them."""
+"""The alarms' rules: the defaults of `configs/monitor/alarms.yml`, and a coordinator's own `monitor.yaml` over them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared_model.errors import ConfigError
 from shared_model.plain_yaml import check_plain
 
 MAX_BYTES: Final = 1 << 16
-OWN_FILE: Final = "alarms.yaml"  # in the coordinator's home
+OWN_FILE: Final = "monitor.yaml"  # in the coordinator's home
 
 Severity = Literal["info", "warning", "error"]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -154,11 +154,12 @@ class Send(_Part):
     most_an_hour: Annotated[int, Field(ge=1, le=10_000)]
 
 
-class AlarmFile(_Part):
-    """The whole file."""
+class MonitorFile(_Part):
+    """The whole file. writers: names of `server.monitor.writers`."""
 
     rules: Rules
     send: Send
+    writers: Annotated[tuple[str, ...], Field(max_length=10)]
 
     @classmethod
     def read(cls, own: Path | None = None) -> Self:
@@ -175,9 +176,9 @@ class AlarmFile(_Part):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'alarms'}: {e['msg'].removeprefix('Value error, ')}"
+            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].removeprefix('Value error, ')}"
                                for e in error.errors(include_url=False))  # fmt: skip
-            raise ConfigError(f"{source} is no valid file of alarms: {faults}",
+            raise ConfigError(f"{source} is no valid file of a monitor: {faults}",
                               remedy="correct the named fields") from None  # fmt: skip
 
 
@@ -208,7 +209,8 @@ def _load(data: bytes, source: str) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{source} is no mapping", found=type(values).__name__, expected="rules: ..., send: ...")
+        raise ConfigError(f"{source} is no mapping", found=type(values).__name__,
+                          expected="rules: ..., send: ..., writers: ...")  # fmt: skip
     return values
 
 

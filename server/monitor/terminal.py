@@ -18,7 +18,7 @@ from server.monitor.alarms import with_alarms
 from server.monitor.draw import draw, event_line
 from server.monitor.keeper import machine_of
 from server.monitor.reading import read
-from server.monitor.rules import AlarmFile
+from server.monitor.rules import MonitorFile
 from server.monitor.view import StudyView, merge
 from shared_model.control import plain
 
@@ -34,9 +34,9 @@ class Terminal:
     """
 
     def __init__(
-        self, runs: Callable[[], Sequence[Path]], *, console: Console | None = None, file: AlarmFile | None = None,
+        self, runs: Callable[[], Sequence[Path]], *, console: Console | None = None, file: MonitorFile | None = None,
     ) -> None:  # fmt: skip
-        self._runs, self._console, self._file = runs, console or Console(), file or AlarmFile.read()
+        self._runs, self._console, self._file = runs, console or Console(), file or MonitorFile.read()
         self._views: dict[Path, StudyView] = {}
         self.drawn = self._console.is_terminal and not self._console.is_dumb_terminal
 

@@ -1,7 +1,7 @@
-"""Feeds writers from a study's journal, in a thread of its own that the study never waits for.
+"""Feeds writers from studies' journals, in a thread of its own that nobody waits for; run by `companion`.
 
 A writer that fails (a tracking server that is away, a full disk) is said once and tried again from where it was; the
-study goes on. Started by the launcher and by the coordinator's daemon.
+study goes on.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
 from server.rounds.events import Event
-from server.rounds.follow import read_events
+from server.rounds.follow import is_complete, read_events
 from shared_model.errors import ConfigError, MammoFedError
 
 FOLDER: Final = "monitor"  # in the run directory
@@ -77,7 +77,7 @@ def make_writer(name: str, run_dir: Path) -> Writer:
 
 
 class Feed:
-    """Writers of one run directory; a context manager that feeds them while it is open.
+    """Writers of one run directory.
 
     Args:
         names: as :func:`check_writers` gives them.
@@ -90,23 +90,10 @@ class Feed:
     ) -> None:  # fmt: skip
         self._run_dir, self._journal, self._say, self._make = run_dir, run_dir / "journal.sqlite", say, make
         self._names, self._writers = tuple(names), dict[str, tuple[Writer, int]]()
-        self._faults, self._over = dict[str, str](), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+        self._faults = dict[str, str]()
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join(END_S)
-        if self._thread.is_alive():
-            self._say("a monitor's writer is slow; what it does not have yet comes when the study is next started")
-
-    def step(self) -> None:
-        """Hand on what is new to each writer; an error of one is its own."""
+    def step(self) -> bool:
+        """Hand on what is new to each writer; an error of one is its own. Whether all of them have all."""
         for name in self._names:
             try:
                 self._feed(name)
@@ -119,6 +106,16 @@ class Feed:
             else:
                 if self._faults.pop(name, None) is not None:
                     self._say(f"monitor's writer {name} works again")
+        return not self._faults
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        for name, (writer, _) in self._writers.items():
+            try:
+                writer.close()
+            except Exception as error:
+                self._say(f"monitor's writer {name} could not be closed: {error}")
+        self._writers.clear()
 
     def _feed(self, name: str) -> None:
         if name not in self._writers:
@@ -130,12 +127,51 @@ class Feed:
             last = found[-1][0]
             self._writers[name] = writer, last
 
+
+class Feeds:
+    """The writers of all studies that `folders` names at each look; a context manager that feeds them in a thread."""
+
+    def __init__(
+        self, folders: Callable[[], Iterable[Path]], names: Sequence[str], *, step_s: float = STEP_S,
+        make: Callable[[Path, Sequence[str]], Feed] = Feed,
+    ) -> None:  # fmt: skip
+        self._folders, self._names, self._step_s, self._make = folders, names, step_s, make
+        self._feeds, self._done = dict[Path, Feed](), set[Path]()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="feeds", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join(END_S)
+        if self._thread.is_alive():
+            log.warning("a monitor's writer is slow; what it does not have yet comes when this is started again")
+
+    def step(self) -> None:
+        """Look once at every study; one that is complete and handed on is not looked at again."""
+        for folder in self._folders():
+            if folder in self._done:
+                continue
+            complete = is_complete(folder / "journal.sqlite")  # before its events are read
+            feed = self._feeds.setdefault(folder, self._make(folder, self._names))
+            if feed.step() and complete:
+                self._feeds.pop(folder).close()
+                self._done.add(folder)
+
     def _run(self) -> None:
-        while not self._over.wait(STEP_S):
+        while not self._over.wait(self._step_s):
+            self._try()
+        self._try()
+        for feed in self._feeds.values():
+            feed.close()
+
+    def _try(self) -> None:
+        try:
             self.step()
-        self.step()
-        for name, (writer, _) in self._writers.items():
-            try:
-                writer.close()
-            except Exception as error:
-                self._say(f"monitor's writer {name} could not be closed: {error}")
+        except Exception as error:  # a damaged journal, a folder that is gone: the other studies' turn comes again
+            log.warning("monitor's writers: %s", error)

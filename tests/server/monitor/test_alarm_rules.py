@@ -10,7 +10,7 @@ import pytest
 
 from server.monitor.keeper import Keeper
 from server.monitor.notify import Notifier, Told
-from server.monitor.rules import AlarmFile
+from server.monitor.rules import MonitorFile
 from server.rounds.journal import Journal
 from server.rounds.states import StudyStep
 from shared_model.errors import ConfigError
@@ -18,14 +18,14 @@ from shared_model.protocol import Protocol
 from tests.handmade_run import protocol_values
 
 
-def read(folder: Path, text: str) -> AlarmFile:
-    (folder / "alarms.yaml").write_text(text)
-    return AlarmFile.read(folder / "alarms.yaml")
+def read(folder: Path, text: str) -> MonitorFile:
+    (folder / "monitor.yaml").write_text(text)
+    return MonitorFile.read(folder / "monitor.yaml")
 
 
 def test_without_a_file_of_its_own_the_defaults_stand(tmp_path: Path) -> None:
-    file = AlarmFile.read(tmp_path / "alarms.yaml")
-    assert file == AlarmFile.read() and file.send.webhook is None and file.send.command is None
+    file = MonitorFile.read(tmp_path / "monitor.yaml")
+    assert file == MonitorFile.read() and file.send.webhook is None and file.send.command is None
     assert file.rules.epsilon_near_budget.share == 0.8
     assert read(tmp_path, "") == file and read(tmp_path, "# nothing") == file
 
@@ -34,7 +34,7 @@ def test_a_file_of_its_own_names_only_what_differs(tmp_path: Path) -> None:
     file = read(tmp_path, "rules: {disk_low: {free_gb: 20}, clock_skew: {enabled: false}}\n"
                           "send: {command: {argv: [/bin/true, -x]}}\n")  # fmt: skip
     assert (file.rules.disk_low.free_gb, file.rules.disk_low.severity) == (20.0, "error")
-    assert not file.rules.clock_skew.enabled and file.send.repeat_h == AlarmFile.read().send.repeat_h
+    assert not file.rules.clock_skew.enabled and file.send.repeat_h == MonitorFile.read().send.repeat_h
     assert file.send.command is not None and file.send.command.argv == ("/bin/true", "-x")
 
 
@@ -73,7 +73,7 @@ class Ear:
     def __call__(self, told: Told) -> None:
         self.told.append((told.what, told.study, told.alarm.rule))
 
-    def notifier(self, file: AlarmFile) -> Notifier:
+    def notifier(self, file: MonitorFile) -> Notifier:
         return Notifier(file.send, channels={"ear": self})
 
 
@@ -120,7 +120,7 @@ def test_its_last_look_comes_after_the_study(run_dir: Path) -> None:
 def test_rules_are_read_again_and_a_damaged_file_changes_nothing(
     run_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own, ear = tmp_path / "alarms.yaml", Ear()
+    own, ear = tmp_path / "monitor.yaml", Ear()
     watch = keeper(ear, run_dir, own=own)
     watch.step()
     own.write_text("rules: [")
@@ -135,9 +135,9 @@ def test_rules_are_read_again_and_a_damaged_file_changes_nothing(
 
 
 def test_a_file_that_is_wrong_at_the_start_is_refused(run_dir: Path, tmp_path: Path) -> None:
-    (tmp_path / "alarms.yaml").write_text("rules: [")
+    (tmp_path / "monitor.yaml").write_text("rules: [")
     with pytest.raises(ConfigError):
-        keeper(Ear(), run_dir, own=tmp_path / "alarms.yaml")
+        keeper(Ear(), run_dir, own=tmp_path / "monitor.yaml")
 
 
 def test_a_study_that_goes_away_takes_its_alarms_with_it(run_dir: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from server.monitor.alarms import CHECKS, Machine, evaluate, with_alarms
-from server.monitor.rules import AlarmFile, Rules
+from server.monitor.rules import MonitorFile, Rules
 from server.monitor.view import Cell, StudyView
 from tests.server.monitor.views import NOW, privacy, refused, round_, site, study
 
@@ -21,7 +21,7 @@ def fired(view: StudyView, *, machine: Machine | None = None, **rules: Any) -> l
 
 
 def changed(rules: Mapping[str, Mapping[str, Any]]) -> Rules:
-    base = AlarmFile.read().rules
+    base = MonitorFile.read().rules
     return base.model_copy(update={name: getattr(base, name).model_copy(update=dict(values))
                                    for name, values in rules.items()})  # fmt: skip
 
@@ -128,7 +128,7 @@ def test_a_study_that_is_well_raises_nothing() -> None:
 
 def test_alarms_name_site_round_and_severity_and_stand_worst_first_in_the_view() -> None:
     view = replace(north(silent_s=75.0, heard=NOW - 75), rounds=curve(0.7, 0.5, model="image").rounds)
-    first, second = with_alarms(AlarmFile.read().rules, view).alarms
+    first, second = with_alarms(MonitorFile.read().rules, view).alarms
     assert (first.rule, first.severity, first.round) == ("image_collapsed", "error", 2)
     assert (second.site, second.severity, second.since) == ("north", "warning", NOW - 75)
     assert second.text == "north is silent for 75 s"
@@ -141,5 +141,5 @@ def test_thresholds_come_from_the_rules() -> None:
 
 def test_no_word_of_a_site_but_a_stable_code_is_in_an_alarm() -> None:
     view = study(events=(refused(8), refused(9, id_=2, text="norm: <b>call 555</b>")))
-    (alarm,) = evaluate(AlarmFile.read().rules, view)
+    (alarm,) = evaluate(MonitorFile.read().rules, view)
     assert alarm.text == "north's update was not taken 2 times, last in round 9 (norm)"

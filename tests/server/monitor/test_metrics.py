@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.monitor.alarms import Machine, with_alarms
 from server.monitor.metrics import _COUNTERS, _GAUGES, CONTENT_TYPE, render
 from server.monitor.reading import read
-from server.monitor.rules import AlarmFile
+from server.monitor.rules import MonitorFile
 from server.monitor.view import Auc, Best, StudyView
 from simulations.benchmarks.staged_run import StagedRun, staged_protocol
 from tests.server.monitor.views import NOW, privacy, refused, site, study
@@ -33,7 +33,7 @@ def full() -> StudyView:
         sites=(site(silent_s=90.0, privacy=privacy(0.9)), site("south")),
     )  # fmt: skip
     rounds = (*view.rounds[:-1], replace(view.rounds[-1], auc={"fused": Auc(value=0.81, low=0.75, high=0.86)}))
-    return with_alarms(AlarmFile.read().rules, replace(view, rounds=rounds))
+    return with_alarms(MonitorFile.read().rules, replace(view, rounds=rounds))
 
 
 def scrape(*views: StudyView, machine: Machine | None = None) -> dict[str, list[tuple[dict[str, str], float]]]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from server.monitor.notify import Notifier, Told, channels_of, post, run
-from server.monitor.rules import AlarmFile, Command, Send, Webhook
+from server.monitor.rules import Command, MonitorFile, Send, Webhook
 from server.monitor.view import AlarmView
 from shared_model.errors import StorageError
 from shared_model.private_files import write_private
@@ -29,7 +29,7 @@ def alarm(rule: str = "silent_site", **values: Any) -> AlarmView:
 
 
 def send(**changes: Any) -> Send:
-    return AlarmFile.read().send.model_copy(update=changes)
+    return MonitorFile.read().send.model_copy(update=changes)
 
 
 class World:

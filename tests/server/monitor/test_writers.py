@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from server.monitor.writers import Feed, check_writers
+from server.monitor.writers import Feed, Feeds, check_writers
 from server.monitor.writers.cursor import Cursor
 from server.monitor.writers.feed import KINDS
 from server.monitor.writers.points import points
 from server.rounds.events import Event
 from server.rounds.journal import Journal
+from server.rounds.states import StudyStep
 from shared_model.errors import ConfigError, StorageError
 from shared_model.protocol import Protocol
 from tests.handmade_run import protocol_values
@@ -111,11 +112,34 @@ def test_a_tool_that_fails_is_said_once_tried_again_and_costs_the_others_nothing
     assert one.got == [1, 2, 3, 4, 5] and "works again" in said[1]
 
 
+def feeds(run_dir: Path, fake: Fake) -> Feeds:
+    return Feeds(lambda: [run_dir], ["jsonl"], step_s=3600.0,
+                 make=lambda folder, names: Feed(folder, names, make=lambda *_: fake))  # fmt: skip
+
+
 def test_at_the_end_everything_is_handed_on_and_the_tools_are_closed(run_dir: Path) -> None:
     fake = Fake()
-    with Feed(run_dir, ["jsonl"], make=lambda *_: fake):
+    with feeds(run_dir, fake):
         pass
     assert fake.got == [1, 2, 3, 4] and fake.closed
+
+
+def test_a_complete_study_is_closed_once_all_is_handed_on(run_dir: Path) -> None:
+    fake = Fake()
+    fake.fails = True
+    watch = feeds(run_dir, fake)
+    with Journal(run_dir / "journal.sqlite", lambda _: None) as journal:
+        for step in (StudyStep.START, StudyStep.CHOOSE, StudyStep.TEST, StudyStep.COMPLETE):
+            with journal.study_step(step):
+                pass
+    watch.step()
+    assert not fake.closed and fake.got == []
+    fake.fails = False
+    watch.step()
+    assert fake.closed and fake.got == [1, 2, 3, 4]
+    fake.got.clear()
+    watch.step()
+    assert fake.got == []
 
 
 def test_a_journal_that_is_not_there_yet_or_is_damaged_ends_nothing(tmp_path: Path) -> None:
@@ -161,8 +185,9 @@ def test_tensorboard_reads_the_curves_back_over_two_processes(run_dir: Path) -> 
                                       reason="needs the extra `tensorboard`", exc_type=ImportError)  # fmt: skip
     said: list[str] = []
     for _ in range(2):
-        with Feed(run_dir, ["tensorboard"], say=said.append):
-            pass
+        feed = Feed(run_dir, ["tensorboard"], say=said.append)
+        assert feed.step()
+        feed.close()
         tell(run_dir, [event("evaluated", round=2, data={"auc_fused": 0.9})] if len(said) == 0 else [])
     assert said == []
     curves = accumulator.EventAccumulator(str(run_dir / "monitor" / "tensorboard"))
@@ -176,11 +201,9 @@ def test_mlflow_has_one_run_with_parameters_curves_and_the_end(run_dir: Path, mo
     tracking = pytest.importorskip("mlflow.tracking", reason="needs the extra `mlflow`")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     said: list[str] = []
-    with Feed(run_dir, ["mlflow"], say=said.append):
-        pass
+    Feed(run_dir, ["mlflow"], say=said.append).step()
     tell(run_dir, [END])
-    with Feed(run_dir, ["mlflow"], say=said.append):
-        pass
+    Feed(run_dir, ["mlflow"], say=said.append).step()
     assert said == []
     client = tracking.MlflowClient(tracking_uri=(run_dir / "monitor" / "mlruns").resolve().as_uri())
     experiment = client.get_experiment_by_name("mammofed").experiment_id
