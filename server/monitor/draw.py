@@ -21,6 +21,7 @@ from shared_model.control import plain
 from shared_model.figures import bytes_in_words, sparkline
 
 NARROW: Final = 92  # columns below which traffic and last signs of life are left out
+TINY: Final = 60  # below which seconds and counts are, too
 BAR: Final = 40
 SHOWN_SITES: Final = 16
 SHOWN_EVENTS: Final = 5
@@ -44,15 +45,15 @@ TROUBLE: Final = ("rejected", "refused", "absent", "failed", "late", "out_of_bud
 
 def draw(view: StudyView, *, width: int) -> RenderableType:
     """The whole study. width: columns of the terminal."""
-    narrow = width < NARROW
+    stand = [alarm for alarm in view.alarms if alarm.text != view.sentence]  # else said twice
     alarms = [_line(f"! {alarm.rule.replace('_', ' ')}: {plain(alarm.text)}", SEVERITIES.get(alarm.severity, ""))
-              for alarm in view.alarms[:SHOWN_ALARMS]]  # fmt: skip
-    if len(view.alarms) > SHOWN_ALARMS:
-        alarms.append(_line(f"and {len(view.alarms) - SHOWN_ALARMS} other alarms", "yellow"))
+              for alarm in stand[:SHOWN_ALARMS]]  # fmt: skip
+    if len(stand) > SHOWN_ALARMS:
+        alarms.append(_line(f"and {len(stand) - SHOWN_ALARMS} other alarms", "yellow"))
     events = [event for event in view.events if event.severity != "info" or event.kind not in QUIET]
     recent = [_line(event_line(event), SEVERITIES.get(event.severity, "")) for event in events[-SHOWN_EVENTS:]]
     style = STATUS[view.status][1]
-    body = Group(headline(view), _progress(view), *alarms, _sites(view, narrow=narrow), _auc(view), *recent)
+    body = Group(headline(view), _progress(view), *alarms, _sites(view, width=width), _auc(view), *recent)
     return Panel(body, title=Text(f"MammoFed study {plain(view.name)}"), subtitle=Text(plain(view.run), style="dim"),
                  border_style=style.removeprefix("bold "))  # fmt: skip
 
@@ -91,35 +92,39 @@ def _progress(view: StudyView) -> Text:
     return bar
 
 
-def _sites(view: StudyView, *, narrow: bool) -> RenderableType:
+def _sites(view: StudyView, *, width: int) -> RenderableType:
     table = Table(box=None, expand=True, pad_edge=False, header_style="dim")
     table.add_column("Site", no_wrap=True)
     table.add_column("This round", no_wrap=True)
-    table.add_column("Rounds", justify="right", no_wrap=True)
+    if width >= TINY:
+        table.add_column("Rounds", justify="right", no_wrap=True)
     if view.private:
         table.add_column("Epsilon of budget", justify="right", no_wrap=True)
-    table.add_column("Seconds", justify="right")
-    if not narrow:
+    if width >= TINY:
+        table.add_column("Seconds", justify="right")
+    if width >= NARROW:
         table.add_column("Sent / received", justify="right", no_wrap=True)
         table.add_column("Heard", justify="right", no_wrap=True)
     rows, others = notable(view.sites)
     for site in rows:
-        table.add_row(*_cells(view, site, narrow=narrow))
+        table.add_row(*_cells(view, site, width=width))
     if not others:
         return table
     words = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in others.items())
     return Group(table, Text(f"and {sum(others.values())} other sites: {words}", style="dim"))
 
 
-def _cells(view: StudyView, site: SiteView, *, narrow: bool) -> list[RenderableType]:
+def _cells(view: StudyView, site: SiteView, *, width: int) -> list[RenderableType]:
     silent = f", silent {seconds_words(site.silent_s)}" if site.silent_s is not None else ""
     style = "bold red" if silent else OUTCOMES.get(site.now, "")
     cells: list[RenderableType] = [Text(plain(site.name)), Text(f"{site.now.replace('_', ' ')}{silent}", style=style)]
-    cells.append(Text(f"{site.rounds.get('contributed', 0)} of {sum(site.rounds.values())}"))
+    if width >= TINY:
+        cells.append(Text(f"{site.rounds.get('contributed', 0)} of {sum(site.rounds.values())}"))
     if view.private:
         cells.append(_epsilon(site))
-    cells.append(Text("–" if site.seconds is None else f"{site.seconds:.1f}"))
-    if not narrow:
+    if width >= TINY:
+        cells.append(Text("–" if site.seconds is None else f"{site.seconds:.1f}"))
+    if width >= NARROW:
         cells.append(Text(f"{bytes_in_words(site.bytes_up)} / {bytes_in_words(site.bytes_down)}"))
         cells.append(Text("–" if site.heard is None else f"{seconds_words(view.now - site.heard)} ago"))
     return cells
