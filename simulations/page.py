@@ -1,4 +1,4 @@
-"""The live page beside a simulation (`monitor=web`): the monitor in a process of its own, for as long as the study runs.
+"""The live page beside a simulation (`monitor=web`): the monitor in a process of its own while the study runs.
 
 A process of its own, because whatever it costs must not be taken from the round loop's interpreter.
 """
@@ -20,8 +20,8 @@ STOP_S: Final = 5.0
 
 @contextlib.contextmanager
 def live_page(settings: Mapping[str, Any], run_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Serve the page of `run_dir` inside the block, where `settings` (the group `monitor`) say so. A page that cannot be
-    served is said and costs the study nothing."""
+    """Serve the page of `run_dir` inside the block, where `settings` (the group `monitor`) say so. A page that cannot
+    be served is said and costs the study nothing."""
     if settings.get("kind", "none") != "web":
         yield
         return

@@ -101,6 +101,12 @@ def _now(
     return ("asked" if is_open and name in asked else "waiting"), ""
 
 
+def missed(rows: Rows | None) -> list[tuple[str, str]]:
+    """(site, outcome) of those that were asked in the last collected attempt and are not in it."""
+    found = [(str(row[2]), outcome_of(row[3], row[4])[0]) for row in (rows.latest if rows else ())]
+    return sorted((site, outcome) for site, outcome in found if outcome not in ("contributed", "not_sampled"))
+
+
 def _totals(rows: Rows | None) -> tuple[dict[str, dict[str, int]], dict[str, tuple[int, int]]]:
     counts: dict[str, dict[str, int]] = defaultdict(dict)
     traffic: dict[str, tuple[int, int]] = {}

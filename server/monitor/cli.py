@@ -27,7 +27,7 @@ PLACE = Path("runs")  # what is shown when nothing is named
 @click.option("--home", type=click.Path(file_okay=False, exists=True, path_type=Path),
               help="With https://...: the home of the member who watches, for its certificate.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True,
-              help="To listen on; any but this machine needs --cert, --key and --token-file.")  # fmt: skip
+              help="Address to listen on; one that others reach needs --cert, --key, --token-file.")  # fmt: skip
 @click.option("--name", "names", multiple=True, help="Host name in the page's address; may be given again.")
 @click.option("--cert", type=click.Path(dir_okay=False, exists=True, path_type=Path), help="TLS certificate, PEM.")
 @click.option("--key", type=click.Path(dir_okay=False, exists=True, path_type=Path), help="Its key, PEM.")
@@ -113,6 +113,5 @@ def place_of(target: str | None) -> Path:
         raise ConfigError("which study?", found="no folder `runs` here", remedy="`mammofed monitor RUN_DIR`")
     place = PLACE if target is None else Path(target)
     if not place.is_dir():
-        raise ConfigError(f"{place} is no folder",
-                          expected="a run directory, a folder of them, or a coordinator's home")  # fmt: skip
+        raise ConfigError(f"{place} is no folder", expected="a run directory, a folder of them, a coordinator's home")
     return place.resolve()

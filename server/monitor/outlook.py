@@ -132,7 +132,7 @@ def words_of(epsilon: float, budget: float, projected: float, last_round: int | 
 def meaning(epsilon: float, delta: float) -> str:
     """What an epsilon means, in words for people who are no statisticians."""
     odds = math.exp(min(epsilon, 50.0))
-    factor = f"{odds:.3g}" if odds < 1e6 else f"{odds:.0e}"
+    factor = f"{odds:.1f}" if odds < 10 else f"{odds:,.0f}" if odds < 1e6 else f"{odds:.0e}"
     return (
         f"Epsilon {epsilon:.2f} at delta {delta:g}, for each patient: whatever somebody knows already and does with "
         f"all that a site has sent, the odds that they give to one woman having been in the training change by at most "

@@ -99,6 +99,7 @@ def _view(
         silent=[(s.name, s.silent_s) for s in sites if s.name in due and s.silent_s is not None],
         waits=rows.waits if rows else "", reason=reason, alive=there.alive, preparing=there.preparing,
         deployed=there.home is not None, daemon=there.daemon, wish=there.wish, stepped=rows.stepped if rows else None,
+        missed=cells.missed(rows), missed_round=int(rows.latest[0][0]) if rows and rows.latest else 0,
         activity="the initial weights are being measured" if rows and not rows.newest else "",
     )  # fmt: skip
     status: Status

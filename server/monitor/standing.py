@@ -18,7 +18,8 @@ class Facts:
     """What the answer depends on. silent: (site, seconds) of sites that the open round waits for and that are overdue.
 
     present, sites: parties that are there, of all. round_open: an attempt is running. waits: words of the loop itself,
-    while it waits for lost parties.
+    while it waits for lost parties. missed: (site, outcome) of sites that were asked in the last round with replies and
+    are not in it.
     """
 
     now: float
@@ -45,6 +46,8 @@ class Facts:
     wish: str
     stepped: float | None
     activity: str
+    missed: Sequence[tuple[str, str]] = ()
+    missed_round: int = 0
 
 
 def standing(facts: Facts) -> tuple[Status, str]:
@@ -115,7 +118,16 @@ def _running(facts: Facts) -> tuple[Status, str]:
         return "running", _join("before the first round", facts.activity, f"{facts.sites} sites")
     said = f"{facts.asked} of {facts.sites} sites asked"
     count = said if facts.round_open else f"{facts.contributed} of {facts.sites} sites"
-    return "running", _join(f"round {facts.round} of {facts.planned}", count, ends)
+    return "running", _join(f"round {facts.round} of {facts.planned}", count, ends) + _missed(facts)
+
+
+def _missed(facts: Facts) -> str:
+    """Who was not in the last round that is collected, by name."""
+    if not facts.missed:
+        return ""
+    names = [f"{site} {outcome.replace('_', ' ')}" for site, outcome in facts.missed[:MAX_NAMES]]
+    more = len(facts.missed) - MAX_NAMES
+    return f"; {', '.join(names)}{f' and {more} others' if more > 0 else ''} in round {facts.missed_round}"
 
 
 def _of(facts: Facts) -> str:

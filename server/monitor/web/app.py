@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any
@@ -38,7 +38,7 @@ Cursor = Annotated[str | None, Query(max_length=40)]
 
 def create_app(
     runs: Runs, *, hosts: Collection[str], token: str | None = None, secure: bool = False,
-    metrics: Metrics | None = None, look_s: float = LOOK_S,
+    metrics: Metrics | None = None, look_s: float = LOOK_S, ending: Callable[[], bool] = lambda: False,
 ) -> FastAPI:  # fmt: skip
     """The app over the studies of `runs`.
 
@@ -46,7 +46,15 @@ def create_app(
         hosts, token, secure: see `Guard`.
         metrics: renders all studies for Prometheus, served as `/metrics`.
         look_s: seconds between looks at a journal that somebody watches.
+        ending: whether the server is on its way out, so that streams end.
     """
+
+    def over(stream: Request) -> Callable[[], Awaitable[bool]]:
+        async def gone() -> bool:
+            return ending() or await stream.is_disconnected()
+
+        return gone
+
     app = FastAPI(title="MammoFed monitor", docs_url=None, redoc_url=None, openapi_url=None)
     streams = asyncio.Semaphore(MAX_STREAMS)
 
@@ -94,7 +102,7 @@ def create_app(
         if streams.locked():
             raise HTTPException(503, "too many readers")
         cursor = request.headers.get("last-event-id") or since
-        body = _follow(runs, run, cursor, request=request, streams=streams, look_s=look_s)
+        body = _follow(runs, run, cursor, over=over(request), streams=streams, look_s=look_s)
         return StreamingResponse(body, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
     @app.get("/metrics")
@@ -115,13 +123,14 @@ def static(name: str) -> bytes:
 
 
 async def _follow(
-    runs: Runs, run: str, cursor: str | None, *, request: Request, streams: asyncio.Semaphore, look_s: float
-) -> AsyncIterator[bytes]:
+    runs: Runs, run: str, cursor: str | None, *, over: Callable[[], Awaitable[bool]], streams: asyncio.Semaphore,
+    look_s: float,
+) -> AsyncIterator[bytes]:  # fmt: skip
     """One reader's stream: what is new, as soon as it is in the journal; a comment now and then, so that a line that
     is dead is noticed. The id of a message is the cursor with which a browser that was cut off comes back."""
     sender, quiet_s = Sender(), 0.0
     async with streams:
-        while not await request.is_disconnected():
+        while not await over():
             view = await asyncio.to_thread(runs.read, run, cursor)
             if view is None:
                 return

@@ -91,10 +91,10 @@ def serve(
     listening = _listen(door)
     port = int(listening.getsockname()[1])
     app = create_app(Runs(place, alarms=alarms), hosts=door.hosts, token=door.token, secure=door.secure,
-                     metrics=metrics)  # fmt: skip
+                     metrics=metrics, ending=lambda: server.should_exit)  # fmt: skip
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", server_header=False, proxy_headers=False,
-        ssl_certfile=door.cert, ssl_keyfile=door.key, timeout_graceful_shutdown=1, limit_concurrency=200,
+        app, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False, proxy_headers=False,
+        ssl_certfile=door.cert, ssl_keyfile=door.key, timeout_graceful_shutdown=3, limit_concurrency=200,
     )  # fmt: skip
     server = uvicorn.Server(config)
     url = door.url(port)

@@ -1,8 +1,8 @@
 // Line charts as SVG. Colours come from the style sheet by class; lines differ by dash and label as well.
-import { s } from "./dom.js";
+import { chartWidth, s } from "./dom.js";
 import { number } from "./words.js";
 
-const WIDTH = 720, HEIGHT = 320, LEFT = 46, RIGHT = 14, TOP = 14, BOTTOM = 40;
+const LEFT = 46, RIGHT = 14, TOP = 14, BOTTOM = 40;
 
 export function ticks(low, high, wanted) {
   const rough = (high - low) / wanted || 1;
@@ -15,6 +15,7 @@ export function ticks(low, high, wanted) {
 
 // series: [{name, label, className, points: [[x, y, low, high], ...]}]; marks: [{x, label}]
 export function lines({ title, words, series, marks = [], yLabel, xLabel = "round", xMax }) {
+  const WIDTH = chartWidth(), HEIGHT = WIDTH < 500 ? 260 : 320;
   const all = series.flatMap((one) => one.points);
   const values = all.flatMap(([, y, low, high]) => [y, low, high]).filter((v) => typeof v === "number");
   const floor = Math.max(0, Math.floor((Math.min(...values, 0.5) - 0.02) * 20) / 20);
@@ -26,7 +27,7 @@ export function lines({ title, words, series, marks = [], yLabel, xLabel = "roun
   const grid = ticks(floor, top, 5).map((v) => [
     s("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(v), y2: y(v) }),
     s("text", { class: "tick", x: LEFT - 6, y: y(v) + 4, "text-anchor": "end" }, v.toFixed(2))]);
-  const steps = ticks(0, last, 8).filter((v) => Number.isInteger(v)).map((v) => [
+  const steps = ticks(0, last, WIDTH < 500 ? 5 : 8).filter((v) => Number.isInteger(v)).map((v) => [
     s("line", { class: "grid", x1: x(v), x2: x(v), y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM + 4 }),
     s("text", { class: "tick", x: x(v), y: HEIGHT - BOTTOM + 17, "text-anchor": "middle" }, v)]);
   const bands = series.map((one) => {

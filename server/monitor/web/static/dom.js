@@ -38,19 +38,25 @@ export function renew(node, ...children) {
 }
 
 // A table behind a chart, or on its own. rows: arrays of cells; a cell is text, a node, or {cell, number: true}.
-export function table(caption, heads, rows, { key = caption, empty = "Nothing yet." } = {}) {
+// stack: on a phone each row becomes a block of its own; the roles keep it a table for a screen reader.
+export function table(caption, heads, rows, { key = caption, empty = "Nothing yet.", stack = false } = {}) {
   if (!rows.length) return h("p", { class: "quiet" }, empty);
+  const words = heads.map((_, i) => rows.some((cells) => isWords(cells[i])) ? "text" : null);
+  const role = (name) => (stack ? name : null);
   return h("div", { class: "scroll", role: "region", "aria-label": caption, tabindex: "0", "data-key": key },
-    h("table", null,
+    h("table", { class: stack ? "stack" : null, role: role("table") },
       h("caption", null, caption),
-      h("thead", null, h("tr", null, heads.map((head) => h("th", { scope: "col" }, head)))),
-      h("tbody", null, rows.map((cells) => h("tr", null, cells.map((cell, i) =>
-        i === 0 ? h("th", { scope: "row" }, cell) : h("td", { class: isWords(cell) ? "text" : null }, cell)))))));
+      h("thead", { role: role("rowgroup") }, h("tr", { role: role("row") }, heads.map((head, i) => h("th", { scope: "col", class: words[i], role: role("columnheader") }, head)))),
+      h("tbody", { role: role("rowgroup") }, rows.map((cells) => h("tr", { role: role("row") }, cells.map((cell, i) =>
+        i === 0 ? h("th", { scope: "row", role: role("rowheader") }, cell) : h("td", { class: cell === "–" ? `${words[i] || ""} none` : words[i], "data-label": heads[i], role: role("cell") }, cell)))))));
 }
 
 function isWords(cell) {
   return cell instanceof Node || (typeof cell === "string" && !/^[-–0-9.,:+ %/≈<>]*( ?(s|min|h|days|B|kB|MB|GB))?$/.test(cell));
 }
+
+// Width of a chart in its own units: on a phone it is drawn narrower, so that its words stay as large as the page's.
+export const chartWidth = () => (window.innerWidth < 640 ? 380 : 760);
 
 export const details = (key, summary, ...children) =>
   h("details", { "data-key": key }, h("summary", { "data-key": `${key}-summary` }, summary), children);

@@ -3,7 +3,8 @@ import { h, renew, setText } from "./dom.js";
 import { clock, plainKind } from "./words.js";
 
 const SEVERITIES = { info: ["·", "note"], warning: ["▲", "warning"], error: ["✕", "error"] };
-const SHOWN = 200;
+const HEADS = ["Time", "Severity", "Round", "Site", "What", "Code", "Words"];
+const SHOWN = 100;
 let codes = null, filter = { text: "", severity: "" }, older = [], more = true, timer = null;
 
 function matches(event) {
@@ -32,10 +33,11 @@ const value = (v) => (typeof v === "number" ? String(Number(v.toPrecision(4))) :
 function row(event) {
   const [icon, word] = SEVERITIES[event.severity] || SEVERITIES.info;
   const data = Object.entries(event.data || {}).map(([k, v]) => `${plainKind(k)} ${value(v)}`).join(", ");
-  return h("tr", { class: `severity-${event.severity}` }, h("th", { scope: "row" }, clock(event.time, true)),
-    h("td", { class: "text" }, h("span", { "aria-hidden": "true", class: "icon" }, icon), h("span", null, ` ${word}`)), h("td", null, event.round ? String(event.round) : "–"),
-    h("td", { class: "text" }, event.site || "–"), h("td", { class: "text" }, plainKind(event.kind)), h("td", { class: "text" }, event.code ? explain(event.code) : "–"),
-    h("td", { class: "text wide" }, text(event.text), data ? h("span", { class: "quiet" }, ` ${data}`) : null));
+  const cell = (i, ...children) => h("td", { role: "cell", "data-label": HEADS[i], class: children[0] === "–" ? "text none" : i === 2 ? null : i === 6 ? "text wide" : "text" }, children);
+  return h("tr", { class: `severity-${event.severity}`, role: "row" }, h("th", { scope: "row", role: "rowheader" }, clock(event.time, true)),
+    cell(1, h("span", null, h("span", { "aria-hidden": "true", class: "icon" }, icon), ` ${word}`)), cell(2, event.round ? String(event.round) : "–"),
+    cell(3, event.site || "–"), cell(4, plainKind(event.kind)), cell(5, event.code ? explain(event.code) : "–"),
+    cell(6, h("span", null, text(event.text), data ? h("span", { class: "quiet" }, ` ${data}`) : null)));
 }
 
 export async function show(node, state, go, ask) {
@@ -49,8 +51,8 @@ export async function show(node, state, go, ask) {
         h("label", { for: "event-severity" }, "Severity "), h("select", { id: "event-severity", onchange: (e) => { filter.severity = e.target.value; change(); } },
           [["", "all"], ["warning", "warnings and errors"], ["error", "errors"]].map(([v, w]) => h("option", { value: v, selected: filter.severity === v }, w)))),
       h("p", { class: "quiet", id: "event-count", role: "status" }),
-      h("div", { class: "scroll", role: "region", "aria-label": "Events", tabindex: "0", "data-key": "events" }, h("table", null, h("caption", null, "Newest first"),
-        h("thead", null, h("tr", null, ["Time", "Severity", "Round", "Site", "What", "Code", "Words"].map((x) => h("th", { scope: "col" }, x)))), h("tbody", { id: "event-rows" }))),
+      h("div", { class: "scroll tall", role: "region", "aria-label": "Events", tabindex: "0", "data-key": "events" }, h("table", { class: "stack", role: "table" }, h("caption", null, "Newest first"),
+        h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, HEADS.map((x, i) => h("th", { scope: "col", role: "columnheader", class: i === 2 ? null : "text" }, x)))), h("tbody", { id: "event-rows", role: "rowgroup" }))),
       h("p", null, h("button", { type: "button", id: "event-more", onclick: () => fetchMore(node, state, ask) }, "Older events")));
   }
   draw(node, state);

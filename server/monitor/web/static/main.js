@@ -60,6 +60,7 @@ async function draw() {
   try {
     header();
     if (panel.dataset.view !== open) { panel.replaceChildren(); panel.dataset.view = open; }
+    if (!state.head.status) return;
     await VIEWS[open].show(panel, state, go, ask);
     panel.dataset.drawn = `${open} ${state.cursor}`;
   } finally { drawing = false; }

@@ -1,10 +1,11 @@
 // What has been spent, of what, and where it leads; never by colour alone.
-import { h, s, details, table, renew } from "./dom.js";
+import { chartWidth, h, s, details, table, renew } from "./dom.js";
 import { number } from "./words.js";
 
-const WIDTH = 720, NAME = 140, ROW = 34;
+const NAME = 140, ROW = 34;
 
 function chart(sites, most) {
+  const WIDTH = chartWidth();
   const x = (value) => NAME + (value / most) * (WIDTH - NAME - 20);
   const words = sites.map((site) => `${site.name}: ${site.privacy.words}`).join(". ");
   const step = most > 10 ? 5 : most > 4 ? 2 : most > 1 ? 0.5 : 0.1;
@@ -35,6 +36,6 @@ export function show(node, state) {
     h("p", null, state.head.privacy_words),
     h("figure", null, sites.length <= 60 ? chart(sites, most) : null,
       h("figcaption", { class: "legend" }, h("span", null, h("span", { class: "chip spent-chip" }), "spent"), h("span", null, h("span", { class: "chip projected-chip" }), "projected to the study's end"), h("span", null, h("span", { class: "chip budget-chip" }), "budget of the site"))),
-    details("eps-table", "The same as a table", table("Epsilon of each site's training patients", ["Site", "Spent", "Budget", "Share", "At the end", "Outlook"], rows)),
+    details("eps-table", "The same as a table", table("Epsilon of each site's training patients", ["Site", "Spent", "Budget", "Share", "At the end", "Outlook"], rows, { stack: true })),
     h("p", { class: "quiet" }, "Spent is what each site's own accountant reports with its reply. The projection is reckoned here, for a site that takes part in every round that is left; it may be off by a round or two."));
 }

@@ -1,17 +1,19 @@
 // One round taken apart: what the coordinator did when, and each site's part in it.
-import { h, s, table, renew } from "./dom.js";
+import { chartWidth, h, s, table, renew } from "./dom.js";
 import { outcome } from "./sites.js";
 import { bytes, clock, interval, number, plainKind, short, span, MODELS } from "./words.js";
 
-const WIDTH = 720, NAME = 140, ROW = 24, HEAD = 26;
+const NAME = 140, ROW = 24, HEAD = 26;
 let wanted = null;  // null: the newest, and on with it
 let loaded = null;  // {key, round}
 
-function timeline(round) {
+function timeline(round, now) {
+  const WIDTH = chartWidth();
   const open = [...round.steps].reverse().find(([, name]) => name === "open");
   const start = open ? open[2] : round.t;
   const steps = round.steps.filter(([, , time]) => time >= start);
-  const end = Math.max(...steps.map(([, , time]) => time), start + 0.001, ...round.cells.map((c) => start + (c.seconds || 0)));
+  const running = ["opened", "collected", "aggregated", "evaluated"].includes(round.st) ? now : 0;
+  const end = Math.max(...steps.map(([, , time]) => time), start + 0.001, running, ...round.cells.map((c) => start + (c.seconds || 0)));
   const x = (time) => NAME + ((time - start) / (end - start)) * (WIDTH - NAME - 16);
   const collected = steps.find(([, name]) => name === "collect")?.[2];
   const words = round.cells.map((c) => `${c.site}: ${c.outcome.replaceAll("_", " ")}${c.seconds ? `, trained ${span(c.seconds)}` : ""}`).join("; ");
@@ -60,11 +62,11 @@ export async function show(node, state, go, ask) {
       h("button", { type: "button", "data-key": "after", disabled: n === last, onclick: () => move(n + 1) }, "Next"),
       h("button", { type: "button", "data-key": "newest", "aria-pressed": wanted === null ? "true" : "false", onclick: () => move(last) }, "Follow the newest")),
     h("dl", { class: "facts" },
-      [["State", plainKind(round.st), round.a > 1 ? `attempt ${round.a}` : round.ph], ["Opened", clock(round.t, true), span(round.s)], ["Contributed", `${round.c} of ${round.cells.length}`, `quorum ${state.head.quorum}`],
+      [["State", plainKind(round.st), round.a > 1 ? `attempt ${round.a}` : round.ph], ["Opened", clock(round.t, true), round.st === "opened" ? "open" : span(round.s)], ["Contributed", `${round.c} of ${round.cells.length}`, `quorum ${state.head.quorum}`],
         ["AUC", round.auc[state.head.score] ? interval(round.auc[state.head.score]) : "not measured", MODELS[state.head.score]],
         ["Checkpoint", short(round.after), round.before ? `from ${short(round.before)}` : ""]].map(([name, value, more]) => h("div", { class: "fact" }, h("dt", null, name), h("dd", null, value, h("span", { class: "quiet" }, ` ${more || ""}`))))),
-    h("figure", null, timeline(round), h("figcaption", { class: "quiet" }, "Filled: training, as the site says. Pale: waiting, loading and transfer, until the coordinator had all replies. The journal keeps no finer phases.")),
-    table(`Sites in round ${n}`, ["Site", "Outcome", "Training", "Waiting and transfer", "Sent", "Received", "Loss", "Epsilon", "Code", "Reason"], rows),
+    h("figure", null, timeline(round, state.now), h("figcaption", { class: "quiet" }, "Filled: training, as the site says. Pale: waiting, loading and transfer, until the coordinator had all replies. The journal keeps no finer phases.")),
+    table(`Sites in round ${n}`, ["Site", "Outcome", "Training", "Waiting and transfer", "Sent", "Received", "Loss", "Epsilon", "Code", "Reason"], rows, { stack: true }),
     table("What the coordinator did", ["Time", "Step", "Attempt"], round.steps.map(([attempt, name, time]) => [clock(time, true), plainKind(name), String(attempt)])),
     h("p", { class: "quiet" }, "An update's norm is told where the sanity gate refused it. The journal holds no other norms and no cosines."));
 }

@@ -2,15 +2,16 @@
 import { h, s } from "./dom.js";
 import { OUTCOMES } from "./words.js";
 
-const NAME = 130, ROW = 22, HEAD = 20;
+const NAME = 132, ROW = 22, HEAD = 20;
 
 export class Strip {
   constructor(onPick) {
     this.onPick = onPick;
     this.at = null;  // [site, round] under the keyboard or the pointer
     this.say = h("p", { class: "quiet strip-words", role: "status" }, "Point at a cell, or move with the arrow keys.");
+    this.names = h("div", { class: "strip-names" });
     this.scroll = h("div", { class: "strip-scroll" });
-    this.node = h("div", { class: "strip" }, this.scroll, this.say);
+    this.node = h("div", { class: "strip" }, h("div", { class: "strip-both" }, this.names, this.scroll), this.say);
   }
 
   draw(names, rounds, planned) {
@@ -23,33 +24,38 @@ export class Strip {
     const marks = [];
     const gap = width > 6 ? 1.5 : 0.4;
     for (const round of numbers) {
-      const left = NAME + (round.n - 1) * width;
+      const left = (round.n - 1) * width + 2;
       for (let i = 0; i < names.length; i += 1) {
         const letter = round.o[i] || " ", top = HEAD + i * ROW;
         paths[letter]?.push(`M${left} ${top + 1}h${width - gap}v${ROW - 3}h-${width - gap}z`);
         if (width >= 11 && OUTCOMES[letter]?.mark) {
-          marks.push(s("text", { class: "cell-mark", x: left + (width - gap) / 2, y: top + ROW - 7, "text-anchor": "middle" }, OUTCOMES[letter].mark));
+          marks.push(s("text", { class: letter === "?" || letter === "-" ? "cell-mark faint" : "cell-mark", x: left + (width - gap) / 2, y: top + ROW - 7, "text-anchor": "middle" }, OUTCOMES[letter].mark));
         }
       }
     }
     const every = width >= 18 ? 5 : width >= 8 ? 10 : 50;
     const heads = [];
     for (let n = 1; n <= shown; n += 1) {
-      if (n === 1 || n % every === 0) heads.push(s("text", { class: "tick", x: NAME + (n - 0.5) * width, y: HEAD - 6, "text-anchor": "middle" }, n));
+      if (n === 1 || n % every === 0) heads.push(s("text", { class: "tick", x: (n - 0.5) * width + 2, y: HEAD - 6, "text-anchor": "middle" }, n));
     }
-    const total = NAME + shown * width + 10, height = HEAD + names.length * ROW + 2;
+    const total = shown * width + 12, height = HEAD + names.length * ROW + 2;
     this.cursor = s("rect", { class: "cursor", width: width, height: ROW, visibility: "hidden" });
     const picture = s("svg", { viewBox: `0 0 ${total} ${height}`, width: total, height, class: "heat", tabindex: "0", role: "application",
       "aria-label": `Sites and rounds: ${names.length} sites, ${columns} rounds. Arrow keys move, Enter opens the round.`, "data-key": "strip",
       onkeydown: (event) => this.key(event), onpointermove: (event) => this.point(event), onclick: () => this.at && this.onPick(this.at[1]),
       onfocus: () => this.move(this.at || [0, columns]), onblur: () => this.cursor.setAttribute("visibility", "hidden") },
-      names.map((name, i) => s("text", { class: "row-name", x: 0, y: HEAD + i * ROW + ROW - 7 }, name.length > 17 ? `${name.slice(0, 16)}…` : name)),
       heads, Object.entries(paths).map(([letter, cells]) => cells.length ? s("path", { class: `cell ${OUTCOMES[letter].name}`, d: cells.join("") }) : null),
       marks, this.cursor);
-    const atEnd = this.scroll.scrollLeft + this.scroll.clientWidth >= this.scroll.scrollWidth - 30;
+    const follow = this.columns !== columns;
+    this.columns = columns;
     const focused = this.scroll.contains(document.activeElement);
     this.scroll.replaceChildren(picture);
-    if (atEnd) this.scroll.scrollLeft = this.scroll.scrollWidth;
+    if (this.drawn !== names.join()) {
+      this.drawn = names.join();
+      this.names.replaceChildren(s("svg", { width: NAME, height, "aria-hidden": "true" }, names.map((name, i) =>
+        s("text", { class: "row-name", x: 0, y: HEAD + i * ROW + ROW - 7 }, name.length > 17 ? `${name.slice(0, 16)}…` : name))));
+    }
+    if (follow) this.scroll.scrollLeft = Math.max(0, columns * width + 2 * width - this.scroll.clientWidth);  // the newest in sight
     if (focused) picture.focus({ preventScroll: true });
     return this.node;
   }
@@ -67,7 +73,7 @@ export class Strip {
 
   point(event) {
     const picture = event.currentTarget, box = picture.getBoundingClientRect();
-    const site = Math.floor((event.clientY - box.top - HEAD) / ROW), round = Math.floor((event.clientX - box.left - NAME) / this.shape.width) + 1;
+    const site = Math.floor((event.clientY - box.top - HEAD) / ROW), round = Math.floor((event.clientX - box.left - 2) / this.shape.width) + 1;
     if (site >= 0 && site < this.shape.names.length && round >= 1 && round <= this.shape.columns) this.move([site, round]);
   }
 
@@ -77,7 +83,7 @@ export class Strip {
     this.at = [Math.max(0, Math.min(names.length - 1, site)), Math.max(1, Math.min(columns, round))];
     const [i, n] = this.at, found = by.get(n), outcome = OUTCOMES[found?.o[i] || " "];
     const [code, reason] = found?.x[names[i]] || ["", ""];
-    this.cursor.setAttribute("x", NAME + (n - 1) * width - 1); this.cursor.setAttribute("y", HEAD + i * ROW - 1);
+    this.cursor.setAttribute("x", (n - 1) * width + 1); this.cursor.setAttribute("y", HEAD + i * ROW - 1);
     this.cursor.setAttribute("visibility", "visible");
     this.say.textContent = `${names[i]}, round ${n}: ${outcome.words}${reason ? `. ${reason}` : code ? ` (${code})` : ""}`;
   }

@@ -13,10 +13,10 @@ export function seriesOf(rounds) {
 const fact = (name, value, more) => h("div", { class: "fact" }, h("dt", null, name), h("dd", null, value, more ? h("span", { class: "quiet" }, ` ${more}`) : null));
 
 export function facts(state) {
-  const head = state.head, best = head.best;
+  const head = state.head, best = head.best, last = state.rounds.filter((r) => r.st === "closed").at(-1);
   return h("dl", { class: "facts" },
     fact("Round", head.planned ? `${head.round} of ${head.planned}` : "–", head.attempt > 1 ? `attempt ${head.attempt}` : head.phase),
-    fact("Sites in the newest round", `${head.contributed} of ${state.sites.length}`, `quorum ${head.quorum}`),
+    fact(last ? `Sites in round ${last.n}` : "Sites", last ? `${last.c} of ${state.sites.length}` : String(state.sites.length), `quorum ${head.quorum}`),
     fact(best?.chosen ? "Chosen checkpoint" : "Best checkpoint", best ? `round ${best.round}` : "–", best ? `AUC ${interval([best.auc.value, best.auc.low, best.auc.high])}` : ""),
     fact("A round takes", span(head.round_s), head.ends ? `ends about ${clock(head.ends)}` : ""),
     fact("Traffic", bytes(head.bytes_up + head.bytes_down), `${bytes(head.bytes_up)} from sites`),
