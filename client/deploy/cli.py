@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from client.deploy.doctor_cli import doctor
+from client.privacy.cli import COMMANDS as PRIVACY
 from client.watch.cli import watch
 
 if TYPE_CHECKING:
@@ -217,4 +218,4 @@ def _proposal(home: SiteHome, study: str) -> SignedProtocol:
     return found[study]
 
 
-COMMANDS = (init, status, review, approve, decline, join, leave, doctor, watch)
+COMMANDS = (init, status, review, approve, decline, join, leave, doctor, watch, *PRIVACY)

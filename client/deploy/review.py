@@ -46,6 +46,8 @@ def show_review(home: SiteHome, signed: SignedProtocol, found: Review, console: 
     table.add_row("Sites", ", ".join(others))
     for site, words in sorted(_fingerprints(home).items()):
         table.add_row(f"  node key of {site}", words)
+    for words in found.changes:
+        table.add_row("This site changes", f"[yellow]{escape(words)}[/yellow] (its policy; charged as it is used)")
     for words in found.faults:
         table.add_row("[red]The trainer would refuse[/red]", escape(words))
     there.print(table)

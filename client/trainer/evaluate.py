@@ -98,7 +98,9 @@ def _identity(request: EvaluateRequest) -> str:
 def _evaluate(site: Site, protocol: Protocol, request: EvaluateRequest, model: FusionModel) -> EvaluateReply:
     started = time.monotonic()
     reason, privacy, report = "", None, None
-    if request.scope == "site" and protocol.private:
+    if request.scope == "site" and site.config.metrics == "none":
+        reason = "this site's policy lets no metrics of its own women leave"
+    elif request.scope == "site" and protocol.private:
         try:
             report, privacy = _private_report(site, protocol, request, model)
         except BudgetExhaustedError as error:
@@ -141,26 +143,26 @@ def _private_report(
 ) -> tuple[dict[str, Any], PrivacySpent]:
     """AUC and the like from one noised histogram. One woman is in one of its counts, so its sensitivity is 1 and the
     release is one Gaussian mechanism without sampling (Dwork and Roth 2014, appendix A)."""
-    terms, indices = protocol.privacy, site.indices("test")
+    terms, indices, std = protocol.privacy, site.indices("test"), site.decision(protocol).metrics_noise
     if terms.metrics != "final":
         raise BudgetExhaustedError("the protocol gives the sites' own metrics no share of the privacy budget")
     entry = LedgerEntry(
         group="metrics", study=protocol.study, protocol_sha256=protocol.sha256, round=max(request.round, 1), attempt=1,
-        noise_multiplier=terms.metrics_noise_multiplier, sample_rate=1.0, steps=1,
+        noise_multiplier=std, sample_rate=1.0, steps=1,
     )  # fmt: skip
-    reservation = site.ledger.reserve(entry, budget=budget(site, protocol), delta=terms.delta)
+    women = site.pseudonyms("test")
+    reservation = site.ledger.reserve(entry, budget=budget(site, protocol), delta=terms.delta, pseudonyms=women)
     scores = score_patients(site, model, indices, image_only=request.image_only)
     histogram = score_histogram(scores.labels, scores.fused / request.temperature, terms.metrics_bins)
-    noise = SecureRandomness().normal(histogram.size, std=terms.metrics_noise_multiplier).numpy()
+    noise = SecureRandomness().normal(histogram.size, std=std).numpy()
     site.ledger.settle(reservation)
     report = metrics_from_histogram(
-        histogram + noise.reshape(histogram.shape), noise_std=terms.metrics_noise_multiplier,
-        confidence=protocol.evaluation.confidence,
+        histogram + noise.reshape(histogram.shape), noise_std=std, confidence=protocol.evaluation.confidence,
     )  # fmt: skip
-    account = site.ledger.account("metrics")
+    account = site.ledger.account("metrics", pseudonyms=women, delta=terms.delta)
     return report, PrivacySpent(
         epsilon=account.epsilon(delta=terms.delta), budget=budget(site, protocol), delta=terms.delta,
-        noise_multiplier=terms.metrics_noise_multiplier, sample_rate=1.0, steps=account.steps,
+        noise_multiplier=std, sample_rate=1.0, steps=account.steps,
     )  # fmt: skip
 
 

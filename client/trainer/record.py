@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from client.privacy.heads import head_fields, last_head
+from client.privacy.ledger import Ledger
 from shared_model.audit import AuditLog, Statement, Value
 from shared_model.errors import MammoFedError, SignatureError, StorageError
 from shared_model.messages import (
@@ -51,19 +53,20 @@ class SiteRecord:
         site: name of the party; the owner of the log.
         coordinator: whose signature counts.
         release: what is installed here.
+        ledger: its head goes into the log with every answer, so that whoever vouches for this log vouches for it.
         clock: seconds that only grow.
 
     Raises:
         AuditError: the log was changed, or belongs to another site or key.
-        SignatureError, StorageError: the key or the log cannot be used.
+        SignatureError, StorageError: the key or the log cannot be used, or the ledger is not the one that the log has.
     """
 
     def __init__(
-        self, state: Path, *, site: str, coordinator: Coordinator, release: str,
+        self, state: Path, *, site: str, coordinator: Coordinator, release: str, ledger: Ledger | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._state, self._site, self._coordinator, self._release = state, site, coordinator, release
-        self._clock, self._mutex = clock, threading.RLock()
+        self._clock, self._mutex, self._ledger = clock, threading.RLock(), ledger
         self._refusals: deque[float] = deque()
         self._unlisted = 0
         self._log: AuditLog | None = None
@@ -107,7 +110,7 @@ class SiteRecord:
         with self._opened() as entries:
             if signed.identity not in self._answered:
                 kind, fields = _made_of(signed.request, reply)
-                entries.append(kind, identity=signed.identity, **fields)
+                entries.append(kind, identity=signed.identity, **fields, **head_fields(self._ledger))
                 self._answered.add(signed.identity)
 
     def refused(self, error: MammoFedError, *, words: str) -> None:
@@ -169,8 +172,10 @@ class SiteRecord:
         entries = AuditLog(path, owner=self._site, key=self._key)
         try:
             self._book = RequestBook(entries)
-            self._answered = {str(entry.fields["identity"]) for entry in entries.entries()
-                              if entry.kind in (TRAINED, EVALUATED, ABSTAINED)}  # fmt: skip
+            answers = [entry.fields for entry in entries.entries() if entry.kind in (TRAINED, EVALUATED, ABSTAINED)]
+            self._answered = {str(fields["identity"]) for fields in answers}
+            if self._ledger is not None and (head := last_head(answers)) is not None:
+                self._ledger.check_reaches(head, witness="the trainer's audit log has more")
         except BaseException:
             entries.close()
             raise

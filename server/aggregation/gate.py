@@ -35,6 +35,7 @@ from typing import Literal
 
 import numpy as np
 
+from shared_model.clamp import raised
 from shared_model.errors import ProtocolError
 from shared_model.messages import Arrays
 from shared_model.protocol import Protocol
@@ -87,15 +88,22 @@ def norm_of_difference(update: Arrays, base: Arrays) -> float:
 
 
 def norm_bounds(
-    protocol: Protocol, round_number: int, base: Arrays, *, corrections: Mapping[str, float] | None = None
-) -> Mapping[str, float]:
+    protocol: Protocol, round_number: int, base: Arrays, *, corrections: Mapping[str, float] | None = None,
+    noise: Mapping[str, float] | None = None,
+) -> Mapping[str, float]:  # fmt: skip
     """The bound of each site for one round; sites differ by their public expected batch under privacy, and by the norm
-    of the SCAFFOLD correction that they were sent."""
-    sent = corrections or {}
+    of the SCAFFOLD correction that they were sent.
+
+    Args:
+        noise: the noise multiplier that a site says it used: more than the protocol's where its own policy clamps. It
+            is believed up to `shared_model.clamp.MOST_RAISE` times the protocol's, which trainers hold, too.
+    """
+    sent, told = corrections or {}, noise or {}
     return {
-        site.name: norm_bound(protocol, round_number, base, site=site.name, correction=sent.get(site.name, 0.0))
+        site.name: norm_bound(raised(protocol, round_number, told.get(site.name)), round_number, base, site=site.name,
+                              correction=sent.get(site.name, 0.0))
         for site in protocol.federation.sites
-    }
+    }  # fmt: skip
 
 
 def norm_bound(

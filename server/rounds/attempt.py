@@ -69,7 +69,8 @@ class Attempt:
                 self._note("site_started", site=site)
         ignored = study.exchange.ignored
         answers = self._ask(reachable)
-        bounds = norm_bounds(study.protocol, self.round, self._weights, corrections=self._corrections(reachable))
+        bounds = norm_bounds(study.protocol, self.round, self._weights, corrections=self._corrections(reachable),
+                             noise=_told(answers))  # fmt: skip
         verdicts = [self._judge(site, answers.get(site), norm_bound=bounds[site]) for site in asked]
         with study.journal.round_step(self.round, self.attempt, RoundStep.COLLECT):
             for verdict in verdicts:
@@ -120,7 +121,7 @@ class Attempt:
         rejection = inspect(answer.frame.arrays, self._weights, norm_bound=norm_bound)
         if rejection is not None:
             return _verdict(site, asked, answer, "refused", f"{rejection.code}: {rejection.text}", reply)
-        return _verdict(site, asked, answer, "contributed", "", reply, answer.frame.arrays)
+        return _verdict(site, asked, answer, "contributed", reply.reason, reply, answer.frame.arrays)
 
     def _identity_fault(self, site: str, asked: int, reply: object) -> str:
         if not isinstance(reply, TrainReply):
@@ -180,6 +181,13 @@ class Attempt:
         self._study.note(
             kind, text, severity=severity, code=code, round_number=self.round, attempt=self.attempt, site=site
         )
+
+
+def _told(answers: Mapping[str, Answer]) -> dict[str, float]:
+    """The noise multiplier that each site says it used: its own policy may ask for more than the protocol does."""
+    messages = {site: answer.frame.message for site, answer in answers.items() if answer.frame is not None}
+    return {site: message.privacy.noise_multiplier for site, message in messages.items()
+            if isinstance(message, TrainReply) and message.privacy is not None}  # fmt: skip
 
 
 def _verdict(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -77,7 +76,7 @@ def refusal(service: TrainerService, message: Any, arrays: Any = None) -> ErrorR
 
 def entries(study: Study, site: str = "site-01") -> list[dict[str, Any]]:
     path = study.config(site).state / "ledger.json"
-    return json.loads(path.read_text())["entries"] if path.exists() else []
+    return list(Ledger(path).records())
 
 
 # what it does

@@ -135,7 +135,7 @@ class Rehearsal:
         home = self.sites[party.name]  # what follows is the administrator's hand on the policy
         policy = Policy.read(home.policy_file).model_copy(update={
             "salt": party.salt, "test_fraction": party.test_fraction, "private_only": party.private_only,
-            "device": party.device,
+            "device": party.device, "least_cohort": 1,  # a rehearsal's hospitals are small
         })  # fmt: skip
         write_private(home.policy_file, policy.to_yaml().encode())
 
