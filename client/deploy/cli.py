@@ -72,7 +72,8 @@ def init(home: Path, invite: str, server: str, enrol_port: int | None, cohort: P
 @HOME
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def status(home: Path, as_json: bool) -> None:
-    """Certificate, line to the coordinator, studies and what was decided on them.
+    """This site alone: certificate, line and last contact, studies and what was decided, its own rounds, what they cost
+    and what left.
 
     Example:  mammofed site status site
     """
