@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from shared_model import guard
+
 LAST_LOOK_S: Final = 2.5  # a page looks once a second: its readers see the end before it goes
 STOP_S: Final = 5.0
 
@@ -26,9 +28,10 @@ def live_page(settings: Mapping[str, Any], run_dir: Path, say: Callable[[str], N
         yield
         return
     options = ["--port", str(settings.get("port", 8787)), *([] if settings.get("open", True) else ["--no-open"])]
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "mammofed", "monitor", str(run_dir), *options], stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    command = [sys.executable, "-P", "-m", "mammofed", "monitor", str(run_dir), *options]
+    process = subprocess.Popen(  # the guard ends it however this process ends
+        [sys.executable, guard.__file__, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     threading.Thread(target=_tell, args=(process, say), daemon=True).start()
     try:
@@ -36,7 +39,8 @@ def live_page(settings: Mapping[str, Any], run_dir: Path, say: Callable[[str], N
         if process.poll() is None:
             _last_look(settings, say)
     finally:
-        process.terminate()
+        assert process.stdin is not None
+        process.stdin.close()
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:

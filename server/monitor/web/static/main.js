@@ -41,7 +41,7 @@ function header() {
   const head = state.head, status = STATUS[head.status] || { icon: "…", word: "Looking" };
   setText(byId("study-name"), head.name || "monitor");
   setText(byId("word"), `${status.icon} ${status.word}`);
-  setText(byId("sentence"), head.sentence || "");
+  setText(byId("sentence"), (head.sentence || "").replace(/^(stalled|failed|complete|preparing): /, ""));  // the word stands beside it
   document.body.dataset.status = head.status || "";
   const title = `${status.word}: ${head.name || "MammoFed"}${head.planned ? ` ${head.closed}/${head.planned}` : ""}`;
   if (document.title !== title) document.title = title;

@@ -6,10 +6,10 @@ import { BY_NAME, bytes, clock, count, date, span } from "./words.js";
 let strip = null;
 
 function presence(site, now) {
-  if (site.silent_s !== null) return h("span", { class: "flag bad" }, `silent for ${span(site.silent_s)}`);
-  if (site.present === true) return h("span", { class: "flag good" }, "here");
-  if (site.present === false) return h("span", { class: "flag bad" }, "not here");
-  return h("span", { class: "quiet" }, site.heard ? `heard ${span(Math.max(0, now - site.heard))} ago` : "not heard yet");
+  if (site.silent_s !== null) return h("span", { class: "here flag bad" }, `silent for ${span(site.silent_s)}`);
+  if (site.present === true) return h("span", { class: "here flag good" }, "here");
+  if (site.present === false) return h("span", { class: "here flag bad" }, "not here");
+  return h("span", { class: "here quiet" }, site.heard ? `heard ${span(Math.max(0, now - site.heard))} ago` : "not heard yet");
 }
 
 export function outcome(name) {
