@@ -31,12 +31,13 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """An alarm before its rule's severity is known."""
+    """An alarm before its rule's severity is known. calm: as planned, so that it is `info` whatever the rule says."""
 
     text: str
     site: str | None = None
     round: int = 0
     since: float | None = None
+    calm: bool = False
 
 
 Check = Callable[[Rules, StudyView, Machine], Iterator[Found]]
@@ -49,8 +50,8 @@ def evaluate(rules: Rules, view: StudyView, machine: Machine | None = None) -> t
     for name, check in CHECKS.items():
         rule = getattr(rules, name)
         if rule.enabled:
-            found += [AlarmView(rule=name, severity=rule.severity, text=f.text, site=f.site, round=f.round,
-                                since=f.since) for f in check(rules, view, machine)]  # fmt: skip
+            found += [AlarmView(rule=name, severity="info" if f.calm else rule.severity, text=f.text, site=f.site,
+                                round=f.round, since=f.since) for f in check(rules, view, machine)]  # fmt: skip
     order = ("error", "warning", "info")
     return tuple(sorted(found, key=lambda alarm: order.index(alarm.severity)))
 
@@ -139,8 +140,9 @@ def _epsilon(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found]
         return
     for site in view.sites:
         if site.privacy is not None and site.privacy.share >= rules.epsilon_near_budget.share:
+            # A study is calibrated to spend its epsilon: who reaches the end with it has nothing to do.
             yield Found(text=f"{site.name}: {site.privacy.words or f'{site.privacy.share:.0%} is spent'}",
-                        site=site.name)  # fmt: skip
+                        site=site.name, calm=site.privacy.last_round is None)  # fmt: skip
 
 
 def _certificate(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found]:

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -27,16 +27,21 @@ from shared_model.private_files import read_private
 
 HOUR_S: Final = 3600.0
 MAX_TOKEN_BYTES: Final = 4096
+TOGETHER: Final = 5  # alarms of one rule that begin or end at the same look are one message beyond so many
+MAX_NAMES: Final = 8
 LEVELS: Final[Mapping[str, int]] = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 log = logging.getLogger("mammofed.monitor")
+
+
+What = Literal["begins", "stands", "over"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
     """One message. what: the alarm begins, still stands, or is over. since: seconds since 1970."""
 
-    what: Literal["begins", "stands", "over"]
+    what: What
     study: str
     alarm: AlarmView
     since: float
@@ -80,7 +85,7 @@ class Notifier:
 
     def tell(self, study: str, alarms: Sequence[AlarmView]) -> list[AlarmView]:
         """Tell what has changed; the alarms again, each with the moment since when it stands."""
-        now, found = self._clock(), dict[tuple[str, str, str | None], AlarmView]()
+        now, messages, found = self._clock(), list[Told](), dict[tuple[str, str, str | None], AlarmView]()
         for alarm in alarms:
             found.setdefault((study, alarm.rule, alarm.site), alarm)
         for key, alarm in found.items():
@@ -90,10 +95,13 @@ class Notifier:
             last = now if before is None or again else before[2]
             self._stand[key] = alarm, since, last
             if before is None or again:
-                self._out(Told(what="stands" if again else "begins", study=study, alarm=alarm, since=since, now=now))
+                what: What = "stands" if again else "begins"
+                messages.append(Told(what=what, study=study, alarm=alarm, since=since, now=now))
         for key in [key for key in self._stand if key[0] == study and key not in found]:
             alarm, since, _ = self._stand.pop(key)
-            self._out(Told(what="over", study=study, alarm=alarm, since=since, now=now))
+            messages.append(Told(what="over", study=study, alarm=alarm, since=since, now=now))
+        for told in _together(messages):
+            self._out(told)
         return [replace(alarm, since=self._stand[key][1]) for key, alarm in found.items()]
 
     def _out(self, told: Told) -> None:
@@ -121,6 +129,22 @@ class Notifier:
         if name not in self._faults:
             log.error("%s", plain(words))
         self._faults.add(name)
+
+
+def _together(messages: Sequence[Told]) -> Iterator[Told]:
+    """Where something befalls many sites at once (a network, an hour's end), one message instead of fifty."""
+    groups: dict[tuple[str, str, str], list[Told]] = {}
+    for told in messages:
+        groups.setdefault((told.what, told.alarm.rule, told.alarm.severity), []).append(told)
+    for group in groups.values():
+        if len(group) <= TOGETHER:
+            yield from group
+            continue
+        names = ", ".join(told.alarm.site or "?" for told in group[:MAX_NAMES])
+        more = f" and {len(group) - MAX_NAMES} others" if len(group) > MAX_NAMES else ""
+        text = f"{len(group)} sites: {names}{more}; of the first: {group[0].alarm.text}"
+        since = min(told.since for told in group)
+        yield replace(group[0], alarm=replace(group[0].alarm, site=None, text=text), since=since)
 
 
 def channels_of(send: Send) -> dict[str, Channel]:

@@ -134,6 +134,13 @@ def test_alarms_name_site_round_and_severity_and_stand_worst_first_in_the_view()
     assert second.text == "north is silent for 75 s"
 
 
+def test_a_budget_that_reaches_to_the_end_is_no_warning_and_one_that_does_not_is() -> None:
+    rules = MonitorFile.read().rules
+    for last_round, severity in ((None, "info"), (17, "warning")):
+        (alarm,) = evaluate(rules, north(privacy=privacy(0.9, last_round=last_round)))
+        assert (alarm.rule, alarm.severity) == ("epsilon_near_budget", severity)
+
+
 def test_thresholds_come_from_the_rules() -> None:
     assert fired(curve(0.7, 0.66, model="image"), image_collapsed={"below": 0.68}) == ["image_collapsed"]
     assert fired(north(privacy=privacy(0.6)), epsilon_near_budget={"share": 0.5, "severity": "info"})

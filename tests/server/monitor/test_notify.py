@@ -80,13 +80,24 @@ def test_studies_and_sites_are_kept_apart_and_the_moment_is_kept() -> None:
 def test_too_many_in_an_hour_stay_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     world = World(most_an_hour=3)
     with caplog.at_level(logging.INFO):
-        world.notifier.tell("quick", [alarm(site=f"s{i}") for i in range(10)])
+        world.notifier.tell("quick", [alarm(rule=f"rule_{i}") for i in range(10)])
     assert len(world.told) == 3
-    assert sum("alarm silent_site" in record.message for record in caplog.records) == 10
+    assert sum("alarm rule_" in record.message for record in caplog.records) == 10
     assert sum("the rest is logged" in record.message for record in caplog.records) == 1
     world.now += HOUR
-    world.notifier.tell("quick", [*(alarm(site=f"s{i}") for i in range(10)), alarm(site="new")])
+    world.notifier.tell("quick", [*(alarm(rule=f"rule_{i}") for i in range(10)), alarm()])
     assert len(world.told) == 4
+
+
+def test_what_befalls_many_sites_at_once_is_one_message() -> None:
+    world = World()
+    world.notifier.tell("quick", [alarm(site=f"s{i:02d}", text=f"s{i:02d} is silent") for i in range(50)])
+    (told,) = world.told
+    assert told.alarm.site is None and told.alarm.text.startswith("50 sites: s00, s01, ")
+    assert "s07 and 42 others; of the first: s00 is silent" in told.alarm.text
+    world.now += 5
+    world.notifier.tell("quick", [alarm(site="s00", text="s00 is silent")])
+    assert world.heard == ["begins", "over"] and world.told[-1].alarm.text.startswith("49 sites: s01")
 
 
 def test_a_channel_that_fails_is_said_once_and_never_again_until_it_works(caplog: pytest.LogCaptureFixture) -> None:

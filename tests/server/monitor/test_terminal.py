@@ -121,7 +121,7 @@ def test_without_a_terminal_each_change_is_a_line_and_nothing_is_said_twice(run_
     assert sum("WARNING round 2: site replied west, late" in line for line in lines) == 1
     assert any("staged-1 incomplete after round 2 of 3: round 3 has no quorum" in line for line in lines)
     assert sum("ALARM study_failed (error)" in line for line in lines) == 1
-    assert any("ALARM epsilon_near_budget (warning)" in line for line in lines)
+    assert any("ALARM epsilon_near_budget (info)" in line for line in lines)
 
 
 def test_on_a_terminal_it_is_drawn_until_it_is_stopped_and_gives_the_cursor_back(run_dir: Path) -> None:
