@@ -135,6 +135,17 @@ def _rejected(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found
             yield Found(text=f"{words} ({code})" if code else words, site=site, round=number)
 
 
+def _loop(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found]:
+    """The round loop's own alarms, by code: their words may be another party's. A collapse has a rule of its own."""
+    found: dict[str, int] = {}
+    for event in view.events if view.status in OPEN else ():
+        if event.kind == "alarm" and event.code != "collapse" and event.round > view.round - rules.loop_alarm.rounds:
+            found[event.code or "alarm"] = event.round
+    if found:
+        words = ", ".join(f"{code} in round {number}" for code, number in found.items())
+        yield Found(text=f"the round loop raised {words}: see the events", round=max(found.values()))
+
+
 def _epsilon(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found]:
     if view.status not in OPEN:
         return
@@ -176,7 +187,8 @@ def _clock(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found]:
 CHECKS: Final[Mapping[str, Check]] = {
     "stalled_round": _stalled, "study_failed": _failed, "silent_site": _silent, "image_collapsed": _collapsed,
     "auc_falling": _falling, "loss_not_finite": _not_finite, "update_rejected": _rejected,
-    "epsilon_near_budget": _epsilon, "certificate_expiring": _certificate, "disk_low": _disk, "clock_skew": _clock,
+    "loop_alarm": _loop, "epsilon_near_budget": _epsilon, "certificate_expiring": _certificate, "disk_low": _disk,
+    "clock_skew": _clock,
 }  # fmt: skip
 
 

@@ -108,6 +108,7 @@ class Rules(_Part):
     auc_falling: AucFalling
     loss_not_finite: LastRounds
     update_rejected: UpdateRejected
+    loop_alarm: LastRounds
     epsilon_near_budget: EpsilonNearBudget
     certificate_expiring: CertificateExpiring
     disk_low: DiskLow

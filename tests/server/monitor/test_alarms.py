@@ -10,7 +10,7 @@ import pytest
 
 from server.monitor.alarms import CHECKS, Machine, evaluate, with_alarms
 from server.monitor.rules import MonitorFile, Rules
-from server.monitor.view import Cell, StudyView
+from server.monitor.view import Cell, EventView, StudyView
 from tests.server.monitor.views import NOW, privacy, refused, round_, site, study
 
 DAY = 86_400.0
@@ -40,6 +40,11 @@ def outcomes(*names: Any) -> StudyView:
 
 def north(**changes: Any) -> StudyView:
     return study(sites=(site(**changes), site("south")))
+
+
+def loud(number: int, **changes: Any) -> EventView:
+    return EventView(**({"id": number, "time": NOW, "kind": "alarm", "severity": "error", "code": "evaluator",
+                         "round": number, "text": "words of <b>another party</b>"} | changes))  # fmt: skip
 
 
 def bad(**changes: Any) -> Cell:
@@ -83,6 +88,12 @@ CASES: dict[str, tuple[list[tuple[StudyView, Machine | None]], list[tuple[StudyV
         [(study(events=(refused(8),)), None), (study(events=(refused(8), refused(9, "south", id_=2))), None),
          (study(round=40, events=(refused(8), refused(9, id_=2))), None),
          (study(events=(refused(8), refused(9, id_=2, code="late", data={"outcome": "late"}))), None)],
+    ),
+    "loop_alarm": (
+        [(study(events=(loud(8),)), None), (study(events=(loud(10, code=""),)), None)],
+        [(study(events=(loud(7),)), None), (study(events=(loud(9, code="collapse"),)), None),
+         (study(events=(loud(9, kind="evaluated"),)), None),
+         (study(status="complete", state="COMPLETE", events=(loud(10),)), None)],
     ),
     "epsilon_near_budget": (
         [(north(privacy=privacy(0.8)), None)],
@@ -148,5 +159,7 @@ def test_thresholds_come_from_the_rules() -> None:
 
 def test_no_word_of_a_site_but_a_stable_code_is_in_an_alarm() -> None:
     view = study(events=(refused(8), refused(9, id_=2, text="norm: <b>call 555</b>")))
+    (loop,) = evaluate(MonitorFile.read().rules, study(events=(loud(9),)))
+    assert loop.text == "the round loop raised evaluator in round 9: see the events"
     (alarm,) = evaluate(MonitorFile.read().rules, view)
     assert alarm.text == "north's update was not taken 2 times, last in round 9 (norm)"
