@@ -68,8 +68,8 @@ class Keeper:
         self._over.set()
         self._thread.join(END_S)
 
-    def step(self) -> None:
-        """Look once at every study."""
+    def step(self, *, last: bool = False) -> None:
+        """Look once at every study. last: nobody looks again."""
         self._read_rules()
         folders = list(self._folders())
         for folder in folders:
@@ -78,7 +78,7 @@ class Keeper:
                 continue
             view = read(folder, before.cursor if before else None)
             self._views[folder] = view = merge(before, view) if before else view
-            self._notifier.tell(view.name, evaluate(self._file.rules, view, machine_of(folder)))
+            self._notifier.tell(view.name, evaluate(self._file.rules, view, machine_of(folder)), last=last)
         for gone in self._views.keys() - set(folders):
             self._notifier.tell(self._views.pop(gone).name, ())
 
@@ -99,11 +99,11 @@ class Keeper:
     def _run(self) -> None:
         while not self._over.wait(self._step_s):
             self._try()
-        self._try()  # how it ended is worth an alarm, too
+        self._try(last=True)  # how it ended is worth an alarm, too
 
-    def _try(self) -> None:
+    def _try(self, *, last: bool = False) -> None:
         try:
-            self.step()
+            self.step(last=last)
             self._fault = ""
         except Exception as error:  # the watch must outlive what it watches
             words = str(error) if isinstance(error, MammoFedError) else repr(error)

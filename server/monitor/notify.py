@@ -35,6 +35,7 @@ log = logging.getLogger("mammofed.monitor")
 
 
 What = Literal["begins", "stands", "over"]
+Key = tuple[str, str, str | None]  # study, rule, site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,16 @@ class Told:
 Channel = Callable[[Told], None]
 
 
+@dataclass
+class _Standing:
+    """An alarm that stands. since: as it says, else when it was first seen; told: when last, None: not yet."""
+
+    alarm: AlarmView
+    since: float
+    seen: float
+    told: float | None = None
+
+
 class Notifier:
     """Remembers which alarms stand, and tells what changes.
 
@@ -79,30 +90,39 @@ class Notifier:
     ) -> None:  # fmt: skip
         self._send, self._clock = send, clock
         self._channels = channels_of(send) if channels is None else channels
-        self._stand: dict[tuple[str, str, str | None], tuple[AlarmView, float, float]] = {}  # alarm, since, last told
+        self._stand: dict[Key, _Standing] = {}
         self._sent: deque[float] = deque()
         self._faults: set[str] = set()
 
-    def tell(self, study: str, alarms: Sequence[AlarmView]) -> list[AlarmView]:
-        """Tell what has changed; the alarms again, each with the moment since when it stands."""
-        now, messages, found = self._clock(), list[Told](), dict[tuple[str, str, str | None], AlarmView]()
+    def tell(self, study: str, alarms: Sequence[AlarmView], *, last: bool = False) -> list[AlarmView]:
+        """Tell what has changed; the alarms again, each with the moment since when it stands.
+
+        last: nobody looks again, so that an alarm is told though it is young.
+        """
+        now, messages, found = self._clock(), list[Told](), dict[Key, AlarmView]()
         for alarm in alarms:
             found.setdefault((study, alarm.rule, alarm.site), alarm)
         for key, alarm in found.items():
-            before = self._stand.get(key)
-            since = before[1] if before else alarm.since or now
-            again = before is not None and 0 < self._send.repeat_h * HOUR_S <= now - before[2]
-            last = now if before is None or again else before[2]
-            self._stand[key] = alarm, since, last
-            if before is None or again:
-                what: What = "stands" if again else "begins"
-                messages.append(Told(what=what, study=study, alarm=alarm, since=since, now=now))
+            there = self._stand.setdefault(key, _Standing(alarm, alarm.since or now, seen=now))
+            there.alarm = alarm
+            what = self._due(there, now=now, last=last)
+            if what is not None:
+                there.told = now
+                messages.append(Told(what=what, study=study, alarm=alarm, since=there.since, now=now))
         for key in [key for key in self._stand if key[0] == study and key not in found]:
-            alarm, since, _ = self._stand.pop(key)
-            messages.append(Told(what="over", study=study, alarm=alarm, since=since, now=now))
+            there = self._stand.pop(key)
+            if there.told is not None:
+                messages.append(Told(what="over", study=study, alarm=there.alarm, since=there.since, now=now))
         for told in _together(messages):
             self._out(told)
-        return [replace(alarm, since=self._stand[key][1]) for key, alarm in found.items()]
+        return [replace(alarm, since=self._stand[key].since) for key, alarm in found.items()]
+
+    def _due(self, there: _Standing, *, now: float, last: bool) -> What | None:
+        """What is to be told of an alarm that stands; None: nothing now."""
+        if there.told is None:
+            return "begins" if last or now - there.seen >= self._send.hold_s else None
+        repeat_s = self._send.repeat_h * HOUR_S
+        return "stands" if 0 < repeat_s <= now - there.told else None
 
     def _out(self, told: Told) -> None:
         if self._send.log:

@@ -151,6 +151,7 @@ class Send(_Part):
     log: bool
     webhook: Webhook | None
     command: Command | None
+    hold_s: Annotated[float, Field(ge=0, le=3600)]
     repeat_h: Annotated[float, Field(ge=0, le=24 * 365)]
     most_an_hour: Annotated[int, Field(ge=1, le=10_000)]
 

@@ -6,13 +6,14 @@ study goes on.
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, TextIO
 
 from server.rounds.events import Event
 from server.rounds.follow import is_complete, read_events
@@ -91,9 +92,15 @@ class Feed:
         self._run_dir, self._journal, self._say, self._make = run_dir, run_dir / "journal.sqlite", say, make
         self._names, self._writers = tuple(names), dict[str, tuple[Writer, int]]()
         self._faults = dict[str, str]()
+        self._lock: TextIO | None = None
 
     def step(self) -> bool:
-        """Hand on what is new to each writer; an error of one is its own. Whether all of them have all."""
+        """Hand on what is new to each writer; an error of one is its own. Whether all of them have all.
+
+        One process feeds a run directory: of a rehearsal's two, its launcher's and its daemon's, the other waits.
+        """
+        if not self._journal.exists() or not self._mine():
+            return True
         for name in self._names:
             try:
                 self._feed(name)
@@ -108,8 +115,32 @@ class Feed:
                     self._say(f"monitor's writer {name} works again")
         return not self._faults
 
+    def _mine(self) -> bool:
+        if self._lock is not None:
+            return True
+        path = self._run_dir / FOLDER / ".lock"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            stream = path.open("w")
+        except OSError as error:
+            if "lock" not in self._faults:
+                self._say(f"monitor's writers cannot work in {path.parent}: {error.strerror}")
+            self._faults["lock"] = str(error)
+            return False
+        self._faults.pop("lock", None)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            stream.close()
+            return False
+        self._lock = stream
+        return True
+
     def close(self) -> None:
         """Nothing more comes."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
         for name, (writer, _) in self._writers.items():
             try:
                 writer.close()

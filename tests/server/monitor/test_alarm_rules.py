@@ -74,7 +74,7 @@ class Ear:
         self.told.append((told.what, told.study, told.alarm.rule))
 
     def notifier(self, file: MonitorFile) -> Notifier:
-        return Notifier(file.send, channels={"ear": self})
+        return Notifier(file.send.model_copy(update={"hold_s": 0.0}), channels={"ear": self})
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ class World:
 
     def __init__(self, **changes: Any) -> None:
         self.now, self.told, self.fails = 1000.0, list[Told](), False
-        self.notifier = Notifier(send(**changes), channels={"ear": self.hear}, clock=lambda: self.now)
+        self.notifier = Notifier(send(**{"hold_s": 0.0} | changes), channels={"ear": self.hear}, clock=lambda: self.now)
 
     def hear(self, told: Told) -> None:
         if self.fails:
@@ -56,6 +56,18 @@ def test_an_alarm_is_told_when_it_begins_and_when_it_is_over() -> None:
         world.now += 5
     assert world.heard == ["begins", "over", "begins"]
     assert [told.since for told in world.told] == [1000.0, 1000.0, 1020.0]
+
+
+def test_an_alarm_that_is_over_at_once_is_not_told_unless_nobody_looks_again() -> None:
+    world = World(hold_s=10.0)
+    for alarms in ([alarm()], [], [alarm()], [alarm()]):
+        world.notifier.tell("quick", alarms)
+        world.now += 6
+    assert world.heard == []
+    world.notifier.tell("quick", [alarm()])
+    assert world.heard == ["begins"] and world.told[0].since == 1012.0
+    world.notifier.tell("quick", [alarm(), alarm(rule="study_failed")], last=True)
+    assert world.told[-1].alarm.rule == "study_failed"
 
 
 def test_what_stands_is_told_again_after_some_hours_or_never() -> None:

@@ -124,6 +124,16 @@ def test_at_the_end_everything_is_handed_on_and_the_tools_are_closed(run_dir: Pa
     assert fake.got == [1, 2, 3, 4] and fake.closed
 
 
+def test_of_two_processes_one_feeds_and_the_other_takes_over(run_dir: Path) -> None:
+    one, other = Feed(run_dir, ["jsonl"]), Feed(run_dir, ["jsonl"])
+    assert one.step() and other.step() and len(lines(run_dir)) == 4
+    tell(run_dir, [END])
+    assert other.step() and len(lines(run_dir)) == 4
+    one.close()
+    assert other.step() and len(lines(run_dir)) == 5
+    other.close()
+
+
 def test_a_complete_study_is_closed_once_all_is_handed_on(run_dir: Path) -> None:
     fake = Fake()
     fake.fails = True
