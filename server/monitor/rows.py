@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from server.monitor.sums import summed
 from server.rounds.states import RoundState
 
 Row = tuple[Any, ...]
 BUSY_S = 0.5
 MAX_HEADS = 64
-HEARD_KINDS = ("site_present", "site_replied", "site_absent", "site_evaluated")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def _read(
     meta = {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM meta")}
     mark = (meta.get("protocol_sha256"), score, rule, last_event, last_step, json.dumps(meta, sort_keys=True))
     known = _HEADS.get(journal)
-    head = known[1] if known is not None and known[0] == mark else _head(db, score, rule)
+    head = known[1] if known is not None and known[0] == mark else _head(db, journal, last_event, score, rule)
     if len(_HEADS) >= MAX_HEADS:
         _HEADS.clear()
     _HEADS[journal] = mark, head
@@ -120,14 +120,13 @@ def _read(
                 **_new(db, event, step, whole=whole))  # fmt: skip
 
 
-def _head(db: sqlite3.Connection, score: str, rule: str) -> dict[str, Any]:
+def _head(db: sqlite3.Connection, journal: Path, last_event: int, score: str, rule: str) -> dict[str, Any]:
     """All that is told whole; it is reckoned again only when something was added."""
     closed = RoundState.CLOSED.value
     newest = db.execute(
         "SELECT round, attempt, state, opened, seconds FROM rounds ORDER BY round DESC, attempt DESC LIMIT 1"
     ).fetchone()
     documents = db.execute("SELECT document FROM reports WHERE scope = 'test' ORDER BY round DESC LIMIT 1").fetchone()
-    kinds = ", ".join(f"'{kind}'" for kind in HEARD_KINDS)
     return {
         "newest": newest,
         "started": _one(db, "SELECT min(started) FROM sessions"),
@@ -137,15 +136,7 @@ def _head(db: sqlite3.Connection, score: str, rule: str) -> dict[str, Any]:
             "SELECT seconds FROM rounds WHERE state = ? ORDER BY round DESC LIMIT 10", (closed,))],
         "reports_bytes": db.execute(
             "SELECT coalesce(sum(bytes_up), 0), coalesce(sum(bytes_down), 0) FROM reports").fetchone(),
-        "totals": db.execute(
-            "SELECT site, outcome, state = ?, count(*), sum(bytes_up), sum(bytes_down) "
-            "FROM participation JOIN rounds USING (round, attempt) GROUP BY 1, 2, 3", (closed,)).fetchall(),
-        "spent": db.execute(
-            "SELECT site, max(round), epsilon, budget, delta, steps FROM privacy WHERE release = 'training' "
-            "GROUP BY site").fetchall(),
-        "heard": db.execute(
-            "SELECT site, kind, code, max(time), text FROM events "  # noqa: S608
-            f"WHERE site IS NOT NULL AND kind IN ({kinds}) GROUP BY 1, 2, 3").fetchall(),
+        **summed(db, journal, newest=int(newest[0]) if newest else 0, event=last_event),
         "test": _aucs_of(json.loads(documents[0])) if documents else {},
         "best": _best(db, score, rule), "latest": _latest_cells(db), "waits": _waits(db),
         "asked": _asked(db) if newest and newest[2] == RoundState.OPENED.value else frozenset(),

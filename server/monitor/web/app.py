@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from functools import cache
 from importlib.resources import files
@@ -19,7 +18,7 @@ from server.monitor.view import StudyView
 from server.monitor.web.events import search
 from server.monitor.web.guard import Guard
 from server.monitor.web.runs import Runs
-from server.monitor.web.wire import Sender, finite, round_whole
+from server.monitor.web.wire import Sender, finite, packed, round_whole
 
 STATIC = {
     "monitor.css": "text/css", "icon.svg": "image/svg+xml",
@@ -137,7 +136,7 @@ async def _follow(
             cursor, message = view.cursor, sender.message(view)
             if message is not None:
                 quiet_s = 0.0
-                yield f"id: {cursor}\ndata: {json.dumps(message, allow_nan=False)}\n\n".encode()
+                yield b"id: %b\ndata: %b\n\n" % (cursor.encode(), packed(message))
             elif quiet_s >= KEEP_ALIVE_S:
                 quiet_s = 0.0
                 yield b": still here\n\n"

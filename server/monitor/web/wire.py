@@ -2,12 +2,14 @@
 
     {"head": {...}, "sites": [...], "rounds": [...], "events": [...], "whole": bool, "cursor": "12.7"}
 
-head: fields of `StudyView`. sites: those that changed. rounds: one string a round with a letter a site, in the order of
-`names`; a round's numbers (seconds, bytes, epsilon) are fetched when somebody looks at that round.
+head: fields of `StudyView`. sites: the fields of each that changed, with its name. rounds: one string a round with a
+letter a site, in the order of `names`; a round's numbers (seconds, bytes, epsilon) are fetched when somebody looks at
+that round.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -29,15 +31,16 @@ class Sender:
 
     def __init__(self) -> None:
         self._head: dict[str, Any] = {}
-        self._sites: dict[str, SiteView] = {}
+        self._sites: dict[str, dict[str, Any]] = {}
 
     def message(self, view: StudyView) -> dict[str, Any] | None:
         """What the reader does not know yet, None when that is nothing."""
         head = head_of(view)
         new = {key: value for key, value in head.items() if key not in self._head or self._head[key] != value}
-        sites = [asdict(site) for site in view.sites if self._sites.get(site.name) != site]
+        now = {site.name: site_line(site) for site in view.sites}
+        sites = [_changed(self._sites.get(name), line) for name, line in now.items() if self._sites.get(name) != line]
         first = not self._head
-        self._head, self._sites = head, {site.name: site for site in view.sites}
+        self._head, self._sites = head, now
         if not (new or sites or view.rounds or view.events or first):
             return None
         names = [site.name for site in view.sites]
@@ -49,12 +52,25 @@ class Sender:
         })  # fmt: skip
 
 
+def site_line(site: SiteView) -> dict[str, Any]:
+    """One site; what it gives is the same for all and stands in the head."""
+    line = asdict(site)
+    del line["gives"]
+    return line
+
+
+def _changed(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    """The fields that differ, and the name."""
+    return new if old is None else {k: v for k, v in new.items() if k == "name" or old[k] != v}
+
+
 def head_of(view: StudyView) -> dict[str, Any]:
     """Everything but sites, rounds and events."""
     head = {name: getattr(view, name) for name in StudyView.__dataclass_fields__ if name not in PARTS}
     head["ends"] = None if view.ends is None else CLOCK_STEP_S * round(view.ends / CLOCK_STEP_S)
     head["best"] = asdict(view.best) if view.best else None
     head["test"] = {name: auc_line(auc) for name, auc in view.test.items()}
+    head["gives"] = view.sites[0].gives if view.sites else ""
     head["alarms"] = [asdict(alarm) for alarm in view.alarms]
     return head
 
@@ -98,6 +114,11 @@ def event_line(event: EventView) -> dict[str, Any]:
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: finite(value) for key, value in values.items()}
+
+
+def packed(message: Mapping[str, Any] | None) -> bytes:
+    """A message as it travels."""
+    return json.dumps(message, allow_nan=False, separators=(",", ":")).encode()
 
 
 def finite(value: Any) -> Any:

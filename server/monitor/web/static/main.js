@@ -25,7 +25,8 @@ function take(message) {
   if (message.whole) { state.rounds = []; state.events = []; }
   Object.assign(state.head, message.head);
   if (message.names) { state.names = message.names; state.sites = state.sites.filter((site) => message.names.includes(site.name)); }
-  const byName = new Map([...state.sites, ...message.sites].map((site) => [site.name, site]));
+  const byName = new Map(state.sites.map((site) => [site.name, site]));
+  for (const site of message.sites) byName.set(site.name, { ...byName.get(site.name), ...site });
   state.sites = state.names.map((name) => byName.get(name)).filter(Boolean);
   if (message.rounds.length) {
     const byNumber = new Map([...state.rounds, ...message.rounds].map((round) => [round.n, round]));

@@ -42,5 +42,5 @@ export function show(node, state, go) {
     h("h2", null, "Each site"),
     table("Sites as the coordinator knows them", ["Site", "Newest round", "Here", "Words", "Patients (rounded)", "Training", "Sent", "Received", "Device", "Release", "Certificate ends"],
       state.sites.map((site) => card(site, state.now)), { stack: true }),
-    state.sites.length ? h("p", { class: "quiet" }, `What leaves each site in this study: ${state.sites[0].gives}. The number of patients is the rounded one of the protocol that every site approved.`) : null);
+    state.sites.length ? h("p", { class: "quiet" }, `What leaves each site in this study: ${state.head.gives}. The number of patients is the rounded one of the protocol that every site approved.`) : null);
 }
