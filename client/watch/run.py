@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -62,8 +63,9 @@ def follow(
     while not stop.is_set():
         try:
             with line(identity) as there:
-                screen.line("connected")
+                screen.tunnel = partial(_words, there)
                 for event in there.client.watch(WatchRequest(after=story.after), stop=stop):
+                    screen.line("connected")  # now that something came, and not before
                     story.apply(event)
                     screen.told(event)
         except CertificateError:
@@ -74,4 +76,10 @@ def follow(
             screen.line(f"{error.problem}: tried again every {again_s:g} s")
         except MammoFedError as error:
             screen.line(f"{error.problem}: tried again every {again_s:g} s")
+        finally:
+            screen.tunnel = None
         stop.wait(again_s)
+
+
+def _words(line: ControlLine) -> str:
+    return line.status.words

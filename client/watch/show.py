@@ -37,6 +37,7 @@ class Screen:
         self._console = console or Console()
         self._drawn = self._console.is_terminal and not self._console.is_dumb_terminal
         self._line = "connecting"
+        self.tunnel: Callable[[], str] | None = None  # how the line is at this moment, while there is one
         self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self.draw)
 
     def __enter__(self) -> Screen:
@@ -69,7 +70,8 @@ class Screen:
             parts.append(Text(f"and {len(chosen) - MOST_SHOWN} other studies: choose one with --study", style="dim"))
         if not parts:
             parts.append(Text("Nothing was heard of a study yet.", style="dim"))
-        return Group(*parts, Text(f"line: {self._line}", style="dim"))
+        line = self._line if self.tunnel is None else self.tunnel()
+        return Group(*parts, Text(f"line: {plain(line)}", style="dim"))
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
