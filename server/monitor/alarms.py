@@ -7,7 +7,7 @@ say anything of a patient, and repeat no words of a site but its stable codes. U
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,6 +20,8 @@ DAY_S: Final = 86_400.0
 OPEN: Final = ("preparing", "running", "stalled")  # a study that goes on, or should
 NO_ANSWER: Final = ("absent", "late", "failed")
 REJECTED: Final = ("rejected", "refused")
+TOGETHER: Final = 5  # alarms of one rule that stand each for itself; more are one line, or one message
+MAX_NAMES: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,28 @@ def evaluate(rules: Rules, view: StudyView, machine: Machine | None = None) -> t
 def with_alarms(rules: Rules, view: StudyView, machine: Machine | None = None) -> StudyView:
     """The view with its alarms in it."""
     return replace(view, alarms=evaluate(rules, view, machine))
+
+
+def gathered(alarms: Sequence[AlarmView]) -> tuple[AlarmView, ...]:
+    """For people: where a rule fires for many sites at once (a network, a budget's end), one line instead of fifty."""
+    groups: dict[tuple[str, str], list[AlarmView]] = {}
+    for alarm in alarms:
+        groups.setdefault((alarm.rule, alarm.severity), []).append(alarm)
+    found: list[AlarmView] = []
+    for group in groups.values():
+        if len(group) <= TOGETHER:
+            found += group
+            continue
+        since = min((alarm.since for alarm in group if alarm.since is not None), default=None)
+        text = many_words([alarm.site or "?" for alarm in group], group[0].text)
+        found.append(replace(group[0], site=None, text=text, since=since))
+    return tuple(found)
+
+
+def many_words(sites: Sequence[str], first: str) -> str:
+    """Many sites' alarms of one rule in one line. first: what is said of the first."""
+    more = f" and {len(sites) - MAX_NAMES} others" if len(sites) > MAX_NAMES else ""
+    return f"{len(sites)} sites: {', '.join(sites[:MAX_NAMES])}{more}; of the first: {first}"
 
 
 def _stalled(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found]:

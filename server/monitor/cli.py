@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import click
 
-from server.monitor.alarms import evaluate
+from server.monitor.alarms import evaluate, gathered, with_alarms
 from server.monitor.keeper import machine_of
 from server.monitor.presence import coordinator_of
 from server.monitor.rules import OWN_FILE, MonitorFile
+from server.monitor.view import StudyView
 from shared_model.errors import ConfigError
 
 PLACE = Path("runs")  # what is shown when nothing is named
@@ -59,14 +61,19 @@ def monitor(
     from server.monitor.web.serve import Door, serve, token_of
 
     machine = partial(machine_of, place)
+
+    def metrics(views: Sequence[StudyView]) -> bytes:
+        there = machine()
+        return render([with_alarms(rules.rules, view, there) for view in views], machine=there)
+
     token = token_of(token_file) if token_file is not None else None
     door = Door(host=host, port=port, names=names, cert=cert, key=key, token=token)
 
     def say(url: str) -> None:
         click.echo(f"Monitor  {url}   (Ctrl-C ends it; the study goes on)")
 
-    serve(place, door, say=say, open_browser=not no_open, metrics=lambda views: render(views, machine=machine()),
-          alarms=lambda view: evaluate(rules.rules, view, machine()))  # fmt: skip
+    serve(place, door, say=say, open_browser=not no_open, metrics=metrics,
+          alarms=lambda view: gathered(evaluate(rules.rules, view, machine())))  # fmt: skip
 
 
 def _watch(ctx: click.Context, url: str, home: Path | None, study: str | None) -> None:

@@ -15,6 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from server.monitor.alarms import gathered
 from server.monitor.standing import seconds_words
 from server.monitor.view import EventView, SiteView, StudyView
 from shared_model.control import plain
@@ -45,7 +46,7 @@ TROUBLE: Final = ("rejected", "refused", "absent", "failed", "late", "out_of_bud
 
 def draw(view: StudyView, *, width: int) -> RenderableType:
     """The whole study. width: columns of the terminal."""
-    stand = [alarm for alarm in view.alarms if alarm.text != view.sentence]  # else said twice
+    stand = [alarm for alarm in gathered(view.alarms) if alarm.text != view.sentence]  # else said twice
     alarms = [_line(f"! {alarm.rule.replace('_', ' ')}: {plain(alarm.text)}", SEVERITIES.get(alarm.severity, ""))
               for alarm in stand[:SHOWN_ALARMS]]  # fmt: skip
     if len(stand) > SHOWN_ALARMS:

@@ -20,6 +20,7 @@ from typing import Final, Literal
 
 import urllib3
 
+from server.monitor.alarms import TOGETHER, many_words
 from server.monitor.rules import Command, Send, Webhook
 from server.monitor.view import AlarmView
 from shared_model.control import plain
@@ -27,8 +28,6 @@ from shared_model.private_files import read_private
 
 HOUR_S: Final = 3600.0
 MAX_TOKEN_BYTES: Final = 4096
-TOGETHER: Final = 5  # alarms of one rule that begin or end at the same look are one message beyond so many
-MAX_NAMES: Final = 8
 LEVELS: Final[Mapping[str, int]] = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 log = logging.getLogger("mammofed.monitor")
@@ -160,9 +159,7 @@ def _together(messages: Sequence[Told]) -> Iterator[Told]:
         if len(group) <= TOGETHER:
             yield from group
             continue
-        names = ", ".join(told.alarm.site or "?" for told in group[:MAX_NAMES])
-        more = f" and {len(group) - MAX_NAMES} others" if len(group) > MAX_NAMES else ""
-        text = f"{len(group)} sites: {names}{more}; of the first: {group[0].alarm.text}"
+        text = many_words([told.alarm.site or "?" for told in group], group[0].alarm.text)
         since = min(told.since for told in group)
         yield replace(group[0], alarm=replace(group[0].alarm, site=None, text=text), since=since)
 

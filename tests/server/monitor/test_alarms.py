@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from server.monitor.alarms import CHECKS, Machine, evaluate, with_alarms
+from server.monitor.alarms import CHECKS, Machine, evaluate, gathered, with_alarms
 from server.monitor.rules import MonitorFile, Rules
 from server.monitor.view import Cell, EventView, StudyView
 from tests.server.monitor.views import NOW, privacy, refused, round_, site, study
@@ -150,6 +150,16 @@ def test_a_budget_that_reaches_to_the_end_is_no_warning_and_one_that_does_not_is
     for last_round, severity in ((None, "info"), (17, "warning")):
         (alarm,) = evaluate(rules, north(privacy=privacy(0.9, last_round=last_round)))
         assert (alarm.rule, alarm.severity) == ("epsilon_near_budget", severity)
+
+
+def test_what_befalls_many_sites_is_one_line_for_people_and_every_site_for_machines() -> None:
+    sites = tuple(site(f"s{i:02d}", silent_s=70.0 + i, heard=NOW - 70 - i) for i in range(50))
+    alarms = evaluate(MonitorFile.read().rules, study(sites=sites))
+    assert len(alarms) == 50
+    (one,) = gathered(alarms)
+    assert one.site is None and one.since == NOW - 119
+    assert one.text.startswith("50 sites: s00, s01, ") and "and 42 others; of the first: s00 is silent" in one.text
+    assert gathered(alarms[:5]) == alarms[:5]
 
 
 def test_thresholds_come_from_the_rules() -> None:

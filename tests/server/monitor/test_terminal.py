@@ -54,7 +54,7 @@ def test_each_state_has_a_sign_a_word_and_a_colour_of_its_own(status: Any) -> No
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_it_fits_the_terminal_and_keeps_every_site(width: int) -> None:
-    lines = shown(study(alarms=(ALARM,) * 9), width=width).splitlines()
+    lines = shown(study(alarms=tuple(replace(ALARM, rule=f"rule_{i}") for i in range(9))), width=width).splitlines()
     assert max(map(len, lines)) <= width
     assert any("north" in line for line in lines) and any("south" in line for line in lines)
 
