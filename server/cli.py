@@ -176,7 +176,7 @@ def start(home: Path, study: str) -> None:
     from server.deploy.studies import start as start_study
 
     found = start_study(_open(home), study, again=False)
-    click.echo(f"{found.name} begins. Next  `mammofed server status {home}`")
+    click.echo(f"{found.name} begins. Watch  `mammofed monitor {home}`, or `mammofed server status {home}`")
 
 
 @server.command()
@@ -190,7 +190,7 @@ def resume(home: Path, study: str) -> None:
     from server.deploy.studies import start as start_study
 
     found = start_study(_open(home), study, again=True)
-    click.echo(f"{found.name} goes on. Next  `mammofed server status {home}`")
+    click.echo(f"{found.name} goes on. Watch  `mammofed monitor {home}`, or `mammofed server status {home}`")
 
 
 @server.command()
@@ -229,6 +229,7 @@ def serve(home: Path) -> None:
     """
     from server.deploy.daemon import run
 
+    click.echo(f"Watch  `mammofed monitor {home}` shows its studies live, in another terminal or over SSH")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     run(_open(home))
 

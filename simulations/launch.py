@@ -34,12 +34,14 @@ from shared_model.imaging import DIGITISED_FILMS, FilmPool, PipelineConfig
 from shared_model.protocol import Protocol
 from shared_model.weights import public_weights
 from simulations.baselines.study import run_comparison, wanted
+from simulations.companion import check_monitor, companion
 from simulations.deltas import write_other_deltas
 from simulations.engine import LocalGrid, TrainerPool
 from simulations.engine.deployment import run_deployment
 from simulations.engine.flower import FlowerSettings, run_on_ray
 from simulations.hospitals import STAGES, check_cohort, check_held_out, sources
 from simulations.live import LiveView, stop_on_interrupt
+from simulations.page import live_page
 from simulations.parties import HELD_OUT, install_sites, split_of, write_small
 from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases, pipeline_of
 from simulations.strategy import check_strategy
@@ -118,6 +120,7 @@ def check(config: Config) -> None:
     check_cohort(config)
     phases(config)
     check_strategy(config)
+    check_monitor(config.get("monitor") or {})
     if config["weights"] == "public":
         public_weights(config["model"]["size"])  # not shipped for every size: better said now than after the films
 
@@ -129,7 +132,9 @@ def _run(config: Config, run_dir: Path) -> int:
     with LiveView(run_dir) as view:
         site_files = prepare(config, run_dir, view)
         stop = threading.Event()
-        with stop_on_interrupt(stop, view):
+        monitor = config.get("monitor") or {}
+        with (companion(monitor, run_dir, view.note), live_page(monitor, run_dir, view.note),
+              stop_on_interrupt(stop, view)):  # fmt: skip
             outcome = ENGINES[config["engine"]["kind"]](config, run_dir, site_files, view, stop)
     summary = write_summary(run_dir)
     if outcome.status == "COMPLETE":

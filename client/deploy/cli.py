@@ -12,6 +12,7 @@ from client.deploy.doctor_cli import doctor
 from client.deploy.withdraw_cli import withdraw
 from client.privacy.cli import COMMANDS as PRIVACY
 from client.privacy.egress_cli import egress
+from client.watch.cli import watch
 
 if TYPE_CHECKING:
     from client.deploy.home import SiteHome
@@ -73,7 +74,8 @@ def init(home: Path, invite: str, server: str, enrol_port: int | None, cohort: P
 @HOME
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def status(home: Path, as_json: bool) -> None:
-    """Certificate, line to the coordinator, studies and what was decided on them.
+    """This site alone: certificate, line and last contact, studies and what was decided, its own rounds, what they cost
+    and what left.
 
     Example:  mammofed site status site
     """
@@ -223,4 +225,4 @@ def _proposal(home: SiteHome, study: str) -> SignedProtocol:
     return found[study]
 
 
-COMMANDS = (init, status, review, approve, decline, join, leave, doctor, egress, withdraw, *PRIVACY)
+COMMANDS = (init, status, review, approve, decline, join, leave, doctor, egress, watch, withdraw, *PRIVACY)
