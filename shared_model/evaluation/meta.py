@@ -66,8 +66,9 @@ def random_effects(estimates: Sequence[float], errors: Sequence[float], *, confi
     return Pooled(Interval(mean, mean - reach, mean + reach), k, tau2, i2, new_site)
 
 
-def pooled_auc(intervals: Sequence[Interval], *, confidence: float) -> Pooled | None:
-    """AUCs of sites on the logit scale, back on the AUC's; sites without an interval, or at 0 or 1, do not enter.
+def pooled_share(intervals: Sequence[Interval], *, confidence: float) -> Pooled | None:
+    """AUCs or shares of sites on the logit scale, back on their own; those without an interval, or with a bound of 0 or
+    1, do not enter.
 
     `tau2` stays on the logit scale. `confidence` must be that of the intervals.
     """
@@ -84,6 +85,14 @@ def pooled_auc(intervals: Sequence[Interval], *, confidence: float) -> Pooled | 
     back = Interval(_expit(mean.value), _expit(mean.low), _expit(mean.high))
     new = found.new_site
     return Pooled(back, found.k, found.tau2, found.i2, None if new is None else (_expit(new[0]), _expit(new[1])))
+
+
+def pooled_difference(gaps: Sequence[Interval], *, confidence: float) -> Pooled | None:
+    """Differences as they are; those without an interval do not enter. `confidence` must be that of the intervals."""
+    z = float(ndtri((1 + confidence) / 2))
+    known = [(i.value, (i.high - i.low) / (2 * z)) for i in gaps
+             if i.value is not None and i.low is not None and i.high is not None and i.high > i.low]  # fmt: skip
+    return random_effects([y for y, _ in known], [s for _, s in known], confidence=confidence)
 
 
 def _logit(p: float) -> float:

@@ -76,3 +76,22 @@ def shift_prior(logits: ArrayLike, *, trained: float, target: float) -> Floats:
     shift = math.log(target / (1 - target)) - math.log(trained / (1 - trained))
     result: Floats = np.asarray(logits, dtype=np.float64) + shift
     return result
+
+
+def cross_fitted(labels: ArrayLike, logits: ArrayLike, *, folds: int = 5, seed: int = 0) -> Floats | None:
+    """Each woman's logit after Platt's line fitted on the other folds' women, so that nobody judges a line that she
+    helped to fit; None where a fold's line does not exist. Folds are dealt out within each class.
+    """
+    y, z = np.asarray(labels), np.asarray(logits, dtype=np.float64)
+    rng, fold = np.random.default_rng(seed), np.zeros(len(y), dtype=np.int64)
+    for value in (0, 1):
+        rows = rng.permutation(np.flatnonzero(y == value))
+        fold[rows] = np.arange(len(rows)) % folds
+    out = np.empty(len(y))
+    for place in range(folds):
+        inside = fold == place
+        line = fit_platt(y[~inside], z[~inside])
+        if line is None:
+            return None
+        out[inside] = line(z[inside])
+    return out

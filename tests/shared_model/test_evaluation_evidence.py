@@ -11,7 +11,7 @@ from shared_model.evaluation.calibration import calibration
 from shared_model.evaluation.decision import decision_curve
 from shared_model.evaluation.deployment import deployment
 from shared_model.evaluation.joint import binned_calibration, binned_roc, joint_histogram, joint_result, marginal
-from shared_model.evaluation.meta import pooled_auc, random_effects
+from shared_model.evaluation.meta import pooled_share, random_effects
 from shared_model.evaluation.operating import operating_point
 from shared_model.evaluation.recalibration import Platt, fit_platt, platt_step, platt_sums, shift_prior
 from shared_model.evaluation.recalls import false_positive_rate, recall_reduction
@@ -164,7 +164,7 @@ def test_random_effects_at_the_edges() -> None:
         random_effects([0.5], [0.0], confidence=0.95)
     y, s, _ = women(900)
     areas = [auc_interval(y[i], s[i], confidence=0.95) for i in np.array_split(np.arange(900), 4)]
-    pooled = pooled_auc(areas, confidence=0.95)
+    pooled = pooled_share(areas, confidence=0.95)
     assert pooled is not None and pooled.k == 4
     assert pooled.mean.low < pooled.mean.value < pooled.mean.high < 1
     assert pooled.mean.value == pytest.approx(roc_auc(y, s), abs=0.02)
