@@ -163,8 +163,10 @@ def _evidence(
     return {
         "prevalence": prevalence, "sensitivity": sensitivity, "primary": terms.primary, "replicates": terms.bootstrap,
         "models": {
-            name: model_evidence(scores.labels, s, threshold=thresholds.get(name), confidence=terms.confidence,
-                                 temperature=temperature if name == "fused" else 1.0, prevalence=prevalence, curves=False)
+            name: model_evidence(
+                scores.labels, s, threshold=thresholds.get(name), confidence=terms.confidence, prevalence=prevalence,
+                temperature=temperature if name == "fused" else 1.0, curves=False,
+            )
             for name, s in scores.models.items()
         },
         "pairs": {name: row | {"p_adjusted": p[name]} for name, row in pairs.items()},
