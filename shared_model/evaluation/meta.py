@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from shared_model.evaluation.auc import Interval
 
@@ -22,13 +22,14 @@ from shared_model.evaluation.auc import Interval
 class Pooled:
     """mean: of the sites' true values. k: sites that entered. tau2: variance between sites, on the scale of the
     estimates. i2: share of the scatter that is between sites, in [0, 1]. new_site: where a further site's true value is
-    expected; None below three sites."""
+    expected; None below three sites. p: two-sided, that the mean is 0 on that scale."""
 
     mean: Interval
     k: int
     tau2: float
     i2: float
     new_site: tuple[float, float] | None
+    p: float | None = None
 
 
 def random_effects(estimates: Sequence[float], errors: Sequence[float], *, confidence: float) -> Pooled | None:
@@ -48,8 +49,8 @@ def random_effects(estimates: Sequence[float], errors: Sequence[float], *, confi
         return None
     weight = 1 / s**2
     if k == 1:
-        reach = float(ndtri((1 + confidence) / 2) * s[0])
-        return Pooled(Interval(float(y[0]), float(y[0]) - reach, float(y[0]) + reach), 1, 0.0, 0.0, None)
+        reach, only = float(ndtri((1 + confidence) / 2) * s[0]), float(y[0])
+        return Pooled(Interval(only, only - reach, only + reach), 1, 0.0, 0.0, None, 2 * float(ndtr(-abs(only) / s[0])))
     fixed = float(weight @ y / weight.sum())
     q = float(weight @ (y - fixed) ** 2)
     tau2 = max(0.0, (q - (k - 1)) / float(weight.sum() - (weight**2).sum() / weight.sum()))
@@ -63,7 +64,8 @@ def random_effects(estimates: Sequence[float], errors: Sequence[float], *, confi
         far = float(stdtrit(k - 2, (1 + confidence) / 2)) * math.sqrt(tau2 + 1 / float(weight.sum()))
         new_site = mean - far, mean + far
     i2 = max(0.0, 1 - (k - 1) / q) if q > 0 else 0.0
-    return Pooled(Interval(mean, mean - reach, mean + reach), k, tau2, i2, new_site)
+    p = 2 * float(stdtr(k - 1, -abs(mean) / error))
+    return Pooled(Interval(mean, mean - reach, mean + reach), k, tau2, i2, new_site, p)
 
 
 def pooled_share(intervals: Sequence[Interval], *, confidence: float) -> Pooled | None:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared_model.evaluation.auc import Difference, Interval, auc_interval, paired_delong, roc_auc
-from shared_model.evaluation.evidence import PREVALENCE, SENSITIVITY, model_evidence, pair_evidence, three
+from shared_model.evaluation.evidence import PREVALENCE, SENSITIVITY, adjusted, model_evidence, pair_evidence, three
 from shared_model.evaluation.gain import gain
 from shared_model.evaluation.joint import joint_histogram, joint_result
 from shared_model.evaluation.meta import Pooled, pooled_difference, pooled_share
@@ -37,6 +37,7 @@ from simulations.baselines.scores import FILE, HELD_OUT, PartyScores, read_score
 EVIDENCE_NAME = "evidence.json"
 EVIDENCE_VERSION = 1
 REPLICATES = 500
+PRIMARY = f"{FEDERATED}_vs_image_only"  # against a model of its own that never saw a table; the seeds' comparison
 BINS = 32  # of the joint histograms: AUCs within 0.002 of the unbinned ones
 Document = dict[str, Any]
 
@@ -120,26 +121,35 @@ def evidence(study: str, kind: str, populations: Sequence[Population], *, specif
             {"seed": t.job.seed, "n": len(t.labels(HELD_OUT)), "positives": int(t.labels(HELD_OUT).sum())}
             for t in seeds
         ],
-        "arms": {arm: _arm(arm, populations, specificity) for arm in arms},
+        "arms": {arm: _arm(arm, arms[0], populations, specificity) for arm in arms},
         "price": {arm: _price(arms[0], arm, populations) for arm in arms[1:]},
     }  # fmt: skip
 
 
-def _arm(arm: str, populations: Sequence[Population], specificity: float) -> Document:
+def _arm(arm: str, plain: str, populations: Sequence[Population], specificity: float) -> Document:
     rivals = {name: [_rival(arm, name, p) for p in populations] for name in
               ("image_only", "clinical_only", "logistic", "public_only", "pooled")}  # fmt: skip
     known = {name: [t for t in found if t is not None] for name, found in rivals.items()}
     own = [p[f"{arm}/{FEDERATED}"] for p in populations]
     federated = {name: found for name, found in known.items() if len(found) == len(populations)}
+    pairs = {f"{FEDERATED}_vs_{name}": _pair(own, found) for name, found in federated.items()}
+    p = adjusted(pairs, primary=PRIMARY)
     return {
-        **_privacy(own),
+        **_privacy(own), "primary": PRIMARY,
         "models": {name: _row(found) for name, found in {**federated, FEDERATED: own}.items()},
-        "pairs": {f"{FEDERATED}_vs_{name}": _pair(own, found) for name, found in federated.items()},
-        "whole": _whole(own), "sites": _sites(arm, populations, specificity),
+        "pairs": {name: row | {"p_adjusted": p[name]} for name, row in pairs.items()},
+        "whole": _whole(own), "sites": _sites(arm, plain, populations, specificity),
         "between_sites": _between_sites(own), "matrix": _matrix(arm, populations),
         "counts": _counts(arm, populations[0]),
-        "subgroups": _subgroups(own),
+        "subgroups": _subgroups(own), "made": [_made(t) for t in own],
     }  # fmt: skip
+
+
+def _made(trained: Trained) -> Document:
+    """What names the model: hashes of protocol and weights, the chosen round, software."""
+    found = trained.summary
+    return {"seed": trained.job.seed, "protocol_sha256": found.get("protocol_sha256"), "model": found.get("model"),
+            "versions": found.get("versions") or {}, "participation": found.get("participation") or {}}  # fmt: skip
 
 
 def _rival(arm: str, baseline: str, population: Population) -> Trained | None:
@@ -186,8 +196,9 @@ def _pair(own: Sequence[Trained], others: Sequence[Trained]) -> Document:
     gap = pooled_difference([Interval(r["difference"], r["low"], r["high"]) for r in rows], confidence=CONFIDENCE)
     return {
         "n": sum(r["n"] for r in rows), "positives": sum(r["positives"] for r in rows), "populations": len(rows),
-        **put("difference", gap), "sensitivity": SENSITIVITY, **put("fewer_recalls", _fewer(rows)),
-        "p": [r["p"] for r in rows], "greatest_p": max((r["p"] for r in rows if r["p"] is not None), default=None),
+        **put("difference", gap), "p": None if gap is None else gap.p,
+        "greatest_p": max((r["p"] for r in rows if r["p"] is not None), default=None),
+        "sensitivity": SENSITIVITY, **put("fewer_recalls", _fewer(rows)),
     }  # fmt: skip
 
 
@@ -215,12 +226,12 @@ def _whole(own: Sequence[Trained]) -> Document:
     return found
 
 
-def _sites(arm: str, populations: Sequence[Population], specificity: float) -> Document:
-    """By site: `gain` documents by population, and the two differences and three AUCs put together."""
+def _sites(arm: str, plain: str, populations: Sequence[Population], specificity: float) -> Document:
+    """By site: the `gain` documents of all populations put together."""
     own = [p[f"{arm}/{FEDERATED}"] for p in populations]
     result: Document = {}
     for site in sorted(set(own[0].scores) - {HELD_OUT}):
-        rows = [site_gain(arm, site, p, specificity=specificity) for p in populations]
+        rows = [site_gain(arm, site, p, plain=plain, specificity=specificity) for p in populations]
         names = rows[0]["models"]
         result[site] = {
             "n": sum(r["n"] for r in rows), "positives": sum(r["positives"] for r in rows), "populations": len(rows),
@@ -238,18 +249,19 @@ def _sites(arm: str, populations: Sequence[Population], specificity: float) -> D
     return result
 
 
-def site_gain(arm: str, site: str, population: Population, *, specificity: float) -> Document:
-    """What a site gained in one population; see `shared_model.evaluation.gain`."""
+def site_gain(arm: str, site: str, population: Population, *, plain: str, specificity: float) -> Document:
+    """What a site gained in one population; see `shared_model.evaluation.gain`.
+
+    `local` is the model of the first arm, `plain`, that the site trained alone: where that arm has no privacy, nothing
+    left the site, so there was nothing to protect with noise. `local_noised` is its own model under this arm's terms.
+    """
     shared = population[f"{arm}/{FEDERATED}"]
-    local, public = population.get(f"{arm}/local/{site}"), _rival(arm, "public_only", population)
-    logits = {"shared": shared.logits(site)}
-    thresholds = {"shared": shared.threshold}
-    for name, found in (("local", local), ("public", public)):
-        if found is not None:
-            logits[name] = found.logits(site)
-            thresholds[name] = found.threshold
+    rivals = {"local": population.get(f"{plain}/local/{site}"), "public": _rival(arm, "public_only", population),
+              "local_noised": population.get(f"{arm}/local/{site}") if arm != plain else None}  # fmt: skip
+    known = {"shared": shared} | {name: found for name, found in rivals.items() if found is not None}
     return gain(
-        shared.labels(site), logits, thresholds={k: t for k, t in thresholds.items() if t is not None},
+        shared.labels(site), {name: found.logits(site) for name, found in known.items()},
+        thresholds={name: found.threshold for name, found in known.items() if found.threshold is not None},
         temperature=shared.temperature, confidence=CONFIDENCE, wanted_specificity=specificity, replicates=REPLICATES,
     )  # fmt: skip
 
