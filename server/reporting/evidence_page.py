@@ -100,11 +100,13 @@ def _figures(document: Mapping[str, Any], plain: str) -> dict[str, Markup]:
                if "shared_vs_local" in found["pairs"]} for name, arm in arms.items()
     }  # fmt: skip
     figures = {}
-    if any(rows.values()):
-        figures["gains"] = evidence_plots.gains({name: found for name, found in rows.items() if found})
+    if drawn := {name: found for name, found in rows.items()
+                 if any(row["difference_low"] is not None for row in found.values())}:  # fmt: skip
+        figures["gains"] = evidence_plots.gains(drawn)
     whole = arms[plain]["whole"]
-    if whole["roc"]:
-        curves = dict(zip(ARM_CURVES, arms.items(), strict=False))
+    curves = dict(zip(ARM_CURVES, ((name, arm) for name, arm in arms.items() if arm["whole"]["roc"]
+                                   and arm["models"]["federated"]["auc"] is not None), strict=False))  # fmt: skip
+    if curves:
         figures["roc"] = plots.roc(
             {key: arm["whole"]["roc"] for key, (_, arm) in curves.items()},
             auc={key: arm["models"]["federated"]["auc"] for key, (_, arm) in curves.items()},

@@ -41,7 +41,7 @@ def _general(value: object) -> str:
 
 
 def _p_value(value: object) -> str:
-    return "–" if not isinstance(value, (int, float)) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "–" if not isinstance(value, (int, float)) else "<\u00a00.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _percent(value: object) -> str:
