@@ -14,10 +14,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from server.reporting import plots
+from server.reporting import evidence_plots, plots
 from server.reporting.answer import answer, model_rows, unheard_sites
 from server.reporting.data_words import data_words
 from server.reporting.facts import Facts, mapping, read_facts
+from server.reporting.study_evidence import evidence_parts
 from server.reporting.words import FILTERS, write_page
 
 MAX_STRIP_CELLS = 20_000  # sites x rounds drawn one by one; above, the counts alone
@@ -55,6 +56,7 @@ def render(facts: Facts) -> str:
         site_sizes=", ".join(f"{patients[site]:,}" for site in facts.sites), curve_rows=_curve_rows(facts),
         fused=mapping(mapping(facts.held_out.get("models")).get("fused")), data=data_words(facts.data),
         versions=mapping(facts.summary.get("versions")), model=mapping(facts.summary.get("model")),
+        **evidence_parts(facts),
     )  # fmt: skip
 
 
@@ -87,6 +89,11 @@ def _figures(facts: Facts) -> dict[str, Markup]:
     curves = {name: row["roc"] for name, row in rows.items() if row.get("roc")}
     if curves:
         figures["roc"] = Markup(plots.roc(curves, auc={name: rows[name]["auc"] for name in curves}))  # noqa: S704
+    evidence = mapping(facts.held_out.get("evidence"))
+    if curve := mapping(mapping(evidence.get("models")).get("fused")).get("decision"):
+        figures["decision"] = Markup(  # noqa: S704
+            evidence_plots.decision(curve, prevalence=evidence["prevalence"])
+        )
     fused = rows.get("fused", {})
     if fused.get("calibration"):
         figures["calibration"] = Markup(  # noqa: S704
