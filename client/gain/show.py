@@ -64,7 +64,7 @@ def show(console: Console, row: Mapping[str, Any]) -> None:
     transfer, fit = row["transfer"], row["recalibration"]
     if transfer.get("sensitivity") is not None:
         console.print(
-            f"The coordinator's threshold (for {transfer['wanted']:.0%} specificity) here: sensitivity "
+            f"The coordinator's threshold ({_aim(transfer)}) here: sensitivity "
             f"{_three(transfer, 'sensitivity')}, specificity {_three(transfer, 'specificity')}.", highlight=False,
         )  # fmt: skip
     if fit.get("before") and fit.get("after"):
@@ -72,6 +72,10 @@ def show(console: Console, row: Mapping[str, Any]) -> None:
                  f"{_short(fit[when]['adaptive_ece'])}" for when in ("before", "after")]  # fmt: skip
         console.print(f"Calibration before and after a line fitted on other own women: {'; '.join(words)}.",
                       highlight=False)  # fmt: skip
+
+
+def _aim(transfer: Mapping[str, Any]) -> str:
+    return "given" if transfer["wanted"] is None else f"chosen for {transfer['wanted']:.0%} specificity"
 
 
 def _gap(pair: Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:

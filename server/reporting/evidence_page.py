@@ -153,7 +153,7 @@ def _datasheets(arm: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = []
     for site, found in arm["sites"].items():
         small = min(found["positives"], found["n"] - found["positives"]) < SUPPRESS_BELOW
-        rounds = [m["participation"].get(site, {}).get("contributed", 0) for m in arm["made"]]
+        rounds = [m["participation"].get(site, {}).get("contributed", 0) for m in arm["made"]]  # by population
         rows.append({
             "site": site, "n": f"{found['n']:,}" if found["n"] >= SUPPRESS_BELOW else "suppressed",
             "positives": "suppressed" if small else f"{found['positives']:,}",

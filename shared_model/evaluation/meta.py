@@ -69,15 +69,18 @@ def random_effects(estimates: Sequence[float], errors: Sequence[float], *, confi
 
 
 def pooled_share(intervals: Sequence[Interval], *, confidence: float) -> Pooled | None:
-    """AUCs or shares of sites on the logit scale, back on their own; those without an interval, or with a bound of 0 or
-    1, do not enter.
+    """AUCs or shares of sites on the logit scale, back on their own; those without an interval, or with a value or a
+    bound of 0 or 1, do not enter. A single one is returned as it is.
 
     `tau2` stays on the logit scale. `confidence` must be that of the intervals.
     """
     z = float(ndtri((1 + confidence) / 2))
+    if len(intervals) == 1:
+        return Pooled(intervals[0], 1, 0.0, 0.0, None)
     known = [
         (_logit(i.value), (_logit(i.high) - _logit(i.low)) / (2 * z)) for i in intervals
         if i.value is not None and i.low is not None and i.high is not None and 0 < i.low < i.high < 1
+        and 0 < i.value < 1
     ]  # fmt: skip
     found = random_effects([y for y, _ in known], [s for _, s in known], confidence=confidence)
     if found is None:

@@ -12,7 +12,7 @@ from shared_model.evaluation.decision import decision_curve
 from shared_model.evaluation.deployment import deployment
 from shared_model.evaluation.joint import binned_calibration, binned_roc, joint_histogram, joint_result, marginal
 from shared_model.evaluation.meta import pooled_share, random_effects
-from shared_model.evaluation.operating import operating_point
+from shared_model.evaluation.operating import operating_point, wilson
 from shared_model.evaluation.recalibration import Platt, fit_platt, platt_step, platt_sums, shift_prior
 from shared_model.evaluation.recalls import false_positive_rate, recall_reduction
 from shared_model.evaluation.use import risk_bands, rule_out, rule_out_threshold, second_reader
@@ -168,6 +168,13 @@ def test_random_effects_at_the_edges() -> None:
     assert pooled is not None and pooled.k == 4
     assert pooled.mean.low < pooled.mean.value < pooled.mean.high < 1
     assert pooled.mean.value == pytest.approx(roc_auc(y, s), abs=0.02)
+
+
+def test_shares_at_the_edge_do_not_break_the_pool() -> None:
+    edge, inner = wilson(0, 5, confidence=0.95), wilson(3, 5, confidence=0.95)
+    assert pooled_share([edge], confidence=0.95).mean == edge
+    assert pooled_share([edge, inner], confidence=0.95).k == 1
+    assert pooled_share([edge, edge], confidence=0.95) is None
 
 
 def test_hartung_knapp_covers_what_it_should_with_four_sites() -> None:
