@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from client.deploy.cli import COMMANDS
+from client.gain.cli import gain
 
 if TYPE_CHECKING:
     from client.ingest.imports import Imported
@@ -26,7 +27,7 @@ def site() -> None:
     """
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, gain):
     site.add_command(command)
 
 

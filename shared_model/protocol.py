@@ -11,9 +11,17 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from shared_model.errors import ProtocolError
 from shared_model.strategies import (
@@ -246,6 +254,9 @@ class EvaluationTerms(Terms):
     every: evaluate on `selection` after every n-th round (the last one always).
     specificity: level at which sensitivity is reported, threshold taken from `selection`.
     collapse_auc: alarm when the image branch's selection AUC falls below it after having been above.
+    primary: the one comparison whose test is the study's; all others are adjusted for being many. prevalence: of cancer
+        among the women to be screened, at which recalls and predictive values are stated. sensitivity: level at which
+        two models' recalls are compared. None, as in protocols of earlier checkouts: not declared, and not in the hash.
     """
 
     selection_rule: Literal["best_selection_auc", "last"]
@@ -255,6 +266,16 @@ class EvaluationTerms(Terms):
     confidence: float = Field(gt=0, lt=1)
     bootstrap: int = Field(ge=0, le=100_000)
     collapse_auc: Fraction
+    primary: Literal["fused_vs_image", "fused_vs_clinical", "fused_vs_public"] | None = None
+    prevalence: float | None = Field(default=None, gt=0, lt=1)
+    sensitivity: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_serializer(mode="wrap")
+    def _without_undeclared(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was not declared is not written, so that earlier protocols keep their hash."""
+        values: dict[str, Any] = handler(self)
+        undeclared = {name for name in ("primary", "prevalence", "sensitivity") if values.get(name) is None}
+        return {name: value for name, value in values.items() if name not in undeclared}
 
 
 class ExplorationTerms(Terms):
