@@ -1,0 +1,137 @@
+"""`mammofed simulate localise RUN`: do a model's heat maps point to the lesions of synthetic women it never saw?
+
+Only synthetic women have lesions that are known to the pixel, in `truth.csv` beside their films. The result,
+`localisation.json` in the run directory, goes with the model: a site prints its figure beside each map.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from shared_model.cohort.batch import PatientBatch
+from shared_model.cohort.views import VIEWS
+from shared_model.contract import Contract, load_contract
+from shared_model.errors import ConfigError
+from shared_model.explanation import METHODS, Localisation, Method, heat_maps, localise
+from shared_model.explanation.localisation import LesionFilm
+from shared_model.fusion import FusionModel
+from shared_model.imaging import Box, PipelineConfig, read_picture
+from shared_model.private_files import write_private
+
+FILE = "localisation.json"
+CANCERS = ("mass_malignant", "calcification_malignant")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One synthetic woman with a lesion. batch: B = 1. boxes: view -> lesion on the canvas."""
+
+    name: str
+    batch: PatientBatch
+    boxes: dict[str, Box]
+
+
+def subjects(source: Path, *, pipeline: PipelineConfig, contract: Contract, limit: int) -> Iterator[Subject]:
+    """Up to `limit` women with a cancer that their films show, in the order of the truth file.
+
+    source: a folder of the generator, with dicom/, clinical.csv and truth.csv.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    truth: dict[str, Box] = {}
+    owners: dict[str, None] = {}
+    try:
+        with (source / "truth.csv").open(newline="") as stream:
+            for row in csv.DictReader(stream):
+                if row["kind"] in CANCERS:
+                    truth[row["sop_uid"]] = tuple(float(row[n]) for n in ("row0", "col0", "row1", "col1"))  # type: ignore[assignment]
+                    owners[row["patient_id"]] = None
+    except OSError as error:
+        raise ConfigError(f"{source} has no known lesions: {error.strerror}", expected="truth.csv beside dicom/",
+                          remedy="name a folder of synthetic women, as `mammofed simulate` caches them") from None  # fmt: skip
+    rows = _rows(source / "clinical.csv", contract)
+    for owner in list(owners)[:limit]:
+        yield _subject(source, owner, truth, rows.get(owner), pipeline, contract)
+
+
+def measure(
+    model: FusionModel, women: Sequence[Subject], *, spacing_mm: float, methods: Sequence[Method] = METHODS,
+    progress: Progress | None = None,
+) -> list[Localisation]:  # fmt: skip
+    """Judge each method on these women."""
+    found = []
+    for number, method in enumerate(methods):
+        films: list[LesionFilm] = []
+        for done, woman in enumerate(women):
+            maps_VHW = heat_maps(model, woman.batch, method=method)[0]
+            side = VIEWS[int(maps_VHW.max(axis=(1, 2)).argmax())][0]
+            for view, box in woman.boxes.items():
+                index = VIEWS.index(view)
+                breast = woman.batch.pixels_BVCHW[0, index].amax(dim=0).numpy() > 0
+                films.append(LesionFilm(woman=woman.name, map_HW=maps_VHW[index], breast_HW=breast, box=box,
+                                        right_side=side == view[0]))  # fmt: skip
+            if progress is not None:
+                progress(number * len(women) + done + 1, len(methods) * len(women))
+        found.append(localise(films, method=method, spacing_mm=spacing_mm))
+    return found
+
+
+def write_localisation(run_dir: Path, found: Sequence[Localisation], *, model_sha256: str, cohort: str) -> Path:
+    """Write `localisation.json`. cohort: who was measured on, in words."""
+    document = {"schema_version": 1, "model_sha256": model_sha256, "cohort": cohort,
+                "methods": {one.method: one.as_dict() for one in found}}  # fmt: skip
+    path = run_dir / FILE
+    write_private(path, (json.dumps(document, indent=2) + "\n").encode())
+    return path
+
+
+def _rows(path: Path, contract: Contract) -> dict[str, tuple[np.ndarray[tuple[int], np.dtype[np.float32]], bool]]:
+    import pandas as pd
+
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    encoded = contract.encode(frame[[f.name for f in contract.fields if f.name in frame]], source=path.name)
+    return {str(name): (values, bool(known)) for name, values, known in
+            zip(frame["patient_id"], encoded.values, encoded.present, strict=True)}  # fmt: skip
+
+
+def _subject(
+    source: Path, owner: str, truth: dict[str, Box],
+    row: tuple[np.ndarray[tuple[int], np.dtype[np.float32]], bool] | None, pipeline: PipelineConfig,
+    contract: Contract,
+) -> Subject:  # fmt: skip
+    pixels = torch.zeros(1, len(VIEWS), 2, pipeline.height, pipeline.width)
+    mask = torch.zeros(1, len(VIEWS), dtype=torch.bool)
+    boxes: dict[str, Box] = {}
+    for path in sorted((source / "dicom" / owner.rsplit("-", 1)[1]).glob("*.dcm")):
+        picture = read_picture(path, pipeline)
+        index = VIEWS.index(picture.film.view)
+        pixels[0, index] = torch.from_numpy(picture.channels.pixels_CHW.astype(np.float16).astype(np.float32))
+        mask[0, index] = True
+        if picture.film.sop_uid in truth:
+            boxes[picture.film.view] = picture.channels.placement.box_on_canvas(truth[picture.film.sop_uid])
+    known = row is not None and row[1]
+    clinical = torch.from_numpy(row[0]).unsqueeze(0) if row is not None and known else torch.zeros(1, contract.n_features)
+    batch = PatientBatch(pixels, mask, clinical, torch.tensor([known]), torch.ones(1))
+    return Subject(name=owner, batch=batch, boxes=boxes)
+
+
+def contract_for(sha256: str) -> Contract:
+    """The installed contract, if it is the model's.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    contract = load_contract()
+    if contract.sha256 != sha256:
+        raise ConfigError("the model was trained with another data contract", found=contract.sha256[:12],
+                          expected=sha256[:12], remedy="install the model's release")  # fmt: skip
+    return contract
