@@ -10,6 +10,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from shared_model.cohort.batch import PatientBatch
 from shared_model.cohort.views import VIEWS
 from shared_model.contract import Contract, load_contract
-from shared_model.errors import ConfigError
+from shared_model.errors import ConfigError, ImagingError
 from shared_model.explanation import METHODS, Localisation, Method, heat_maps, localise
 from shared_model.explanation.localisation import LesionFilm
 from shared_model.fusion import FusionModel
@@ -59,8 +60,8 @@ def subjects(source: Path, *, pipeline: PipelineConfig, contract: Contract, limi
         raise ConfigError(f"{source} has no known lesions: {error.strerror}", expected="truth.csv beside dicom/",
                           remedy="name a folder of synthetic women, as `mammofed simulate` caches them") from None  # fmt: skip
     rows = _rows(source / "clinical.csv", contract)
-    for owner in list(owners)[:limit]:
-        yield _subject(source, owner, truth, rows.get(owner), pipeline, contract)
+    found = (_subject(source, owner, truth, rows.get(owner), pipeline, contract) for owner in owners)
+    yield from islice((subject for subject in found if subject.boxes), limit)
 
 
 def measure(
@@ -112,7 +113,10 @@ def _subject(
     mask = torch.zeros(1, len(VIEWS), dtype=torch.bool)
     boxes: dict[str, Box] = {}
     for path in sorted((source / "dicom" / owner.rsplit("-", 1)[1]).glob("*.dcm")):
-        picture = read_picture(path, pipeline)
+        try:
+            picture = read_picture(path, pipeline)
+        except ImagingError:  # as an import would set it aside
+            continue
         index = VIEWS.index(picture.film.view)
         pixels[0, index] = torch.from_numpy(picture.channels.pixels_CHW.astype(np.float16).astype(np.float32))
         mask[0, index] = True
