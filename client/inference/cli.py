@@ -1,0 +1,61 @@
+"""`mammofed site predict | explain | serve`; thin, the work is beside it. torch is imported when work begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+SITE = click.argument("site_yaml", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+MODEL = click.option("--model", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+                     help="Folder of a released model (`mammofed server release` makes it).")  # fmt: skip
+
+
+@click.command()
+@SITE
+@MODEL
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path),
+              help="Folder for the results; they carry identities.")  # fmt: skip
+@click.option("--patient", "patients", multiple=True, help="The hospital's id; again for more (default: all).")
+@click.option("--fhir", is_flag=True, help="Also one FHIR RiskAssessment a woman.")
+@click.option("--dicom", is_flag=True, help="Also heat maps (Secondary Capture) and a report (SR, TID 1500).")
+@click.option("--send", is_flag=True, help="Bring the DICOM objects to the PACS that `results` of site.yaml names.")
+def predict(
+    site_yaml: Path, model: Path, out: Path, patients: tuple[str, ...], fhir: bool, dicom: bool, send: bool
+) -> None:
+    """Score the women of the site's sources, labelled or not, with a released model.
+
+    Example:  mammofed site predict north/site.yaml --model density-2027-model --out results --dicom
+    """
+    from client.cli import _stage
+    from client.inference.cases import read_cases
+    from client.inference.predict import predict as score_all
+    from client.inference.reference import site_reference
+    from client.inference.scorer import Scorer
+    from client.inference.write import write_results
+    from client.ingest.site_file import read_site
+    from shared_model.contract import load_contract
+    from shared_model.released import ReleasedModel
+
+    site, contract = read_site(site_yaml), load_contract()
+    scorer = Scorer(ReleasedModel.read(model), contract)
+    scorer.check_pipeline(site.imaging.pipeline())
+    found = read_cases(site, contract=contract, patients=patients or None, stage=_stage)
+    reference = site_reference(scorer, site.cohort, site.work / "inference")
+    predictions = score_all(scorer, found.cases, pipeline=site.imaging.pipeline(), reference=reference)
+    written = write_results(site, scorer, predictions, dict(found.refused), out, fhir=fhir, dicom=dicom, send=send)
+    unusual, positive = sum(p.unusual is True for p in predictions), sum(p.score.positive for p in predictions)
+    click.echo(f"Scored      {written.predictions} women ({positive} above the threshold, {unusual} unlike the cohort); "
+               f"{len(found.refused)} could not be scored")  # fmt: skip
+    if reference is None:
+        click.echo(f"! {site.cohort} is no cohort of this model's pipeline with at least 50 women: whether a case is "
+                   "unusual was not judged")  # fmt: skip
+    click.echo(f"Written     {out}: predictions.csv, predictions.json"
+               + (f", {written.fhir} FHIR" if fhir else "") + (f", {written.objects} DICOM objects" if written.objects else ""))  # fmt: skip
+    if written.sent is not None:
+        click.echo(f"PACS        {written.sent.sent} sent, {written.sent.waiting} waiting, "
+                   f"{sum(written.sent.failed.values())} refused {dict(written.sent.failed) or ''} {written.sent.lost}")  # fmt: skip
+    click.echo(f"Next        `mammofed site explain {site_yaml} PATIENT --model {model}` explains one of them")
+
+
+COMMANDS = (predict,)
