@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,8 +26,9 @@ from shared_model.explanation.localisation import LesionFilm
 from shared_model.fusion import FusionModel
 from shared_model.imaging import Box, PipelineConfig, read_picture
 from shared_model.private_files import write_private
+from shared_model.released import LOCALISATION, ReleasedModel
+from simulations.composition import compose_config
 
-FILE = "localisation.json"
 CANCERS = ("mass_malignant", "calcification_malignant")
 Progress = Callable[[int, int], None]
 
@@ -38,6 +40,12 @@ class Subject:
     name: str
     batch: PatientBatch
     boxes: dict[str, Box]
+
+
+def default_pipeline(*, height: int, width: int, spacing_mm: float) -> PipelineConfig:
+    """The pipeline of `configs/imaging` on another canvas."""
+    values = {**compose_config([])["imaging"], "height": height, "width": width, "spacing_mm": spacing_mm}
+    return PipelineConfig(**{**values, "percentiles": tuple(values["percentiles"])})
 
 
 def subjects(source: Path, *, pipeline: PipelineConfig, contract: Contract, limit: int) -> Iterator[Subject]:
@@ -89,8 +97,8 @@ def measure(
 def write_localisation(run_dir: Path, found: Sequence[Localisation], *, model_sha256: str, cohort: str) -> Path:
     """Write `localisation.json`. cohort: who was measured on, in words."""
     document = {"schema_version": 1, "model_sha256": model_sha256, "cohort": cohort,
-                "methods": {one.method: one.as_dict() for one in found}}  # fmt: skip
-    path = run_dir / FILE
+                "methods": {one.method: one.as_dict() | {"cohort": cohort} for one in found}}  # fmt: skip
+    path = run_dir / LOCALISATION
     write_private(path, (json.dumps(document, indent=2) + "\n").encode())
     return path
 
@@ -128,14 +136,43 @@ def _subject(
     return Subject(name=owner, batch=batch, boxes=boxes)
 
 
-def contract_for(sha256: str) -> Contract:
-    """The installed contract, if it is the model's.
+def localise_model(folder: Path, source: Path, *, women: int, methods: Sequence[str]) -> None:
+    """The command: measure a released model, print a table, write `localisation.json` into its folder.
 
     Raises:
-        ConfigError: it is another one.
+        ConfigError: an unknown method, or too few women with lesions that films show.
     """
-    contract = load_contract()
-    if contract.sha256 != sha256:
-        raise ConfigError("the model was trained with another data contract", found=contract.sha256[:12],
-                          expected=sha256[:12], remedy="install the model's release")  # fmt: skip
-    return contract
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.table import Table
+
+    from client.inference.scorer import Scorer
+
+    if unknown := sorted(set(methods) - set(METHODS)):
+        raise ConfigError("--method: no such method", found=unknown, expected=", ".join(METHODS))
+    contract, released = load_contract(), ReleasedModel.read(folder)
+    scorer = Scorer(released, contract)
+    terms = released.protocol.pipeline
+    pipeline = default_pipeline(height=terms.height, width=terms.width, spacing_mm=terms.spacing_mm)
+    scorer.check_pipeline(pipeline)
+    with Bar(console=Console(stderr=True)) as bar:
+        task = bar.add_task("Read films", total=women)
+        listed = []
+        for one in subjects(source, pipeline=pipeline, contract=contract, limit=women):
+            listed.append(one)
+            bar.advance(task)
+        if len(listed) < 2:
+            raise ConfigError(f"{source} has too few women with a lesion", found=len(listed), expected="at least 2")
+        task = bar.add_task("Explain", total=len(listed) * len(methods))
+        found = measure(scorer.model, listed, spacing_mm=pipeline.spacing_mm, methods=cast(Sequence[Method], methods),
+                        progress=lambda done, total: bar.update(task, completed=done))  # fmt: skip
+    path = write_localisation(folder, found, model_sha256=released.release.model_sha256, cohort="synthetic women")
+    table = Table(title=f"{len(listed)} synthetic women with a cancer that the model never saw", title_justify="left")
+    for column in ("method", f"points within {found[0].tolerance_mm:.0f} mm", "chance", "energy in the box", "chance",
+                   "right breast"):  # fmt: skip
+        table.add_column(column)
+    for one in found:
+        table.add_row(one.method, str(one.pointing), f"{one.chance:.2f}", str(one.energy), f"{one.energy_chance:.2f}",
+                      str(one.side))  # fmt: skip
+    Console().print(table)
+    Console().print(f"Written     {path}", highlight=False)

@@ -74,9 +74,9 @@ class Case:
         mask = torch.zeros(1, len(VIEWS), dtype=torch.bool)
         for view, film in self.films.items():
             at = VIEWS.index(view)
-            pixels[0, at], mask[0, at] = torch.from_numpy(film.view.pixels), True
+            pixels[0, at], mask[0, at] = torch.from_numpy(film.view.pixels.copy()), True
         known = self.features is not None
-        row = torch.from_numpy(self.features).unsqueeze(0) if self.features is not None else torch.zeros(1, n_features)
+        row = torch.from_numpy(self.features.copy()).unsqueeze(0) if self.features is not None else torch.zeros(1, n_features)
         return PatientBatch(pixels, mask, row.float(), torch.tensor([known]), torch.zeros(1))
 
 

@@ -58,4 +58,24 @@ def predict(
     click.echo(f"Next        `mammofed site explain {site_yaml} PATIENT --model {model}` explains one of them")
 
 
-COMMANDS = (predict,)
+@click.command()
+@SITE
+@click.argument("patients", nargs=-1, required=True)
+@MODEL
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the pages.")
+@click.option("--method", default="hirescam", show_default=True,
+              help="Of the heat maps: hirescam, gradcam, integrated_gradients, occlusion.")  # fmt: skip
+def explain(site_yaml: Path, patients: tuple[str, ...], model: Path, out: Path, method: str) -> None:
+    """Explain the scores of PATIENTS (the hospital's ids): a page each, and a board list where there are several.
+
+    Example:  mammofed site explain north/site.yaml 4711 --model density-2027-model --out pages
+    """
+    from client.cli import _stage
+    from client.inference.explain import write_pages
+    from client.ingest.site_file import read_site
+
+    for path in write_pages(read_site(site_yaml), model, patients, out, method=method, stage=_stage):
+        click.echo(f"Page        {path}")
+
+
+COMMANDS = (predict, explain)
