@@ -78,4 +78,29 @@ def explain(site_yaml: Path, patients: tuple[str, ...], model: Path, out: Path, 
         click.echo(f"Page        {path}")
 
 
-COMMANDS = (predict, explain)
+@click.command()
+@SITE
+@MODEL
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; beyond loopback --token.")
+@click.option("--port", default=8600, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--token", "token_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="File, its owner's alone, with a secret of 16 letters or more that callers send.")  # fmt: skip
+@click.option("--name", "names", multiple=True, help="A host name under which callers reach it, beside loopback's.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Films decoded at a time (default: one a core).")
+def serve(
+    site_yaml: Path, model: Path, host: str, port: int, token_file: Path | None, names: tuple[str, ...],
+    workers: int | None,
+) -> None:  # fmt: skip
+    """Answer requests for scores on this machine by HTTP (OpenAPI: /openapi.json). Ctrl-C ends it.
+
+    Beyond loopback put TLS in front of it (a reverse proxy of the hospital): films and answers are a patient's.
+
+    Example:  mammofed site serve north/site.yaml --model density-2027-model
+    """
+    from client.inference.listen import listen
+    from client.ingest.site_file import read_site
+
+    listen(read_site(site_yaml), model, host=host, port=port, token_file=token_file, names=names, workers=workers)
+
+
+COMMANDS = (predict, explain, serve)
