@@ -29,6 +29,7 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "cohort": ("Opening a prepared cohort", "simulations.benchmarks.cohorts"),
     "round": ("A round with next to nothing to train", "simulations.benchmarks.rounds"),
     "scaling": ("Ten hospitals against a hundred", "simulations.benchmarks.scaling"),
+    "serve": ("Scores by HTTP at a site, decoding included", "simulations.benchmarks.serving"),
     "start": ("The default study from an empty cache", "simulations.benchmarks.start"),
     "deployment": ("A deployed round against plain Flower's", "simulations.benchmarks.deployment.compare"),
     "peers": ("The same study in other frameworks", "simulations.benchmarks.peers.compare"),
