@@ -12,7 +12,7 @@ import typer
 # name -> (module, attribute, one line of help); the module is imported only when the command is called
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "simulate": ("simulations.cli", "simulate", "Launch a multi-site study on this machine (also: resume, bench)."),
-    "site": ("client.cli", "site", "What a hospital runs: import, data, quarantine, exclude."),
+    "site": ("client.cli", "site", "What a hospital runs: import, data, predict, explain, serve, ..."),
     "pretrain": ("simulations.pretrain", "app", "Pre-train the image branch on public procedural films."),
     "server": ("server.cli", "server", "What a coordinator runs: init, invite, enrol, propose, start, status, ..."),
     "audit": ("shared_model.audit.cli", "audit", "Check an audit log offline."),

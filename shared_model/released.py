@@ -142,7 +142,8 @@ def _bounded(path: Path, limit: int) -> bytes:
         with path.open("rb") as stream:
             data = stream.read(limit + 1)
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}", expected="a released model", remedy=ASK) from None
+        raise WeightsError(f"{path} cannot be read: {error.strerror}", expected="a released model",
+                           remedy=ASK) from None  # fmt: skip
     if len(data) > limit:
         raise WeightsError(f"{path} is too large", expected=f"at most {limit} bytes", remedy=ASK)
     return data

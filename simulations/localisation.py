@@ -66,7 +66,8 @@ def subjects(source: Path, *, pipeline: PipelineConfig, contract: Contract, limi
                     owners[row["patient_id"]] = None
     except OSError as error:
         raise ConfigError(f"{source} has no known lesions: {error.strerror}", expected="truth.csv beside dicom/",
-                          remedy="name a folder of synthetic women, as `mammofed simulate` caches them") from None  # fmt: skip
+                          remedy="name a folder of synthetic women, as `mammofed simulate` caches them"
+                          ) from None  # fmt: skip
     rows = _rows(source / "clinical.csv", contract)
     found = (_subject(source, owner, truth, rows.get(owner), pipeline, contract) for owner in owners)
     yield from islice((subject for subject in found if subject.boxes), limit)
@@ -131,7 +132,9 @@ def _subject(
         if picture.film.sop_uid in truth:
             boxes[picture.film.view] = picture.channels.placement.box_on_canvas(truth[picture.film.sop_uid])
     known = row is not None and row[1]
-    clinical = torch.from_numpy(row[0]).unsqueeze(0) if row is not None and known else torch.zeros(1, contract.n_features)
+    clinical = torch.zeros(1, contract.n_features)
+    if row is not None and known:
+        clinical[0] = torch.from_numpy(row[0].copy())
     batch = PatientBatch(pixels, mask, clinical, torch.tensor([known]), torch.ones(1))
     return Subject(name=owner, batch=batch, boxes=boxes)
 
@@ -171,8 +174,8 @@ def localise_model(folder: Path, source: Path, *, women: int, methods: Sequence[
     for column in ("method", f"points within {found[0].tolerance_mm:.0f} mm", "chance", "energy in the box", "chance",
                    "right breast"):  # fmt: skip
         table.add_column(column)
-    for one in found:
-        table.add_row(one.method, str(one.pointing), f"{one.chance:.2f}", str(one.energy), f"{one.energy_chance:.2f}",
-                      str(one.side))  # fmt: skip
+    for how in found:
+        table.add_row(how.method, str(how.pointing), f"{how.chance:.2f}", str(how.energy), f"{how.energy_chance:.2f}",
+                      str(how.side))  # fmt: skip
     Console().print(table)
     Console().print(f"Written     {path}", highlight=False)

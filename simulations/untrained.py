@@ -16,7 +16,7 @@ from simulations.plan import build_protocol, phases, pipeline_of, write_initial_
 
 
 def write_untrained_release(folder: Path, *, overrides: Sequence[str] = ()) -> Release:
-    """Write the folder; its thresholds and temperature are nobody's measurement, and it says it was tested on nobody."""
+    """Write the folder; its thresholds and temperature are nobody's measurement, and it says so."""
     config = compose_config(["privacy=none", *overrides])
     contract = load_contract()
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """The case report: why the model says what it says of one woman, as one self-contained page; called by `site explain`.
 
 Written for a reader who has the films before her: the score and what it rests on first, then where it looked and how
-far that can be trusted, what each clinical factor and each modality brought, what was missing, how she compares with the
-site's own cohort. Nothing is loaded from elsewhere; the file is named by the pseudonym.
+far that can be trusted, what each clinical factor and each modality brought, what was missing, how she compares with
+the site's own cohort. Nothing is loaded from elsewhere; the file is named by the pseudonym.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from shared_model.imaging import PipelineConfig
 
 LEAST_SHARE = 0.005  # logits; smaller shares are summed up in one line
 BINS = 30
+SCREENING = 0.006  # cancers found among screened women (BCSC: 5 to 6 in 1,000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +61,16 @@ def explain(
 def page(explanation: Explanation, scorer: Scorer, reference: SiteReference | None) -> str:
     """The page as HTML text."""
     one, release = explanation.prediction, scorer.released.release
-    return _template().render(
+    text: str = _template().render(
         disclaimer=DISCLAIMER, case=one.case, score=one.score, prediction=one, release=release,
         protocol=scorer.released.protocol, bands=scorer.bands(), map_words=scorer.map_words(explanation.method),
         films=[_film(film) for film in explanation.films.values()], factors=_factors(explanation, scorer.contract),
         shares=explanation.shares, ablation=explanation.ablation, parts=_parts(explanation),
         missing=missing_of(one.case, scorer.contract), histogram=_histogram(one, reference), method=explanation.method,
-        at_screening=scorer.probability(one.score.logit, prevalence=0.006), women=len(reference.scores) if reference else 0,
+        at_screening=scorer.probability(one.score.logit, prevalence=SCREENING),
+        women=len(reference.scores) if reference else 0,
     )  # fmt: skip
+    return text
 
 
 def missing_of(case: Case, contract: Contract) -> dict[str, list[str]]:
@@ -123,7 +126,7 @@ def _parts(explanation: Explanation) -> list[dict[str, Any]]:
     names = {"image": "Films", "clinical": "Clinical table"}
     rows = [{"name": names[name], "gate": found.gate[name], "effect": found.effect(name)} for name in names
             if found.gate[name] > 0]  # fmt: skip
-    return rows + [{"name": f"Film {view.replace('_', ' ')} alone", "gate": None, "effect": found.effect(view)}
+    return rows + [{"name": f"Only the film {view.replace('_', ' ')}", "gate": None, "effect": found.effect(view)}
                    for view in found.views]  # fmt: skip
 
 
@@ -164,8 +167,9 @@ def board(explanations: Sequence[Explanation], scorer: Scorer) -> str:
          "image": _film(max(e.films.values(), key=lambda f: float(f.heat.max())))["map"] if e.films else ""}
         for e in ordered
     ]  # fmt: skip
-    return _template("board.html.j2").render(disclaimer=DISCLAIMER, rows=rows, release=scorer.released.release,
-                                             map_words=scorer.map_words())  # fmt: skip
+    text: str = _template("board.html.j2").render(disclaimer=DISCLAIMER, rows=rows, release=scorer.released.release,
+                                                  map_words=scorer.map_words())  # fmt: skip
+    return text
 
 
 @cache

@@ -76,8 +76,10 @@ class Case:
             at = VIEWS.index(view)
             pixels[0, at], mask[0, at] = torch.from_numpy(film.view.pixels.copy()), True
         known = self.features is not None
-        row = torch.from_numpy(self.features.copy()).unsqueeze(0) if self.features is not None else torch.zeros(1, n_features)
-        return PatientBatch(pixels, mask, row.float(), torch.tensor([known]), torch.zeros(1))
+        row = torch.zeros(1, n_features)
+        if self.features is not None:
+            row[0] = torch.from_numpy(self.features.copy())
+        return PatientBatch(pixels, mask, row, torch.tensor([known]), torch.zeros(1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,16 +45,17 @@ def predict(
     predictions = score_all(scorer, found.cases, pipeline=site.imaging.pipeline(), reference=reference)
     written = write_results(site, scorer, predictions, dict(found.refused), out, fhir=fhir, dicom=dicom, send=send)
     unusual, positive = sum(p.unusual is True for p in predictions), sum(p.score.positive for p in predictions)
-    click.echo(f"Scored      {written.predictions} women ({positive} above the threshold, {unusual} unlike the cohort); "
-               f"{len(found.refused)} could not be scored")  # fmt: skip
+    click.echo(f"Scored      {written.predictions} women ({positive} above the threshold, {unusual} unlike the cohort), "
+               f"{len(found.refused)} not")  # fmt: skip
     if reference is None:
         click.echo(f"! {site.cohort} is no cohort of this model's pipeline with at least 50 women: whether a case is "
                    "unusual was not judged")  # fmt: skip
-    click.echo(f"Written     {out}: predictions.csv, predictions.json"
-               + (f", {written.fhir} FHIR" if fhir else "") + (f", {written.objects} DICOM objects" if written.objects else ""))  # fmt: skip
+    further = f", {written.fhir} FHIR resources, {written.objects} DICOM objects" if fhir or dicom or send else ""
+    click.echo(f"Written     {out}: predictions.csv, predictions.json{further}")
     if written.sent is not None:
-        click.echo(f"PACS        {written.sent.sent} sent, {written.sent.waiting} waiting, "
-                   f"{sum(written.sent.failed.values())} refused {dict(written.sent.failed) or ''} {written.sent.lost}")  # fmt: skip
+        refused = ", ".join(f"{count} {reason}" for reason, count in written.sent.failed.items()) or "none"
+        click.echo(f"PACS        {written.sent.sent} sent, {written.sent.waiting} waiting, refused: {refused} "
+                   f"{written.sent.lost}")  # fmt: skip
     click.echo(f"Next        `mammofed site explain {site_yaml} PATIENT --model {model}` explains one of them")
 
 

@@ -16,6 +16,7 @@ import pydicom
 from highdicom.sc import SCImage
 from highdicom.sr import (
     AlgorithmIdentification,
+    CodedConcept,
     ComprehensiveSR,
     DeviceObserverIdentifyingAttributes,
     FindingSite,
@@ -91,7 +92,7 @@ def _capture(
             pixel_array=pixels, photometric_interpretation="RGB", bits_allocated=8, coordinate_system="PATIENT",
             patient_orientation=("L", "F"), series_instance_uid=series, series_number=SERIES["sc"],
             sop_instance_uid=_uid("sc", scorer, prediction, str(header.SOPInstanceUID), digest), instance_number=number,
-            manufacturer=MANUFACTURER, pixel_spacing=tuple(mm / factor for mm in film.spacing_mm),
+            manufacturer=MANUFACTURER, pixel_spacing=(film.spacing_mm[0] / factor, film.spacing_mm[1] / factor),
             laterality=film.view[0], transfer_syntax_uid=ExplicitVRLittleEndian, **_patient(header),
         )  # fmt: skip
         # As the film itself hangs; highdicom knows no oblique directions such as FR of an MLO.
@@ -141,7 +142,7 @@ def structured_report(
         source_images=[SourceImageForMeasurementGroup(str(h.SOPClassUID), str(h.SOPInstanceUID)) for h in headers],
     )  # fmt: skip
     observer = ObserverContext(
-        observer_type=Code("121007", "DCM", "Device"),
+        observer_type=CodedConcept("121007", "DCM", "Device"),
         observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
             uid=_uid("device", scorer), name=MODEL_NAME, manufacturer_name=MANUFACTURER, model_name=MODEL_NAME,
             serial_number=release.model_sha256[:16],
@@ -203,8 +204,8 @@ def _patient(header: Dataset) -> dict[str, Any]:
 def _minimal(header: Dataset) -> Dataset:
     """What highdicom reads of a referenced film; elements that it needs and a film may lack are there, empty."""
     made = Dataset()
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "PatientName",
-                    "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID",
+                    "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
                     "ReferringPhysicianName", "Modality", "Rows", "Columns"):  # fmt: skip
         if keyword in header:
             made[keyword] = header[keyword]

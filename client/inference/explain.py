@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 from client.inference.case_report import Explanation, board, explain, page
 from client.inference.cases import read_cases
@@ -16,7 +15,7 @@ from client.ingest.imports import Stage
 from client.ingest.site_file import SiteFile
 from shared_model.contract import load_contract
 from shared_model.errors import ConfigError
-from shared_model.explanation import METHODS, Method
+from shared_model.explanation import METHODS
 from shared_model.private_files import make_private_folder, write_private
 from shared_model.released import ReleasedModel
 
@@ -31,7 +30,8 @@ def write_pages(
     Raises:
         ConfigError: an unknown method, or a patient who is in none of the sources or cannot be scored.
     """
-    if method not in METHODS:
+    how = next((known for known in METHODS if known == method), None)
+    if how is None:
         raise ConfigError("--method: no such method", found=method, expected=", ".join(METHODS))
     contract = load_contract()
     scorer = Scorer(ReleasedModel.read(model), contract)
@@ -47,7 +47,7 @@ def write_pages(
     paths = []
     for one in predict(scorer, found.cases, pipeline=pipeline, reference=reference):
         films = explained_films(scorer, one.case, pipeline=pipeline, policy=site.film_policy.admission(),
-                                declared_spacing_mm=site.film_policy.declared_spacing_mm, method=cast(Method, method))  # fmt: skip
+                                declared_spacing_mm=site.film_policy.declared_spacing_mm, method=how)  # fmt: skip
         explanations.append(explain(scorer, one, films, pipeline=pipeline, method=method))
         paths.append(out / f"{one.case.pseudonym}.html")
         write_private(paths[-1], page(explanations[-1], scorer, reference).encode())

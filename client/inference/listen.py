@@ -42,7 +42,7 @@ def listen(
     app = make_app(service, token=token, hosts=hosts)
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, server_header=False,
                             limit_concurrency=MOST_AT_ONCE, timeout_keep_alive=15)  # fmt: skip
-    click.echo(f"Serving     http://{host}:{port} ({'token' if token else 'this machine only'}); OpenAPI: /openapi.json")
+    click.echo(f"Serving     http://{host}:{port} ({'token' if token else 'this machine only'}), /openapi.json")
     uvicorn.Server(config).run()
 
 

@@ -42,7 +42,7 @@ def enlarge(rgb: Rgb, *, least_columns: int = LEAST_COLUMNS) -> tuple[Rgb, int]:
 
 
 def with_words(rgb: Rgb, lines: Sequence[str]) -> Rgb:
-    """The picture with a black strip of words below it, wrapped to its width; the picture's own pixels stay in place."""
+    """The picture with a black strip of words below it, wrapped to its width; its own pixels stay in place."""
     size = max(12, rgb.shape[1] // 52)
     font = ImageFont.load_default(size)
     wide = rgb.shape[1] - 2 * size

@@ -1,7 +1,7 @@
 """Scores of a site's women: cases -> predictions -> files, and to the PACS on request; called by `site predict`.
 
-One folder, its owner's alone, because it carries identities: `predictions.csv` and `.json`; with `--fhir`, `--dicom` one
-FHIR RiskAssessment, one Secondary Capture a film and one structured report a woman, under names that say nothing.
+One folder, its owner's alone, because it carries identities: `predictions.csv` and `.json`; with `--fhir`, `--dicom`
+one FHIR RiskAssessment, one Secondary Capture a film and one structured report a woman, under names that say nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from client.inference.cases import Case
 from client.inference.reference import SiteReference, image_token
 from client.inference.scorer import Score, Scorer
+from shared_model.contract import Contract
 from shared_model.imaging import PipelineConfig
 
 DISCLAIMER = "Research use only. Not a medical device; not for diagnosis."
@@ -65,17 +66,25 @@ def _one(
 def _why(case: Case, scorer: Scorer, unusual_films: bool | None) -> list[str]:
     """Reasons why the model should not be trusted as it was measured."""
     found = ["her films are unlike those of this site's cohort"] if unusual_films else []
-    if case.films and not {view[0] for view in case.films} == {"L", "R"}:
+    if case.films and {view[0] for view in case.films} != {"L", "R"}:
         found.append("films of one breast only")
-    if case.features is not None:
-        groups = scorer.contract.groups
-        edge = [
-            field.name for field in scorer.contract.fields
-            if field.kind == "number" and field.winsor is not None and case.features[groups[field.name][-1]] == 0.0
-            and abs(float(case.features[groups[field.name][0]]) * field.scale + field.center) > 0
-            and not field.winsor[0] < float(case.features[groups[field.name][0]]) * field.scale + field.center
-            < field.winsor[1] and field.winsor[0] != 0
-        ]  # fmt: skip
-        if edge:
-            found.append(f"at or beyond the contract's limits: {', '.join(edge)}")
+    if edge := _at_the_limits(case, scorer.contract):
+        found.append(f"at or beyond the contract's limits: {', '.join(edge)}")
+    return found
+
+
+def _at_the_limits(case: Case, contract: Contract) -> list[str]:
+    """Numbers that lie at the public limit that extreme ones are moved to. A lower limit of 0 is a count's usual
+    value and no limit here."""
+    found = []
+    for field in contract.fields:
+        columns = contract.groups[field.name]
+        if case.features is None or field.winsor is None or case.features[columns[-1]] != 0.0:
+            continue
+        if case.features[list(columns[1:-1])].any():  # a level that is no number, such as `nulliparous`
+            continue
+        value, (low, high) = float(case.features[columns[0]]) * field.scale + field.center, field.winsor
+        margin = 1e-4 * field.scale
+        if value >= high - margin or (low != 0 and value <= low + margin):
+            found.append(field.name.replace("_", " "))
     return found

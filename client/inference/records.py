@@ -14,8 +14,8 @@ from client.inference.predict import DISCLAIMER, Prediction
 from client.inference.scorer import Scorer
 
 COLUMNS = (
-    "patient_id", "pseudonym", "probability", "positive", "band", "logit", "image_logit", "clinical_logit", "modalities",
-    "missing_views", "out_of_distribution", "why", "site_percentile", "notes", "study", "model_sha256",
+    "patient_id", "pseudonym", "probability", "positive", "band", "logit", "image_logit", "clinical_logit",
+    "modalities", "missing_views", "out_of_distribution", "why", "site_percentile", "notes", "study", "model_sha256",
     "protocol_sha256", "made",
 )  # fmt: skip
 SPREADSHEET = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is a formula to a spreadsheet

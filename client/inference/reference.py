@@ -2,13 +2,14 @@
 
 Made from the site's prepared cohort with the released model and kept in the importer's folder, by hash of both; it is
 patient data and leaves nowhere. Out of distribution means: the films' descriptor is farther from the cohort's centre
-than 99 in 100 of the cohort's own (Mahalanobis distance with Ledoit-Wolf covariance; Lee et al. 2018, arXiv 1807.03888),
-or a clinical number lay beyond the contract's public limits.
+than 99 in 100 of the cohort's own (Mahalanobis distance with Ledoit-Wolf covariance; Lee et al. 2018, arXiv
+1807.03888), or a clinical number lay beyond the contract's public limits.
 """
 
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class SiteReference:
         if self.centre is None or self.precision is None:
             return None
         gap = token_D - self.centre
-        return float(np.sqrt(max(0.0, gap @ self.precision @ gap)))
+        return math.sqrt(max(0.0, float(gap @ self.precision @ gap)))
 
     def unusual(self, token_D: NDArray[np.float64] | None) -> bool | None:
         """Whether her films are unlike the cohort's; None where that is not known."""

@@ -17,7 +17,7 @@ from shared_model.fusion import FusionConfig, FusionModel, build_model, load_arr
 from shared_model.imaging import PipelineConfig
 from shared_model.released import ReleasedModel
 
-BAND_EDGES = (0.05, 0.15, 0.40)  # of the probability at the study's prevalence, from 15 to 35 % at synthetic sites
+BAND_EDGES = (0.05, 0.15, 0.40)  # of the probability in a population like the study's, where some 25 % have cancer
 BANDS = ("low", "moderate", "raised", "high")
 LEAST_BAND = 20  # women; an observed rate of fewer is not stated
 
@@ -89,8 +89,10 @@ class Scorer:
         """
         wanted = self.released.protocol.pipeline.sha256
         if pipeline.sha256 != wanted:
-            raise CohortError("the site prepares films in another way than the model's study", found=pipeline.sha256[:16],
-                              expected=wanted[:16], remedy="set `imaging` of site.yaml as the study's protocol says")  # fmt: skip
+            raise CohortError(
+                "the site prepares films in another way than the model's study", found=pipeline.sha256[:16],
+                expected=wanted[:16], remedy="set `imaging` of site.yaml as the study's protocol says",
+            )  # fmt: skip
 
     @torch.no_grad()
     def score(self, woman: PatientBatch) -> Score:
@@ -124,8 +126,9 @@ class Scorer:
             bins = [(o, n) for stated, o, n in self.released.release.calibration if low <= stated < high]
             n, events = sum(n for _, n in bins), round(sum(o * n for o, n in bins))
             rate = wilson(events, n, confidence=0.95) if n >= LEAST_BAND else None
-            found.append(Band(name=name, low=low, high=high, n=n, observed=rate.value if rate else None,
-                              observed_low=rate.low if rate else None, observed_high=rate.high if rate else None))  # fmt: skip
+            value, least, most = (rate.value, rate.low, rate.high) if rate else (None, None, None)
+            found.append(Band(name=name, low=low, high=high, n=n, observed=value, observed_low=least,
+                              observed_high=most))  # fmt: skip
         return tuple(found)
 
     @property
@@ -143,7 +146,7 @@ class Scorer:
             return "It was not measured how well this model's maps point to lesions."
         p = found["pointing"]
         return (
-            f"On {found['women']} women with known lesions that the model never saw ({found.get('cohort', 'synthetic')}), "
+            f"On {found['women']} {found.get('cohort', 'synthetic women')} with known lesions that the model never saw "
             f"the strongest place of such a map was within {found['tolerance_mm']:.0f} mm of the lesion in "
             f"{p['value']:.0%} of films (95 % interval {p['low']:.0%}-{p['high']:.0%}; chance {found['chance']:.0%})."
         )

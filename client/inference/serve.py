@@ -1,4 +1,4 @@
-"""`site serve`: the same scores as a local HTTP service (FastAPI, OpenAPI at /openapi.json), for a workstation or script.
+"""`site serve`: the same scores as a local HTTP service (FastAPI; OpenAPI at /openapi.json).
 
 On loopback without a token, beyond it with one only. Nothing that comes is kept: films lie in a private folder of their
 own until they are decoded, by worker processes that a damaged film cannot leave; no request is logged with its content.
@@ -128,7 +128,7 @@ class Service:
         contract = self._scorer.contract
         known = {field.name for field in contract.fields}
         frame = pd.DataFrame([asked.clinical], dtype=object)
-        encoded = contract.encode(frame, source="clinical")  # a column that leaks the outcome is refused with its reason
+        encoded = contract.encode(frame, source="clinical")  # a column that leaks the outcome is refused
         if unknown := sorted(set(asked.clinical) - known):
             raise ValueError(f"clinical: not in the data contract: {', '.join(unknown)[:300]}; GET /v1/contract lists "
                              "what is")  # fmt: skip
@@ -176,8 +176,8 @@ class Service:
 def make_app(service: Service, *, token: str | None, hosts: tuple[str, ...] = ()) -> FastAPI:
     """The application.
 
-    token: asked for as `Authorization: Bearer`; None only on loopback. hosts: names under which requests may come, beside
-    the loopback's: a web page of another site that resolves its name to this machine is refused.
+    token: asked for as `Authorization: Bearer`; None only on loopback. hosts: names under which requests may come,
+    beside the loopback's: a web page of another site that resolves its name to this machine is refused.
     """
 
     @asynccontextmanager
@@ -202,7 +202,8 @@ def make_app(service: Service, *, token: str | None, hosts: tuple[str, ...] = ()
                                     headers={"WWW-Authenticate": "Bearer"})  # fmt: skip
         length = request.headers.get("content-length", "")
         if request.method == "POST" and (not length.isdigit() or int(length) > MAX_BODY_BYTES):
-            return JSONResponse({"detail": f"state a content-length of at most {MAX_BODY_BYTES} bytes"}, status_code=413)
+            words = f"state a content-length of at most {MAX_BODY_BYTES} bytes"
+            return JSONResponse({"detail": words}, status_code=413)
         return await go_on(request)
 
     @app.get("/health")

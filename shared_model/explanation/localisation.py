@@ -1,7 +1,7 @@
 """Do heat maps point to lesions? Measured on films whose lesions are known; called by checks and printed with maps.
 
-Pointing game (Zhang et al. 2018, arXiv 1608.00507): a film is a hit when the greatest value of its map is in the lesion's
-box, widened by a tolerance. Energy in the box (Wang et al. 2020, arXiv 1910.01279): the share of the map's sum there.
+Pointing game (Zhang et al. 2018, arXiv 1608.00507): a film is a hit when the greatest value of its map is in the
+lesion's box, widened by a tolerance. Energy in the box (Wang et al. 2020, arXiv 1910.01279): the share of the map's sum there.
 Intervals resample women, because two films of a lesion are not two lesions. Needs no torch.
 """
 
@@ -35,8 +35,8 @@ class Share:
 class Localisation:
     """What a method's maps are worth on known lesions.
 
-    women, films: with a lesion. pointing: share of films that hit, averaged within women first. chance: the share that a
-    point thrown anywhere onto the breast would hit. side: share of women whose strongest map value over all her films
+    women, films: with a lesion. pointing: share of films that hit, averaged within women first. chance: the share that
+    a point thrown anywhere onto the breast would hit. side: share of women whose strongest map value over all her films
     is in the breast with the lesion. energy: share of a map's sum within the box (no tolerance). energy_chance: the
     box's share of the breast. tolerance_mm: of pointing.
     """

@@ -90,10 +90,13 @@ class _Scorer:
     @torch.no_grad()
     def __call__(self, rows_nF: Tensor) -> Tensor:
         scores = []
-        for part in rows_nF.split(ROWS_AT_A_TIME):
-            films = [tensor.expand(len(part), *tensor.shape[1:]) for tensor in (
-                self._image, self._present, self._views, self._mask, self._weights)]  # fmt: skip
-            scores.append(self._model.fuse(films[0], part, *films[1:]).logit_B)
+        for start in range(0, len(rows_nF), ROWS_AT_A_TIME):
+            part = rows_nF[start : start + ROWS_AT_A_TIME]
+            image, present, views, mask, weights = (
+                tensor.expand(len(part), *tensor.shape[1:])
+                for tensor in (self._image, self._present, self._views, self._mask, self._weights)
+            )
+            scores.append(self._model.fuse(image, part, present, views, mask, weights).logit_B)
         return torch.cat(scores)
 
 

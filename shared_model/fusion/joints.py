@@ -93,8 +93,8 @@ class GatedJoint(Joint):
     """Gated attention over M tokens (default; M is 2): evidence = n sum(g_m e_m) + joint([g_m z_m]).
 
     n is how many modalities a patient has. The gate says per patient how much each counted; the factor n lets equal
-    voices add up, as the log odds of conditionally independent findings do. With one modality: its gate is 1, the factor
-    1, the joint term gone. A further modality (`modalities`) is one token more and nothing else.
+    voices add up, as the log odds of conditionally independent findings do. With one modality: its gate is 1, the
+    factor 1, the joint term gone. A further modality (`modalities`) is one token more and nothing else.
     """
 
     def __init__(self, config: FusionConfig) -> None:

@@ -9,8 +9,8 @@ their branches are trained, protected and judged by themselves; any other is one
 
 Gradient engines, augmentation and the loop carry `others` along and know nothing of them. Encoders must treat each
 patient alone (no BatchNorm): `client.training.checks` refuses others before anything is trained. A study needs two
-things besides: the protocol has to name the modality, and the cohort has to store it; both come with the first real one,
-because its format decides them. Missing-not-at-random: ultrasound exists mostly of suspicious women, so that the mask
+things besides: the protocol has to name the modality, and the cohort has to store it; both come with the first real
+one, because its format decides them. Missing-not-at-random: ultrasound exists mostly of suspicious women, so that the mask
 alone tells the outcome; whoever adds it has to show that the model does not live on it.
 """
 
@@ -33,7 +33,7 @@ _REGISTRY: dict[str, Build] = {}
 
 def register(name: str, build: Build) -> None:
     """Add a modality. build: config -> module that makes [B, D] of a modality's values; called inside `build_model`, on
-    the meta device, so that its weights are initialised like all others (Linear, Conv2d, GroupNorm, LayerNorm, Embedding).
+    the meta device, so that its weights are initialised like all others (Linear, Conv2d, norms, Embedding).
 
     Raises:
         ConfigError: the name is taken.

@@ -54,14 +54,14 @@ class Placement:
             ends.append(((low - self.origin[axis]) / self.factor[axis], (high - self.origin[axis]) / self.factor[axis]))
         return ends[0][0], ends[1][0], ends[0][1], ends[1][1]
 
-    def _samples(self, axis: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def _samples(self, axis: int) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
         """Canvas coordinate of the centre of each hung pixel, counted between centres, and which are on the canvas."""
-        at = (np.arange(self.film[axis]) + 0.5 - self.origin[axis]) / self.factor[axis]
+        at = (np.arange(self.film[axis], dtype=np.float64) + 0.5 - self.origin[axis]) / self.factor[axis]
         return at - 0.5, (at >= 0.0) & (at < self.canvas[axis])
 
 
 def _between_rows(
-    image: NDArray[np.float32], at: NDArray[np.float64], inside: NDArray[np.bool_]
+    image: NDArray[np.float32], at: NDArray[np.floating], inside: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
     """Rows of `image` at fractional positions, linear between centres, the edge's own value beyond the last centre."""
     clipped = np.clip(at, 0.0, image.shape[0] - 1.0)

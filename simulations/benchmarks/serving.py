@@ -108,7 +108,8 @@ def _hospital(folder: Path) -> tuple[Path, list[str]]:
     population = default_hospitals(sites=1, patients=8, held_out=8, seed=0, film_height=160, film_width=128,
                                    film_spacing_mm=1.25, conspicuity=5.0)  # fmt: skip
     source = generate(population, folder / "made", workers=os.cpu_count() or 1)[population.hospitals[0].name]
-    exam = next(sorted(f.glob("*.dcm")) for f in sorted((source / "dicom").iterdir()) if len(list(f.glob("*.dcm"))) == 4)
+    exams = (sorted(women.glob("*.dcm")) for women in sorted((source / "dicom").iterdir()))
+    exam = next(films for films in exams if len(films) == 4)
     path = write_example(folder / "site")
     values = yaml.safe_load(path.read_text("utf-8"))
     values["films"] = []

@@ -1,4 +1,4 @@
-"""A third modality: registered, gated, trained and protected by the trainer as it is; and nothing changes without one."""
+"""A third modality: registered, gated, trained and protected by the trainer as it is; without one nothing changes."""
 
 from __future__ import annotations
 
