@@ -45,7 +45,7 @@ def predict(
     predictions = score_all(scorer, found.cases, pipeline=site.imaging.pipeline(), reference=reference)
     written = write_results(site, scorer, predictions, dict(found.refused), out, fhir=fhir, dicom=dicom, send=send)
     unusual, positive = sum(p.unusual is True for p in predictions), sum(p.score.positive for p in predictions)
-    click.echo(f"Scored      {written.predictions} women ({positive} above the threshold, {unusual} unlike the cohort), "
+    click.echo(f"Scored      {written.predictions} women ({positive} above the threshold, {unusual} unusual), "
                f"{len(found.refused)} not")  # fmt: skip
     if reference is None:
         click.echo(f"! {site.cohort} is no cohort of this model's pipeline with at least 50 women: whether a case is "

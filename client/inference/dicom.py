@@ -204,9 +204,11 @@ def _patient(header: Dataset) -> dict[str, Any]:
 def _minimal(header: Dataset) -> Dataset:
     """What highdicom reads of a referenced film; elements that it needs and a film may lack are there, empty."""
     made = Dataset()
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID",
-                    "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
-                    "ReferringPhysicianName", "Modality", "Rows", "Columns"):  # fmt: skip
+    for keyword in (
+        "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "PatientName",
+        "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
+        "ReferringPhysicianName", "Modality", "Rows", "Columns",
+    ):  # fmt: skip
         if keyword in header:
             made[keyword] = header[keyword]
         else:

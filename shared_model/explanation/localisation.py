@@ -1,7 +1,8 @@
 """Do heat maps point to lesions? Measured on films whose lesions are known; called by checks and printed with maps.
 
 Pointing game (Zhang et al. 2018, arXiv 1608.00507): a film is a hit when the greatest value of its map is in the
-lesion's box, widened by a tolerance. Energy in the box (Wang et al. 2020, arXiv 1910.01279): the share of the map's sum there.
+lesion's box, widened by a tolerance. Energy in the box (Wang et al. 2020, arXiv 1910.01279): the share of the map's
+sum there.
 Intervals resample women, because two films of a lesion are not two lesions. Needs no torch.
 """
 

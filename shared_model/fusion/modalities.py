@@ -10,8 +10,8 @@ their branches are trained, protected and judged by themselves; any other is one
 Gradient engines, augmentation and the loop carry `others` along and know nothing of them. Encoders must treat each
 patient alone (no BatchNorm): `client.training.checks` refuses others before anything is trained. A study needs two
 things besides: the protocol has to name the modality, and the cohort has to store it; both come with the first real
-one, because its format decides them. Missing-not-at-random: ultrasound exists mostly of suspicious women, so that the mask
-alone tells the outcome; whoever adds it has to show that the model does not live on it.
+one, because its format decides them. Missing-not-at-random: ultrasound exists mostly of suspicious women, so that the
+mask alone tells the outcome; whoever adds it has to show that the model does not live on it.
 """
 
 from __future__ import annotations
