@@ -65,7 +65,9 @@ def heat_maps(
         if not bool(batch.view_mask_BV.any()):
             return np.zeros((*batch.view_mask_BV.shape, *pixels.shape[-2:]), np.float32)
         found = _METHODS[method](model, forward, pixels, others)
-    return np.maximum(found.detach().cpu().numpy().astype(np.float32), 0.0)
+    present = batch.view_mask_BV[:, :, None, None].to("cpu")
+    positive: NDArray[np.float32] = (found.detach().cpu().float().clamp(min=0.0) * present).numpy()
+    return positive
 
 
 def _hirescam(model: FusionModel, forward: Forward, pixels: Tensor, others: tuple[Tensor, ...]) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from sklearn.covariance import ledoit_wolf
 
 from client.inference.cases import Cases, read_cases
 from client.inference.predict import Prediction, predict
@@ -135,20 +136,18 @@ def test_films_of_another_pipeline_are_refused(hospital: Hospital, scorer: Score
 
 
 def test_a_case_unlike_the_cohort_is_flagged(scorer: Scorer, hospital: Hospital, cases: Cases) -> None:
-    """A reference of usual women: they are usual, noise in place of films is not."""
+    """A reference of usual women: they are usual; a film whose greys are inverted is not."""
     pipeline = hospital.site.imaging.pipeline()
     whole = [case for case in cases.cases if case.films]
     tokens = np.concatenate([image_token(scorer, case.batch(pipeline, scorer.contract.n_features)) for case in whole])
-    spread = tokens.std(axis=0) + 0.05
-    reference = SiteReference(scores=np.sort(np.linspace(-4, 2, 100)), centre=tokens.mean(axis=0),
-                              precision=np.diag(1 / spread**2), limit=4.0 * np.sqrt(tokens.shape[1]))  # fmt: skip
+    reference = SiteReference(scores=np.linspace(-4, 2, 100), centre=tokens.mean(axis=0),
+                              precision=np.linalg.pinv(ledoit_wolf(tokens)[0]), limit=0.0)  # fmt: skip
+    reference = replace(reference, limit=1.3 * max(reference.distance(token) or 0.0 for token in tokens))
     usual = predict(scorer, whole, pipeline=pipeline, reference=reference)
     assert not any("unlike those" in why for one in usual for why in one.why)
-    first = whole[0]
-    view, film = next(iter(first.films.items()))
-    noise = np.random.default_rng(0).random(film.view.pixels.shape, dtype=np.float32)
-    strange = replace(first, films={view: replace(film, view=replace(film.view, pixels=50 * noise))})
-    found = predict(scorer, [strange], pipeline=pipeline, reference=reference)[0]
+    inverted = {view: replace(film, view=replace(film.view, pixels=1 - film.view.pixels))
+                for view, film in whole[0].films.items()}  # fmt: skip
+    found = predict(scorer, [replace(whole[0], films=inverted)], pipeline=pipeline, reference=reference)[0]
     assert found.unusual and "her films are unlike those of this site's cohort" in found.why
     assert found.percentile is not None and 0 <= found.percentile <= 1
 

@@ -10,7 +10,7 @@ import pytest
 from shared_model.imaging import PipelineConfig, Placement, film_to_channels, prepare_view, read_picture
 from tests.films import breast_film, film_dataset, write_film
 
-CONFIG = PipelineConfig(height=112, width=84, spacing_mm=1.75, percentiles=(1.0, 99.0), denoise="none",
+CONFIG = PipelineConfig(height=112, width=84, spacing_mm=1.75, percentiles=(0.0, 100.0), denoise="none",
                         max_pixels=1 << 24, max_bytes=1 << 26)  # fmt: skip
 SPOT = (70, 30)  # row and column of a bright mass, from the chest wall at the left
 
