@@ -12,8 +12,8 @@ import typer
 # name -> (module, attribute, one line of help); the module is imported only when the command is called
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "simulate": ("simulations.cli", "simulate", "Launch a multi-site study on this machine (also: resume, bench)."),
-    "site": ("client.cli", "site", "What a hospital runs: import, data, quarantine, exclude."),
     "status": ("server.monitor.status_cli", "status", "How a study stands; the exit code says it, for scripts."),
+    "site": ("client.cli", "site", "What a hospital runs: import, data, predict, explain, serve, ..."),
     "pretrain": ("simulations.pretrain", "app", "Pre-train the image branch on public procedural films."),
     "server": ("server.cli", "server", "What a coordinator runs: init, invite, enrol, propose, start, status, ..."),
     "privacy": ("simulations.privacy_cli", "privacy", "Audit the privacy promise; plan what it costs."),

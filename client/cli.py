@@ -11,6 +11,7 @@ import click
 
 from client.deploy.cli import COMMANDS
 from client.gain.cli import gain
+from client.inference.cli import COMMANDS as INFERENCE
 
 if TYPE_CHECKING:
     from client.ingest.imports import Imported
@@ -27,7 +28,7 @@ def site() -> None:
     """
 
 
-for command in (*COMMANDS, gain):
+for command in (*COMMANDS, *INFERENCE, gain):
     site.add_command(command)
 
 

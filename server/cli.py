@@ -46,6 +46,21 @@ def server() -> None:
 
 
 @server.command()
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def release(run_dir: Path, folder: Path) -> None:
+    """Write the model of a finished study, with its thresholds and its test, into FOLDER, to be handed to the sites.
+
+    Example:  mammofed server release coordinator/studies/density-2027 density-2027-model
+    """
+    from server.release import write_release
+
+    made = write_release(run_dir, folder)
+    click.echo(f"Model       {made.model_sha256[:16]} of round {made.round}, study {made.study}")
+    click.echo(f"Next        at a site: `mammofed site predict site.yaml --model {folder} --out results`")
+
+
+@server.command()
 @HOME
 @click.option("--name", required=True, help="In signatures: lower-case letters, digits, `-` and `_`.")
 @click.option("--title", help="As people read it (default: the name).")
