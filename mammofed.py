@@ -12,7 +12,6 @@ import typer
 # name -> (module, attribute, one line of help); the module is imported only when the command is called
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "simulate": ("simulations.cli", "simulate", "Launch a multi-site study on this machine (also: resume, bench)."),
-    "status": ("server.monitor.status_cli", "status", "How a study stands; the exit code says it, for scripts."),
     "site": ("client.cli", "site", "What a hospital runs: import, data, predict, explain, serve, ..."),
     "pretrain": ("simulations.pretrain", "app", "Pre-train the image branch on public procedural films."),
     "server": ("server.cli", "server", "What a coordinator runs: init, invite, enrol, propose, start, status, ..."),
@@ -20,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "audit": ("shared_model.audit.cli", "audit", "Check an audit log offline."),
     "bundle": ("shared_model.bundle.cli", "bundle", "Everything for an installation without a network."),
     "monitor": ("server.monitor.cli", "monitor", "Watch federated rounds, live: a page, a terminal, metrics."),
+    "status": ("server.monitor.status_cli", "status", "How a study stands; the exit code says it, for scripts."),
     "report": ("server.cli", "report", "Write the report of a finished run again."),
 }
 
