@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -41,10 +46,13 @@ def gain(
         for study in found:
             name = study.config.site
             with console.status(f"{name}: scoring its test women, training its own model") as status:
-                rows.append(work_out(study, local=local, tell=lambda done, of, name=name, status=status: status.update(
-                    f"{name}: own model, round {done} of {of}")))  # fmt: skip
+                rows.append(work_out(study, local=local, tell=partial(_tell, status, name)))
     for row in rows:
         show(console, row)
     if output is not None:
         output.write_text(json.dumps(rows if len(rows) > 1 else rows[0], indent=2, allow_nan=False) + "\n")
         console.print(f"Figures  {output}", markup=False)
+
+
+def _tell(status: Status, name: str, done: int, of: int) -> None:
+    status.update(f"{name}: own model, round {done} of {of}")
