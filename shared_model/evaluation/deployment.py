@@ -69,6 +69,7 @@ def _predictive(
     share of the other class that is rightly left out."""
     if value is None:
         return Interval(None, None, None)
+    value = min(value, 1.0)  # a quotient of rounded sums
     if hit in (0.0, 1.0) or spare in (0.0, 1.0):
         hit = (hit * hits + z * z / 2) / (hits + z * z)
         spare = (spare * others + z * z / 2) / (others + z * z)
