@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "server": ("server.cli", "server", "What a coordinator runs: init, invite, enrol, propose, start, status, ..."),
     "audit": ("shared_model.audit.cli", "audit", "Check an audit log offline."),
     "bundle": ("shared_model.bundle.cli", "bundle", "Everything for an installation without a network."),
+    "passport": ("shared_model.passport.cli", "passport", "Show or check the passport of a model, offline."),
     "report": ("server.cli", "report", "Write the report of a finished run again."),
 }
 

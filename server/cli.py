@@ -231,6 +231,21 @@ def serve(home: Path) -> None:
     run(_open(home))
 
 
+@server.command()
+@HOME
+@click.argument("study")
+def passport(home: Path, study: str) -> None:
+    """Sign the passport of a STUDY that has ended, where the daemon could not; one that is there stays.
+
+    Example:  mammofed server passport coordinator density-2027
+    """
+    from server.deploy.passports import sign_passport
+
+    path, signed = sign_passport(_open(home), study)
+    click.echo(f"Passport  {path} ({signed.sha256[:16]})")
+    click.echo(f"Next      `mammofed passport verify {path.parent}`")
+
+
 server.add_command(doctor)
 server.add_command(nginx)
 

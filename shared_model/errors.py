@@ -162,6 +162,12 @@ class BundleError(MammoFedError):
     exit_code = 81
 
 
+class PassportError(MammoFedError):
+    """A model passport is malformed, or a file beside it is not the one that it names."""
+
+    exit_code = 82
+
+
 class EnrolmentError(MammoFedError):
     """An invitation, a certificate request or a confirmation is refused."""
 

@@ -22,7 +22,7 @@ import click
 from omegaconf import DictConfig, OmegaConf
 
 from client.ingest import prepare_site
-from server.reporting import write_report
+from server.reporting import Signature, write_passport, write_report
 from server.rounds.checkpoint import read_arrays
 from server.rounds.loop import StudyOutcome, run_study
 from server.rounds.summary import write_summary
@@ -133,6 +133,7 @@ def _run(config: Config, run_dir: Path) -> int:
     summary = write_summary(run_dir)
     if outcome.status == "COMPLETE":
         write_other_deltas(run_dir, summary, config["report_deltas"])
+        write_passport(run_dir, Signature.of_run())  # a rehearsed coordinator has signed one already
     report = write_report(run_dir)
     view.final(summary, report)
     return {"COMPLETE": 0, "INCOMPLETE": QuorumError.exit_code, "STOPPED": EXIT_STOPPED}[outcome.status]
