@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "audit": ("shared_model.audit.cli", "audit", "Check an audit log offline."),
     "bundle": ("shared_model.bundle.cli", "bundle", "Everything for an installation without a network."),
     "passport": ("shared_model.passport.cli", "passport", "Show or check the passport of a model, offline."),
+    "export": ("shared_model.export.cli", "export", "Write a released model as ONNX, checked on real cases."),
     "report": ("server.cli", "report", "Write the report of a finished run again."),
 }
 

@@ -168,6 +168,12 @@ class PassportError(MammoFedError):
     exit_code = 82
 
 
+class ExportError(MammoFedError):
+    """An exported model is not the model that it was made from; nothing was written."""
+
+    exit_code = 83
+
+
 class EnrolmentError(MammoFedError):
     """An invitation, a certificate request or a confirmation is refused."""
 
