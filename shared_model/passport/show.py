@@ -10,8 +10,7 @@ from rich.table import Table
 from shared_model.passport.document import Passport, Score, SitePart
 from shared_model.passport.signed import SignedPassport
 
-LABELS = {"fused": "Images + table (fused)", "image": "Images only", "clinical": "Table only",
-          "initial": "Initial weights alone"}  # fmt: skip
+LABELS = {"fused": "Films + table", "image": "Films alone", "clinical": "Table alone", "initial": "Initial"}
 LEFT = 16  # width of the words on the left
 
 
@@ -35,7 +34,7 @@ def print_passport(signed: SignedPassport, *, key_given: bool, console: Console 
     out.print(_scores(said))
     if said.metrics.sites:
         out.print(_table("At each hospital, on its own test women (as released: noised where there is privacy)",
-                         ("Hospital", "Women", "With cancer", "AUC"),
+                         ("Hospital", "Women", "Cancer", "AUC"),
                          ((name, f"{score.n:.0f}", f"{score.positives:.0f}", auc(score))
                           for name, score in said.metrics.sites.items())))  # fmt: skip
     out.print(_sites(said))
@@ -91,9 +90,9 @@ def _scores(said: Passport) -> Table:
     for name, score in said.metrics.test.items():
         rows.append((LABELS.get(name, name), f"{score.n:.0f}", f"{score.positives:.0f}", auc(score),
                      _share(score, "sensitivity"), _share(score, "specificity")))  # fmt: skip
-    title = f"On held-out women, opened once ({100 * said.metrics.confidence:.0f} % intervals)"
-    return _table(title, ("Model", "Women", "With cancer", "AUC", "Sensitivity",
-                          f"Specificity (asked {100 * said.model.specificity:.0f} %)"), rows)  # fmt: skip
+    title = (f"On held-out women, opened once ({100 * said.metrics.confidence:.0f} % intervals; threshold for a "
+             f"specificity of {100 * said.model.specificity:.0f} % on others)")  # fmt: skip
+    return _table(title, ("Model", "Women", "Cancer", "AUC", "Sensitivity", "Specificity"), rows)
 
 
 def _share(score: Score, name: str) -> str:
@@ -126,7 +125,7 @@ def _participation(site: SitePart) -> str:
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for place, column in enumerate(columns):
-        table.add_column(column, no_wrap=place == len(columns) - 1 or column in ("AUC", "Sensitivity"))
+        table.add_column(column, no_wrap=place == 0 or column in ("AUC", "Sensitivity", "Specificity"))
     for row in rows:
         table.add_row(*row)
     return table
