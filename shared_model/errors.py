@@ -132,6 +132,12 @@ class QuorumError(RoundError):
     exit_code = 61
 
 
+class ReplacementError(MammoFedError):
+    """A new model was not shown to be as good as the one that it was to replace; the old one stays in use."""
+
+    exit_code = 62
+
+
 class StorageError(MammoFedError):
     """A durable record could not be written or read back (disk full, damaged file)."""
 

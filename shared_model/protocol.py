@@ -11,9 +11,17 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from shared_model.errors import ProtocolError
 from shared_model.strategies import Personal, Strategy, personal_fault, robustness_fault, scaffold_fault
@@ -59,10 +67,11 @@ class ModelTerms(Terms):
 
 
 class WeightsTerms(Terms):
-    """Initial weights, by hash. `origin` is `public` (pre-trained on procedural films) or `random`."""
+    """Initial weights, by hash. `origin`: `public` (pre-trained on procedural films), `random`, or `released`: the
+    model of an earlier study, by its passport."""
 
     sha256: Sha256
-    origin: Literal["public", "random"]
+    origin: Literal["public", "random", "released"]
     recipe: str = Field(max_length=200)
 
 
@@ -245,6 +254,24 @@ class EvaluationTerms(Terms):
     collapse_auc: Fraction
 
 
+class ReplacementTerms(Terms):
+    """When this study's model may replace the one that it began from; stated before anything is trained.
+
+    study, passport_sha256, model_sha256: of the released model. margin: of AUC, dimensionless; the new model is not
+    inferior where the interval of its AUC minus the old one's, on the same women, lies above -margin. group_margin: the
+    same at each site and in each subgroup. least_positives: a site or subgroup with fewer women with cancer is named
+    and not judged. epsilon_before: of the patient who was exposed most by then; it is part of `privacy.epsilon`.
+    """
+
+    study: Name
+    passport_sha256: Sha256
+    model_sha256: Sha256
+    margin: float = Field(gt=0, lt=0.5)
+    group_margin: float = Field(gt=0, lt=0.5)
+    least_positives: int = Field(ge=2)
+    epsilon_before: NonNegative
+
+
 class Protocol(Terms):
     """A whole study. Build it with :meth:`create`, read it with :meth:`from_json`; its hash is :attr:`sha256`."""
 
@@ -261,9 +288,22 @@ class Protocol(Terms):
     privacy: PrivacyTerms
     federation: FederationTerms
     evaluation: EvaluationTerms
+    replacement: ReplacementTerms | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_replacement(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A study that replaces nothing says nothing of it, so that earlier protocols keep their hash."""
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "replacement" or value is not None}
 
     @model_validator(mode="after")
     def _consistent(self) -> Protocol:
+        if (self.initial_weights.origin == "released") != (self.replacement is not None):
+            raise ValueError("replacement: needed with initial_weights.origin=released, and with nothing else")
+        if self.replacement is not None and self.replacement.model_sha256 != self.initial_weights.sha256:
+            raise ValueError("replacement.model_sha256: not the hash of the initial weights")
+        if self.private and self.replacement is not None and self.replacement.epsilon_before >= self.privacy.epsilon:
+            raise ValueError("replacement.epsilon_before: nothing of privacy.epsilon is left for this study")
         names = [s.name for s in self.federation.sites]
         if len(set(names)) != len(names):
             raise ValueError(f"federation.sites: names must be unique, found {names}")

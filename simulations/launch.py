@@ -31,7 +31,6 @@ from shared_model.contract import Contract, load_contract
 from shared_model.errors import ConfigError, QuorumError, StorageError
 from shared_model.imaging import DIGITISED_FILMS, FilmPool, PipelineConfig
 from shared_model.protocol import Protocol
-from shared_model.weights import public_weights
 from simulations.baselines.study import run_comparison, wanted
 from simulations.deltas import write_other_deltas
 from simulations.engine import LocalGrid, TrainerPool
@@ -41,6 +40,7 @@ from simulations.hospitals import STAGES, check_cohort, check_held_out, sources
 from simulations.live import LiveView, stop_on_interrupt
 from simulations.parties import HELD_OUT, install_sites, split_of, write_small
 from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases, pipeline_of
+from simulations.released import carry_ledgers, check_weights, continued, judge_run
 from simulations.strategy import check_strategy
 
 COMPARISON = "comparison"  # folder that marks a run directory of many trainings
@@ -60,7 +60,7 @@ def launch(config: DictConfig, run_dir: Path, *, overrides: Sequence[str] = ()) 
     """
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
-    settings: Config = {**{str(k): v for k, v in values.items()}, "overrides": list(overrides)}
+    settings: Config = continued({**{str(k): v for k, v in values.items()}, "overrides": list(overrides)})
     check(settings)
     with _in_words(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -117,8 +117,7 @@ def check(config: Config) -> None:
     check_cohort(config)
     phases(config)
     check_strategy(config)
-    if config["weights"] == "public":
-        public_weights(config["model"]["size"])  # not shipped for every size: better said now than after the films
+    check_weights(config)
 
 
 def _run(config: Config, run_dir: Path) -> int:
@@ -134,6 +133,7 @@ def _run(config: Config, run_dir: Path) -> int:
     if outcome.status == "COMPLETE":
         write_other_deltas(run_dir, summary, config["report_deltas"])
         write_passport(run_dir, Signature.of_run())  # a rehearsed coordinator has signed one already
+        judge_run(config, run_dir, view.note)
     report = write_report(run_dir)
     view.final(summary, report)
     return {"COMPLETE": 0, "INCOMPLETE": QuorumError.exit_code, "STOPPED": EXIT_STOPPED}[outcome.status]
@@ -162,7 +162,10 @@ def prepare(config: Config, run_dir: Path, view: LiveView) -> list[Path]:
             pending = child.submit(calibrate_and_initialise, config, contract.n_features, run_dir / INITIAL)
         cohorts = _cohorts(config, contract, pipeline, view)
         protocol = _protocol(config, run_dir, contract, pipeline, cohorts, pending)
-    return install_sites(config, run_dir, protocol, cohorts)
+    files = install_sites(config, run_dir, protocol, cohorts)
+    if carried := carry_ledgers(config, run_dir):
+        view.note(f"Ledgers go on from the earlier study at {', '.join(carried)}")
+    return files
 
 
 def _on_trainer_processes(

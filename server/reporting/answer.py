@@ -9,7 +9,8 @@ from typing import Any
 from server.reporting.facts import mapping
 from shared_model.protocol import Protocol
 
-START = {"public": "Public weights", "random": "Random weights"}  # by origin of the initial weights
+# by origin of the initial weights
+START = {"public": "Public weights", "random": "Random weights", "released": "The earlier model's films"}
 MODEL_ROWS = (("clinical", "Clinical table only"), ("image", "Images only"), ("fused", "Images + clinical (fused)"))
 
 
@@ -24,6 +25,8 @@ def model_rows(summary: Mapping[str, Any], protocol: Protocol) -> list[dict[str,
     public = mapping(held_out.get("public_weights"))
     if public:
         label = f"{START[protocol.initial_weights.origin]} only, no hospital data"
+        if protocol.replacement is not None:  # the whole of that model is compared in replacement.json
+            label = f"Model of {protocol.replacement.study}, images only"
         rows.insert(0, {"key": "public", "label": label, **public})
     return rows
 
@@ -58,7 +61,7 @@ def _result(summary: Mapping[str, Any], held_out: Mapping[str, Any], protocol: P
 def _added(held_out: Mapping[str, Any], protocol: Protocol) -> str:
     """What hospitals added to the initial weights: the difference, and whether its interval stays clear of zero."""
     public, fused = mapping(held_out.get("public_weights")), mapping(mapping(held_out.get("models")).get("fused"))
-    if public.get("auc") is None or fused.get("auc") is None:
+    if public.get("auc") is None or fused.get("auc") is None or protocol.replacement is not None:
         return ""
     start, difference = START[protocol.initial_weights.origin], fused["auc"] - public["auc"]
     if difference <= 0:

@@ -68,3 +68,8 @@ def _cell(y: NDArray[Any], s: NDArray[Any], confidence: float) -> dict[str, Any]
         return {"suppressed": True}
     auc = auc_interval(y, s, confidence=confidence)
     return {"n": len(y), "positives": int(y.sum()), "auc": auc.value, "auc_low": auc.low, "auc_high": auc.high}
+
+
+def subgroup_members(name: str, values: list[object]) -> Mapping[str, NDArray[np.bool_]]:
+    """Members by level of one attribute, bool [N], by the rules of :func:`subgroup_table`; small levels among them."""
+    return _levels(name, values)
