@@ -1,8 +1,8 @@
 """`mammofed server retrain PASSPORT`: the next study from a released model, as a protocol to be proposed.
 
 The terms are the earlier study's own. What is new: its weights are where training begins, the protocol names the
-passport and when the new model may replace the old one, and epsilon bounds both studies together: the sites' ledgers hold what
-was spent before, and go on with it by themselves. So every site sees the sum that it is asked for before it approves.
+passport and when the new model may replace the old one, and epsilon bounds both studies together, because the sites'
+ledgers hold what was spent before and go on with it by themselves: each site sees the sum before it approves.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def retrain(place: Path, name: str, folder: Path, margins: Margins) -> Retrainin
                             "recipe": f"released {said.study}, passport {signed.sha256}"[:200]},
         "replacement": {
             "study": said.study, "passport_sha256": signed.sha256, "model_sha256": said.model.sha256,
-            "epsilon_before": spent, "margin": margins.overall, "group_margin": margins.group, "least_positives": margins.least_positives,
+            "epsilon_before": spent, "margin": margins.overall, "group_margin": margins.group,
+            "least_positives": margins.least_positives,
         },
     }  # fmt: skip
     if earlier.private:

@@ -70,7 +70,8 @@ def _field(name: str, contract: Contract, columns: tuple[int, ...], first: Cohor
         parts = [f"part {i + 1}" for i in range(len(edges) + 1)]
         hot = [_parts(table[:, 0], edges, gone) for table, gone in zip(tables, absent, strict=True)]
     else:
-        parts, hot = names, [table[:, :-1] * ~gone[:, None] for table, gone in zip(tables, absent, strict=True)]
+        levels = [np.where(table[:, :-1] > 0.5, 1.0, 0.0) for table in tables]
+        parts, hot = names, [level * ~gone[:, None] for level, gone in zip(levels, absent, strict=True)]
     full = [np.concatenate([h, gone[:, None]], axis=1) for h, gone in zip(hot, absent, strict=True)]
     missing = float(absent[0].mean()), float(absent[1].mean())
     return _drift(name, (*parts, "missing"), full[0], full[1], missing=missing)
