@@ -262,9 +262,9 @@ def retrain(
 @server.command()
 @click.argument("old", type=click.Path(exists=True, path_type=Path))
 @click.argument("new", type=click.Path(exists=True, path_type=Path))
-@click.option("--evaluator", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="site.json of the evaluator, whose disk has the scores.")  # fmt: skip
-@click.option("--earlier-evaluator", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+@click.option("--evaluator", required=True, type=click.Path(exists=True, path_type=Path),
+              help="Home of the evaluator, whose disk has the scores of either model.")  # fmt: skip
+@click.option("--earlier-evaluator", type=click.Path(exists=True, path_type=Path),
               help="That of the old study, where it is another.")  # fmt: skip
 @click.option("--drift", "drift", nargs=2, multiple=True, metavar="THEN NOW",
               type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -276,7 +276,7 @@ def judge(
 
     The exit code is 0 when it does and 62 when it does not.
 
-    Example:  mammofed server judge density-2027 density-2028 --evaluator evaluator/site.json
+    Example:  mammofed server judge density-2027 density-2028 --evaluator evaluator
     """
     from server.reporting.replacement import REPLACEMENT, decide, words_of
     from shared_model.errors import ReplacementError

@@ -34,7 +34,8 @@ MAX_SITE_BYTES: Final = 1 << 16
 
 @dataclass(frozen=True)
 class EvaluatorDisk:
-    """What the decision needs of an evaluator's `site.json`."""
+    """What the decision needs of an evaluator's settings: `trainer.json` of a deployed one, `site.json` of a rehearsed
+    one."""
 
     cohort: Path
     state: Path
@@ -43,19 +44,21 @@ class EvaluatorDisk:
 
     @classmethod
     def read(cls, path: Path) -> EvaluatorDisk:
-        """Read the evaluator's `site.json`.
+        """Read the settings. path: of the file, or of the evaluator's home.
 
         Raises:
             ConfigError: absent, or no such file.
         """
+        if path.is_dir():
+            path = next((p for p in (path / "trainer" / "trainer.json", path / "site.json") if p.exists()), path)
         try:
             with path.open("rb") as stream:
                 values = json.loads(stream.read(MAX_SITE_BYTES))
             fractions = {str(k): float(v) for k, v in values["fractions"].items()}
             return cls(Path(values["cohort"]), Path(values["state"]), str(values["salt"]), fractions)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{path} is no site.json of an evaluator", found=type(error).__name__,
-                              expected="cohort, state, salt and fractions") from None  # fmt: skip
+            raise ConfigError(f"{path} is no evaluator's home or settings", found=type(error).__name__,
+                              expected="trainer/trainer.json or site.json: cohort, state, salt and fractions") from None  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def decide(
     """Judge a new model against the one that its study began from, and write `replacement.json` beside it.
 
     Args:
-        old, new: folders (or files) with passports. evaluator: its `site.json`; earlier_evaluator: that of the old
+        old, new: folders (or files) with passports. evaluator: its home or settings; earlier_evaluator: that of the old
             study, where it is another. cohorts: (then, now) by name, for the drift report.
 
     Raises:
