@@ -281,7 +281,7 @@ def judge(
     from server.reporting.replacement import REPLACEMENT, decide, words_of
     from shared_model.errors import ReplacementError
 
-    pairs = {now.name: (then, now) for then, now in drift}
+    pairs = {str(now): (then, now) for then, now in drift}
     decision = decide(old, new, evaluator=evaluator, earlier_evaluator=earlier_evaluator, cohorts=pairs)
     for line in words_of(decision):
         click.echo(line)

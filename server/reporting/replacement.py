@@ -58,7 +58,8 @@ class EvaluatorDisk:
             return cls(Path(values["cohort"]), Path(values["state"]), str(values["salt"]), fractions)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path} is no evaluator's home or settings", found=type(error).__name__,
-                              expected="trainer/trainer.json or site.json: cohort, state, salt and fractions") from None  # fmt: skip
+                              expected="trainer/trainer.json or site.json in it, with cohort, state, salt, fractions",
+                              ) from None  # fmt: skip
 
 
 @dataclass(frozen=True)
