@@ -141,6 +141,7 @@ def _run(config: Config, run_dir: Path) -> int:
 
 def prepare_alone(settings: Config, run_dir: Path, view: LiveView) -> None:
     """Make the run directory of a study that Flower itself has started (`flwr run .`); it is run there, not here."""
+    settings = continued(settings)
     check(settings)
     run_dir.mkdir(parents=True, exist_ok=True)
     write_small(run_dir / "launch.json", json.dumps(settings, indent=2) + "\n")

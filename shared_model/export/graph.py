@@ -97,6 +97,7 @@ def write_graph(exported: ExportedModel, path: Path) -> None:
     try:
         with warnings.catch_warnings():  # that the tracer is old, and that film sizes become constants, as they are
             warnings.simplefilter("ignore")
+            # The older exporter: the newer one needs two more packages and gives the same graph.
             torch.onnx.export(
                 exported, example, str(path), input_names=list(INPUTS), output_names=list(OUTPUTS), dynamo=False,
                 opset_version=OPSET, dynamic_axes={name: {0: "patients"} for name in (*INPUTS, *OUTPUTS)},
