@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from server.deploy.explore_cli import explore
 from server.deploy.nginx_cli import nginx
+from server.deploy.rollback_cli import influence, rollback
 from server.doctor_cli import doctor
 
 if TYPE_CHECKING:
@@ -20,13 +22,17 @@ HOME = click.argument("home", type=click.Path(file_okay=False, path_type=Path))
 @click.command()
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def report(run_dir: Path) -> None:
-    """Write summary.json and report.html of RUN_DIR again from its journal.
+    """Write summary.json and report.html of RUN_DIR again from its journal; of a comparison, from its evidence.json.
 
     Example:  mammofed report runs/quick-20261122-120000
     """
-    from server.reporting import write_report
+    from server.reporting import write_evidence_report, write_report
+    from server.reporting.evidence_page import EVIDENCE_NAME
     from server.rounds.summary import write_summary
 
+    if (run_dir / EVIDENCE_NAME).exists():
+        click.echo(f"Report: {write_evidence_report(run_dir)}")
+        return
     write_summary(run_dir)
     click.echo(f"Report: {write_report(run_dir)}")
 
@@ -37,6 +43,21 @@ def server() -> None:
 
     Start with:  mammofed server init coordinator --name hub --host fl.example.org
     """
+
+
+@server.command()
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def release(run_dir: Path, folder: Path) -> None:
+    """Write the model of a finished study, with its thresholds and its test, into FOLDER, to be handed to the sites.
+
+    Example:  mammofed server release coordinator/studies/density-2027 density-2027-model
+    """
+    from server.release import write_release
+
+    made = write_release(run_dir, folder)
+    click.echo(f"Model       {made.model_sha256[:16]} of round {made.round}, study {made.study}")
+    click.echo(f"Next        at a site: `mammofed site predict site.yaml --model {folder} --out results`")
 
 
 @server.command()
@@ -174,7 +195,7 @@ def start(home: Path, study: str) -> None:
     from server.deploy.studies import start as start_study
 
     found = start_study(_open(home), study, again=False)
-    click.echo(f"{found.name} begins. Next  `mammofed server status {home}`")
+    click.echo(f"{found.name} begins. Watch  `mammofed monitor {home}`, or `mammofed server status {home}`")
 
 
 @server.command()
@@ -188,7 +209,7 @@ def resume(home: Path, study: str) -> None:
     from server.deploy.studies import start as start_study
 
     found = start_study(_open(home), study, again=True)
-    click.echo(f"{found.name} goes on. Next  `mammofed server status {home}`")
+    click.echo(f"{found.name} goes on. Watch  `mammofed monitor {home}`, or `mammofed server status {home}`")
 
 
 @server.command()
@@ -227,6 +248,7 @@ def serve(home: Path) -> None:
     """
     from server.deploy.daemon import run
 
+    click.echo(f"Watch  `mammofed monitor {home}` shows its studies live, in another terminal or over SSH")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     run(_open(home))
 
@@ -307,6 +329,9 @@ def passport(home: Path, study: str) -> None:
 
 server.add_command(doctor)
 server.add_command(nginx)
+server.add_command(explore)
+server.add_command(rollback)
+server.add_command(influence)
 
 
 def _open(home: Path) -> CoordinatorHome:

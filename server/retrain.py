@@ -81,7 +81,7 @@ def retrain(place: Path, name: str, folder: Path, margins: Margins) -> Retrainin
     spent = spent_by(said)
     values |= {
         "study": name, "release": version("mammofed"),
-        "initial_weights": {"sha256": said.model.sha256, "origin": "released",
+        "initial_weights": {"sha256": said.model.sha256, "origin": "study",
                             "recipe": f"released {said.study}, passport {signed.sha256}"[:200]},
         "replacement": {
             "study": said.study, "passport_sha256": signed.sha256, "model_sha256": said.model.sha256,

@@ -25,6 +25,7 @@ from client.ingest import prepare_site
 from server.reporting import Signature, write_passport, write_report
 from server.rounds.checkpoint import read_arrays
 from server.rounds.loop import StudyOutcome, run_study
+from server.rounds.signer import one_machine_signing
 from server.rounds.summary import write_summary
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import Contract, load_contract
@@ -32,12 +33,14 @@ from shared_model.errors import ConfigError, QuorumError, StorageError
 from shared_model.imaging import DIGITISED_FILMS, FilmPool, PipelineConfig
 from shared_model.protocol import Protocol
 from simulations.baselines.study import run_comparison, wanted
+from simulations.companion import check_monitor, companion
 from simulations.deltas import write_other_deltas
 from simulations.engine import LocalGrid, TrainerPool
 from simulations.engine.deployment import run_deployment
 from simulations.engine.flower import FlowerSettings, run_on_ray
 from simulations.hospitals import STAGES, check_cohort, check_held_out, sources
 from simulations.live import LiveView, stop_on_interrupt
+from simulations.page import live_page
 from simulations.parties import HELD_OUT, install_sites, split_of, write_small
 from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases, pipeline_of
 from simulations.released import carry_ledgers, check_weights, continued, judge_run
@@ -117,6 +120,7 @@ def check(config: Config) -> None:
     check_cohort(config)
     phases(config)
     check_strategy(config)
+    check_monitor(config.get("monitor") or {})
     check_weights(config)
 
 
@@ -127,7 +131,9 @@ def _run(config: Config, run_dir: Path) -> int:
     with LiveView(run_dir) as view:
         site_files = prepare(config, run_dir, view)
         stop = threading.Event()
-        with stop_on_interrupt(stop, view):
+        monitor = config.get("monitor") or {}
+        with (companion(monitor, run_dir, view.note), live_page(monitor, run_dir, view.note),
+              stop_on_interrupt(stop, view)):  # fmt: skip
             outcome = ENGINES[config["engine"]["kind"]](config, run_dir, site_files, view, stop)
     summary = write_summary(run_dir)
     if outcome.status == "COMPLETE":
@@ -174,9 +180,10 @@ def _on_trainer_processes(
 ) -> StudyOutcome:
     """The engine `local`: the round loop in this process, trainers in processes of their own."""
     with _trainers(config, run_dir, site_files, view) as grid:
+        protocol = Protocol.read(run_dir / "protocol.json")
         return run_study(
-            grid=grid, protocol=Protocol.read(run_dir / "protocol.json"), run_dir=run_dir,
-            initial=read_arrays(run_dir / INITIAL), observer=view.observe, stop=stop,
+            grid=grid, protocol=protocol, run_dir=run_dir, initial=read_arrays(run_dir / INITIAL),
+            observer=view.observe, stop=stop, **one_machine_signing(protocol, run_dir),
         )  # fmt: skip
 
 

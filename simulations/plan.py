@@ -111,7 +111,7 @@ def write_initial_weights(config: Config, *, n_features: int, destination: Path)
     if is_released(config):
         released = read_released(Path(config["weights"]))
         load_arrays(model, released.weights)
-        origin, recipe = "released", released.recipe
+        origin, recipe = "study", released.recipe
     arrays = arrays_of(model)
     save_file(arrays, destination)
     return {"sha256": weights_sha256(arrays), "origin": origin, "recipe": recipe}

@@ -63,7 +63,7 @@ def test_the_next_study_s_protocol(old: Any, tmp_path: Path) -> None:
     plan = retrain(old.root, "next", tmp_path / "plan", MARGINS)
     protocol, signed = read_protocol(plan.protocol_file), verify(old.root).signed
     assert protocol == plan.protocol and protocol.study == "next"
-    assert protocol.initial_weights.origin == "released"
+    assert protocol.initial_weights.origin == "study"
     assert protocol.initial_weights.sha256 == signed.passport.model.sha256
     assert plan.weights_file.read_bytes() == (old.root / "model.safetensors").read_bytes()
     terms = protocol.replacement
@@ -96,8 +96,9 @@ def test_what_cannot_be_continued_is_refused(old: Any, tmp_path: Path) -> None:
 def test_a_protocol_names_what_it_replaces_or_nothing(old: Any, tmp_path: Path) -> None:
     values = retrain(old.root, "next", tmp_path / "plan", MARGINS).protocol.model_dump(mode="json")
     assert "replacement" not in old.protocol.model_dump(mode="json"), "earlier protocols keep their hash"
-    with pytest.raises(ProtocolError, match="replacement: needed"):
-        Protocol.create({k: v for k, v in values.items() if k != "replacement"})
+    assert Protocol.create({k: v for k, v in values.items() if k != "replacement"}).replacement is None
+    with pytest.raises(ProtocolError, match="replacement: of a study that begins"):
+        Protocol.create({**values, "initial_weights": {**values["initial_weights"], "origin": "public"}})
     with pytest.raises(ProtocolError, match="model_sha256"):
         Protocol.create({**values, "replacement": {**values["replacement"], "model_sha256": "0" * 64}})
     with pytest.raises(ProtocolError, match=r"nothing of privacy\.epsilon is left"):

@@ -1,0 +1,159 @@
+"""How a study stands, in one word and one sentence: pure functions of what was read; used by `reading`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.monitor.view import Status
+
+STARTING_S = 180.0  # a deployed study's process may need so long to begin again
+QUIET_FACTOR, QUIET_S = 6.0, 60.0  # a round on one machine is stalled after so many times its usual length, and so long
+MAX_NAMES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the answer depends on. silent: (site, seconds) of sites that the open round waits for and that are overdue.
+
+    present, sites: parties that are there, of all. round_open: an attempt is running. waits: words of the loop itself,
+    while it waits for lost parties. missed: (site, outcome) of sites that were asked in the last round with replies and
+    are not in it.
+    """
+
+    now: float
+    state: str
+    planned: int
+    closed: int
+    round: int
+    quorum: int
+    sites: int
+    asked: int
+    round_open: bool
+    round_opened: float | None
+    deadline: float | None
+    ends: float | None
+    round_s: float | None
+    contributed: int
+    silent: Sequence[tuple[str, float]]
+    waits: str
+    reason: str
+    alive: bool
+    preparing: bool
+    deployed: bool
+    daemon: bool
+    wish: str
+    stepped: float | None
+    activity: str
+    missed: Sequence[tuple[str, str]] = ()
+    missed_round: int = 0
+
+
+def standing(facts: Facts) -> tuple[Status, str]:
+    """The word and the sentence."""
+    match facts.state:
+        case "COMPLETE":
+            return "complete", f"complete: all {facts.planned} rounds are closed, the held-out test is opened"
+        case "INCOMPLETE":
+            return "incomplete", f"incomplete after round {_of(facts)}: {facts.reason or 'no reason was given'}"
+        case "STOPPED":
+            return "incomplete", f"stopped by request after round {_of(facts)}; resume goes on"
+        case "none" | "new":
+            return _before(facts)
+    if not facts.alive:
+        return _lost(facts)
+    return _running(facts)
+
+
+def _before(facts: Facts) -> tuple[Status, str]:
+    if facts.deployed and facts.wish == "proposed":
+        return "preparing", "proposed: it begins when the coordinator starts it"
+    if facts.deployed and facts.wish in ("stopped", "ended"):
+        return "incomplete", f"stopped before a round was begun{f': {facts.reason}' if facts.reason else ''}"
+    if facts.deployed and facts.wish == "running" and not facts.daemon:
+        return "failed", "failed: the coordinator's daemon does not run, so nothing begins; start it"
+    if facts.deployed or facts.preparing or facts.alive:
+        return "preparing", "preparing: no round was begun yet"
+    return "failed", "failed: nobody works on it, and no round was begun; start it anew"
+
+
+def _lost(facts: Facts) -> tuple[Status, str]:
+    """No process has the study, and it has not come to an end."""
+    since = facts.now - facts.stepped if facts.stepped is not None else 0.0
+    where = f"round {facts.round} of {facts.planned}" if facts.round else "the start"
+    if facts.deployed and facts.daemon and facts.wish == "running":
+        return "stalled", f"stalled: its process was lost in {where}; the coordinator starts it again"
+    if facts.wish == "stopped":
+        return "incomplete", f"stopped after round {_of(facts)}{f': {facts.reason}' if facts.reason else ''}"
+    who = "the coordinator's daemon does not run" if facts.deployed and not facts.daemon else "its process is gone"
+    return "failed", (
+        f"failed: {who}, {seconds_words(since)} after the last step in {where}; closed rounds are safe, resume goes on"
+    )
+
+
+def _running(facts: Facts) -> tuple[Status, str]:
+    deadline = f"deadline in {seconds_words(facts.deadline - facts.now)}" if facts.deadline else ""
+    if facts.deadline is not None and facts.deadline <= facts.now:
+        deadline = "its deadline is over"
+    needs = f"the round needs {facts.quorum} of {facts.asked}"
+    if facts.waits:
+        return "stalled", _join(f"stalled: {facts.waits}", needs if facts.round_open else "", deadline)
+    if facts.round_open and facts.silent:
+        names = [f"{name} silent for {seconds_words(gone)}" for name, gone in facts.silent[:MAX_NAMES]]
+        more = len(facts.silent) - MAX_NAMES
+        words = ", ".join(names) + (f" and {more} others" if more > 0 else "")
+        return "stalled", _join(f"stalled: {words}", needs, deadline)
+    if facts.round_open and facts.round_opened is not None and not facts.deployed:
+        gone = facts.now - facts.round_opened
+        if facts.round_s is not None and gone > max(QUIET_S, QUIET_FACTOR * facts.round_s):
+            usual = f"rounds before took {seconds_words(facts.round_s)}"
+            return "stalled", _join(f"stalled: round {facts.round} is open for {seconds_words(gone)}", usual, deadline)
+    if facts.state == "chosen":
+        return "running", f"all {facts.planned} rounds are closed; the held-out test is being opened"
+    if facts.state == "tested":
+        return "running", "the held-out test is opened; the sites measure the model on their own women"
+    ends = f"ends about {clock_words(facts.ends, facts.now)}" if facts.ends else ""
+    if facts.round == 0:
+        return "running", _join("before the first round", facts.activity, f"{facts.sites} sites")
+    said = f"{facts.asked} of {facts.sites} sites asked"
+    count = said if facts.round_open else f"{facts.contributed} of {facts.sites} sites"
+    return "running", _join(f"round {facts.round} of {facts.planned}", count, ends) + _missed(facts)
+
+
+def _missed(facts: Facts) -> str:
+    """Who was not in the last round that is collected, by name."""
+    if not facts.missed:
+        return ""
+    names = [f"{site} {outcome.replace('_', ' ')}" for site, outcome in facts.missed[:MAX_NAMES]]
+    more = len(facts.missed) - MAX_NAMES
+    return f"; {', '.join(names)}{f' and {more} others' if more > 0 else ''} in round {facts.missed_round}"
+
+
+def _of(facts: Facts) -> str:
+    return f"{facts.closed} of {facts.planned}"
+
+
+def _join(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def seconds_words(seconds: float) -> str:
+    """A span of time, to two figures.
+
+    >>> [seconds_words(s) for s in (0.4, 40, 540, 9000, 200_000)]
+    ['0 s', '40 s', '9 min', '2.5 h', '2.3 days']
+    """
+    seconds = max(0.0, seconds)
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
+
+
+def clock_words(moment: float, now: float) -> str:
+    """A time of day of this machine; with the date when it is not today."""
+    there, here = time.localtime(moment), time.localtime(now)
+    same = there[:3] == here[:3]
+    return time.strftime("%H:%M" if same else "%a %d %b %H:%M", there)

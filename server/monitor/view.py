@@ -1,0 +1,271 @@
+"""What a monitor knows of one study: a typed, plain snapshot of its run directory; `read` makes it, monitors show it.
+
+The journal is the only source; beside it stand the frozen protocol, the locks that say who is alive, and, where the
+study is deployed, the coordinator's list of who is there. Everything is opened for reading only. `read` with the cursor
+of an earlier view brings in `rounds` and `events` only what is new since; all other fields are always whole. `merge`
+puts both together.
+
+Nothing here is of a patient. Of a site there is its *rounded* size, as the protocol has it, and no other count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+VIEW_VERSION = 1
+
+Status = Literal["preparing", "running", "stalled", "complete", "incomplete", "failed"]
+Outcome = Literal[
+    "contributed",    # its update is in the aggregate
+    "asked",          # the request is out
+    "waiting",        # the round is open and it was not asked yet
+    "late",           # nothing came by the deadline
+    "rejected",       # the sanity gate did not take its update (norm, shape, NaN)
+    "refused",        # its reply was malformed, or for another request
+    "out_of_budget",  # the next round would go over its privacy budget
+    "abstained",      # its policy says no
+    "absent",         # nobody stands for it
+    "failed",         # its trainer, or the way to it, failed
+    "not_sampled",    # not drawn for this round
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Auc:
+    """An AUC on the evaluator's women, with its 95 % interval where the journal has enough to reckon it."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One site in one round. reason: in words, empty when all is well; code: its stable first word.
+
+    seconds: of the trainer, as the site says; bytes: of tensors and fields; loss: None under privacy; epsilon: spent by
+    its training patients after this round, None without privacy.
+    """
+
+    site: str
+    outcome: Outcome
+    reason: str = ""
+    code: str = ""
+    seconds: float | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
+    loss: float | None = None
+    epsilon: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Something that the round loop did. attempt: from 1; name: open, collect, aggregate, evaluate, save, close, ..."""
+
+    attempt: int
+    name: str
+    time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundView:
+    """One round as it stands: the last attempt, and the steps of all. Round 0: the initial weights.
+
+    state: as the journal has it (`server.rounds.states.RoundState`). opened: seconds since 1970; seconds: from there to
+    its last step. cells: by site, those that are known. auc: of `fused`, `image`, `clinical` on `selection`.
+    """
+
+    number: int
+    attempt: int = 0
+    state: str = ""
+    phase: str = ""
+    opened: float | None = None
+    seconds: float | None = None
+    contributed: int = 0
+    steps: tuple[Step, ...] = ()
+    weights_before: str | None = None
+    weights_after: str | None = None
+    cells: tuple[Cell, ...] = ()
+    auc: Mapping[str, Auc] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventView:
+    """An event of the journal with its number. text and data may hold words of a site: never HTML, never an order."""
+
+    id: int
+    time: float
+    kind: str
+    severity: str
+    code: str = ""
+    round: int = 0
+    attempt: int = 0
+    site: str | None = None
+    text: str = ""
+    data: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SitePrivacy:
+    """What a site's training patients have spent, and where that leads.
+
+    epsilon, budget: at `delta`; share: spent of budget, 0 to 1; projected: at the study's end, if it takes part in all
+    that is left; last_round: the last one that it can afford, None when it can afford all; words: all of it.
+    """
+
+    epsilon: float
+    budget: float
+    delta: float
+    share: float
+    projected: float
+    last_round: int | None = None
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteView:
+    """One hospital. patients: rounded, of the protocol. now: its outcome in the newest round.
+
+    heard: seconds since 1970 of its last sign of life; silent_s: seconds since then while it is overdue, else None.
+    present: whether it says that it is there; None where nobody keeps a list (one machine).
+    rounds: closed rounds by outcome, as the journal counts them. seconds: of its last training; bytes: of the study.
+    certificate_expires: seconds since 1970. words: what it says is wrong. gives: what leaves it, in words.
+    """
+
+    name: str
+    patients: int
+    now: Outcome = "waiting"
+    reason: str = ""
+    heard: float | None = None
+    silent_s: float | None = None
+    present: bool | None = None
+    rounds: Mapping[str, int] = field(default_factory=dict)
+    seconds: float | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
+    device: str = ""
+    release: str = ""
+    trainer_up: bool | None = None
+    clock_ahead_s: float | None = None
+    certificate_expires: float | None = None
+    privacy: SitePrivacy | None = None
+    words: str = ""
+    gives: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """The best checkpoint so far. chosen: the study has come to its choice, and this is it."""
+
+    round: int
+    auc: Auc
+    model: str
+    rule: str
+    chosen: bool = False
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmView:
+    """An alarm that stands now. rule: stable name; since: seconds since 1970."""
+
+    rule: str
+    severity: str
+    text: str
+    site: str | None = None
+    round: int = 0
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyView:
+    """One study. Times are seconds since 1970, UTC.
+
+    status, sentence: the answer at a glance. state: `server.rounds.states.StudyState`, or `none` without a journal.
+    round, attempt: the newest; closed: rounds that are done; phase: of the newest. deadline: of the open attempt.
+    ends: when it will end, as far as that can be told. round_s: what a round takes, the median of the last ten.
+    due: sites that the open round waits for. rounds, events: all, or what is new since the cursor that was given.
+    whole: both are from the beginning (no cursor was given, or it is another study's). cursor: for the next `read`.
+    missing: parts of the run directory that could not be read, in words.
+    """
+
+    version: int = VIEW_VERSION
+    run: str
+    name: str
+    now: float
+    status: Status
+    sentence: str
+    state: str = "none"
+    reason: str = ""
+    round: int = 0
+    attempt: int = 0
+    planned: int = 0
+    closed: int = 0
+    phase: str = ""
+    started: float | None = None
+    last_step: float | None = None
+    deadline: float | None = None
+    deadline_s: float | None = None
+    ends: float | None = None
+    round_s: float | None = None
+    quorum: int = 0
+    asked_per_round: int = 0
+    contributed: int = 0
+    due: tuple[str, ...] = ()
+    deployed: bool = False
+    alive: bool = False
+    strategy: str = ""
+    score: str = "fused"
+    collapse_auc: float | None = None
+    private: bool = False
+    privacy_words: str = ""
+    release: str = ""
+    protocol_sha256: str = ""
+    best: Best | None = None
+    test: Mapping[str, Auc] = field(default_factory=dict)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    sites: tuple[SiteView, ...] = ()
+    rounds: tuple[RoundView, ...] = ()
+    events: tuple[EventView, ...] = ()
+    alarms: tuple[AlarmView, ...] = ()
+    whole: bool = True
+    cursor: str = "0.0"
+    missing: tuple[str, ...] = ()
+
+    def site(self, name: str) -> SiteView | None:
+        """One site by name."""
+        return next((site for site in self.sites if site.name == name), None)
+
+
+def merge(old: StudyView, new: StudyView) -> StudyView:
+    """Both as one: the newer facts, and the rounds and events of both. `new` was read with the cursor of `old`."""
+    if new.whole:
+        return new
+    rounds = {view.number: view for view in (*old.rounds, *new.rounds)}
+    events = (*old.events, *new.events)
+    return replace(new, rounds=tuple(rounds[n] for n in sorted(rounds)), events=events, whole=old.whole)
+
+
+def to_json(view: StudyView) -> bytes:
+    """The view as JSON; a number that is none (infinite, NaN) is null there."""
+    return _adapter().dump_json(view)
+
+
+def from_json(data: bytes) -> StudyView:
+    """The view out of :func:`to_json`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return _adapter().validate_json(data)
+
+
+@cache
+def _adapter() -> TypeAdapter[StudyView]:
+    return TypeAdapter(StudyView)

@@ -1,0 +1,159 @@
+"""The monitor's routes. All of them read: the guard refuses any other method, and a test enumerates them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any
+
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.middleware.gzip import GZipMiddleware
+
+from server.monitor.codes import explanations
+from server.monitor.reading import LATEST, read
+from server.monitor.view import StudyView
+from server.monitor.web.events import search
+from server.monitor.web.guard import Guard
+from server.monitor.web.runs import Runs
+from server.monitor.web.wire import Sender, finite, packed, round_whole
+
+STATIC = {
+    "monitor.css": "text/css", "icon.svg": "image/svg+xml",
+    **dict.fromkeys(("main.js", "dom.js", "words.js", "charts.js", "strip.js", "study.js", "sites.js", "privacy.js",
+                     "rounds.js", "events.js", "compare.js"), "text/javascript"),
+}  # fmt: skip
+LOOK_S = 1.0
+KEEP_ALIVE_S = 15.0
+MAX_STREAMS = 100  # readers at one time
+
+Metrics = Callable[[Sequence[StudyView]], bytes]
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+Name = Annotated[str, Query(max_length=200)]
+Cursor = Annotated[str | None, Query(max_length=40)]
+
+
+def create_app(
+    runs: Runs, *, hosts: Collection[str], token: str | None = None, secure: bool = False,
+    metrics: Metrics | None = None, look_s: float = LOOK_S, ending: Callable[[], bool] = lambda: False,
+) -> FastAPI:  # fmt: skip
+    """The app over the studies of `runs`.
+
+    Args:
+        hosts, token, secure: see `Guard`.
+        metrics: renders all studies for Prometheus, served as `/metrics`.
+        look_s: seconds between looks at a journal that somebody watches.
+        ending: whether the server is on its way out, so that streams end.
+    """
+
+    def over(stream: Request) -> Callable[[], Awaitable[bool]]:
+        async def gone() -> bool:
+            return ending() or await stream.is_disconnected()
+
+        return gone
+
+    app = FastAPI(title="MammoFed monitor", docs_url=None, redoc_url=None, openapi_url=None)
+    streams = asyncio.Semaphore(MAX_STREAMS)
+
+    @app.get("/")
+    def page() -> Response:
+        return Response(static("index.html"), media_type="text/html")
+
+    @app.get("/static/{name}")
+    def asset(name: str) -> Response:
+        if name not in STATIC:
+            raise HTTPException(404, "no such file")
+        return Response(static(name), media_type=STATIC[name])
+
+    @app.get("/api/runs")
+    def listed() -> JSONResponse:
+        names = list(runs.folders())
+        return JSONResponse({"first": runs.first or (names[0] if names else None),
+                             "runs": [_line(runs, name) for name in names]})  # fmt: skip
+
+    @app.get("/api/view")
+    def view(run: Name, since: Cursor = None) -> JSONResponse:
+        return JSONResponse(Sender().message(_known(runs.read(run, since))))
+
+    @app.get("/api/round")
+    def one_round(run: Name, number: Annotated[int, Query(ge=0, le=1_000_000)]) -> JSONResponse:
+        folder = _known(runs.folder_of(run))
+        found = [one for one in runs.whole(run, folder).rounds if one.number == number]
+        return JSONResponse(round_whole(_known(found[0] if found else None)))
+
+    @app.get("/api/events")
+    def events(
+        run: Name, text: Annotated[str, Query(max_length=200)] = "",
+        severity: Annotated[str, Query(max_length=20)] = "", before: Annotated[int, Query(ge=0)] = 0,
+    ) -> JSONResponse:  # fmt: skip
+        folder = _known(runs.folder_of(run))
+        return JSONResponse(finite(search(runs.whole(run, folder).events, text=text, severity=severity, before=before)))
+
+    @app.get("/api/codes")
+    def codes() -> JSONResponse:
+        return JSONResponse(explanations())
+
+    @app.get("/api/stream")
+    async def stream(request: Request, run: Name, since: Cursor = None) -> Response:
+        _known(await asyncio.to_thread(runs.folder_of, run))
+        if streams.locked():
+            raise HTTPException(503, "too many readers")
+        cursor = request.headers.get("last-event-id") or since
+        body = _follow(runs, run, cursor, over=over(request), streams=streams, look_s=look_s)
+        return StreamingResponse(body, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+    @app.get("/metrics")
+    def scraped() -> Response:
+        if metrics is None:
+            raise HTTPException(404, "no metrics here")
+        return Response(metrics(runs.all()), media_type=METRICS_TYPE)
+
+    app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=4)  # leaves event streams as they are
+    app.add_middleware(Guard, hosts=hosts, token=token, secure=secure)
+    return app
+
+
+@cache
+def static(name: str) -> bytes:
+    """A file of the page."""
+    return files("server.monitor.web").joinpath("static", name).read_bytes()
+
+
+async def _follow(
+    runs: Runs, run: str, cursor: str | None, *, over: Callable[[], Awaitable[bool]], streams: asyncio.Semaphore,
+    look_s: float,
+) -> AsyncIterator[bytes]:  # fmt: skip
+    """One reader's stream: what is new, as soon as it is in the journal; a comment now and then, so that a line that
+    is dead is noticed. The id of a message is the cursor with which a browser that was cut off comes back."""
+    sender, quiet_s = Sender(), 0.0
+    async with streams:
+        while not await over():
+            view = await asyncio.to_thread(runs.read, run, cursor)
+            if view is None:
+                return
+            cursor, message = view.cursor, sender.message(view)
+            if message is not None:
+                quiet_s = 0.0
+                yield b"id: %b\ndata: %b\n\n" % (cursor.encode(), packed(message))
+            elif quiet_s >= KEEP_ALIVE_S:
+                quiet_s = 0.0
+                yield b": still here\n\n"
+            quiet_s += look_s
+            await asyncio.sleep(look_s)
+
+
+def _line(runs: Runs, name: str) -> dict[str, Any]:
+    """One study in the list."""
+    folder = runs.folders().get(name)
+    view = read(folder, LATEST) if folder is not None else None
+    if view is None:
+        return {"run": name}
+    return {"run": name, "name": view.name, "status": view.status, "sentence": view.sentence, "started": view.started}
+
+
+def _known(found: Any) -> Any:
+    if found is None:
+        raise HTTPException(404, "no such study or round")
+    return found

@@ -1,0 +1,129 @@
+"""Serves the page: its socket, its certificate, its token, the browser; called by `mammofed monitor`."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import ssl
+import threading
+import webbrowser
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from server.monitor.web.app import Metrics, create_app
+from server.monitor.web.guard import check_exposure, is_loopback
+from server.monitor.web.runs import Alarms, Runs
+from shared_model.errors import ConfigError
+from shared_model.private_files import read_private, write_private
+
+DEFAULT_PORT = 8787
+TOKEN_BYTES = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Door:
+    """How the page is reached. names: further host names in its address; cert, key: PEM files; token: asked of all."""
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    names: tuple[str, ...] = ()
+    cert: Path | None = None
+    key: Path | None = None
+    token: str | None = None
+
+    @property
+    def secure(self) -> bool:
+        """Whether it speaks TLS."""
+        return self.cert is not None
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Names that may stand in a browser's address bar."""
+        mine = {"localhost", "127.0.0.1", "::1"}
+        if not is_loopback(self.host):
+            mine |= {self.host, socket.gethostname(), socket.getfqdn()}
+        return frozenset(name.lower() for name in {*mine, *self.names})
+
+    def url(self, port: int) -> str:
+        """The address to open, with the token where there is one."""
+        name = self.names[0] if self.names else self.host if self.host not in ("0.0.0.0", "::") else socket.getfqdn()  # noqa: S104
+        host = f"[{name}]" if ":" in name else name
+        return f"{'https' if self.secure else 'http'}://{host}:{port}/{f'?token={self.token}' if self.token else ''}"
+
+
+def token_of(path: Path) -> str:
+    """The token in a file; made there, for its owner alone, when it is absent.
+
+    Raises:
+        StorageError: the file is open to others, or the disk refuses. ConfigError: it holds no text.
+    """
+    if not path.exists():
+        write_private(path, f"{secrets.token_urlsafe(TOKEN_BYTES)}\n".encode())
+    try:
+        return read_private(path, limit=4096).decode("ascii").strip()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} holds no token", expected="one line of ASCII") from None
+
+
+def serve(
+    place: Path, door: Door, *, say: Callable[[str], None], open_browser: bool = False,
+    metrics: Metrics | None = None, alarms: Alarms = lambda _: (), stop: threading.Event | None = None,
+) -> None:  # fmt: skip
+    """Serve until Ctrl-C, SIGTERM or `stop`.
+
+    Args:
+        place: a run directory, a folder of them, or a coordinator's home.
+        say: is told the address.
+        stop: ends it from another thread, when set.
+
+    Raises:
+        ConfigError: the port is taken, the certificate is none, or it would be open to others without TLS and token.
+    """
+    check_exposure(door.host, tls=door.secure, token=door.token)
+    if (door.cert is None) != (door.key is None):
+        raise ConfigError("a certificate and its key belong together", expected="--cert and --key")
+    if door.cert is not None and door.key is not None:
+        _check_pair(door.cert, door.key)
+    listening = _listen(door)
+    port = int(listening.getsockname()[1])
+    app = create_app(Runs(place, alarms=alarms), hosts=door.hosts, token=door.token, secure=door.secure,
+                     metrics=metrics, ending=lambda: server.should_exit)  # fmt: skip
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False, proxy_headers=False,
+        ssl_certfile=door.cert, ssl_keyfile=door.key, timeout_graceful_shutdown=3, limit_concurrency=200,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    url = door.url(port)
+    say(url)
+    if open_browser:
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+    if stop is not None:
+        threading.Thread(target=_end_with, args=(stop, server), daemon=True).start()
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    with listening:
+        server.run(sockets=[listening])
+
+
+def _listen(door: Door) -> socket.socket:
+    family = socket.AF_INET6 if ":" in door.host else socket.AF_INET
+    try:
+        return socket.create_server((door.host, door.port), family=family, backlog=128)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {door.host} port {door.port}: {error.strerror or error}",
+                          remedy="give another --port; 0 takes any that is free") from None  # fmt: skip
+
+
+def _check_pair(cert: Path, key: Path) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{cert} and {key} are no certificate and its key: {error}", expected="PEM files") from None
+
+
+def _end_with(stop: threading.Event, server: uvicorn.Server) -> None:
+    stop.wait()
+    server.should_exit = True

@@ -1,0 +1,64 @@
+"""The live page beside a simulation (`monitor=web`): the monitor in a process of its own while the study runs.
+
+A process of its own, because whatever it costs must not be taken from the round loop's interpreter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from shared_model import guard
+
+LAST_LOOK_S: Final = 2.5  # a page looks once a second: its readers see the end before it goes
+STOP_S: Final = 5.0
+
+
+@contextlib.contextmanager
+def live_page(settings: Mapping[str, Any], run_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Serve the page of `run_dir` inside the block, where `settings` (the group `monitor`) say so. A page that cannot
+    be served is said and costs the study nothing."""
+    if settings.get("kind", "none") != "web":
+        yield
+        return
+    options = ["--port", str(settings.get("port", 8787)), *([] if settings.get("open", True) else ["--no-open"])]
+    command = [sys.executable, "-P", "-m", "mammofed", "monitor", str(run_dir), *options]
+    process = subprocess.Popen(  # the guard ends it however this process ends
+        [sys.executable, guard.__file__, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    threading.Thread(target=_tell, args=(process, say), daemon=True).start()
+    try:
+        yield
+        if process.poll() is None:
+            _last_look(settings, say)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _tell(process: subprocess.Popen[str], say: Callable[[str], None]) -> None:
+    """Hand on the address, and whatever keeps the page from being served."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        say(line.strip())
+
+
+def _last_look(settings: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    if not settings.get("stay", False):
+        time.sleep(LAST_LOOK_S)
+        return
+    say("The page stays until Ctrl-C.")
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()

@@ -1,0 +1,87 @@
+"""A real study with real trainer processes, watched in a real browser: rounds appear, a killed site is named, and seen
+back. The round loop runs in this test's own process, so that it can be held at a round until the page has shown it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.rounds.events import Event
+from server.rounds.loop import run_study
+from shared_model.messages import weights_sha256
+from shared_model.protocol import Protocol
+from simulations.engine import GridEvent, LocalGrid, TrainerPool
+from tests.browser import Sight, chromium, served
+
+pytestmark = pytest.mark.slow
+VICTIM = "site-02"
+
+
+def test_a_study_is_watched_while_a_site_dies_and_comes_back(small_study: Callable[..., Any], tmp_path: Path) -> None:
+    study = small_study(sites=3, patients=20, held_out=30, federation__quorum=2, federation__deadline_s=60.0)
+    values = study.protocol.model_dump(mode="json")
+    values["initial_weights"]["sha256"] = weights_sha256(study.arrays)
+    protocol, run_dir = Protocol.create(values), tmp_path / "run"
+    for file in study.files.values():
+        (file.parent / "protocols" / "approved.json").write_text(protocol.to_json())
+    named, back, armed = threading.Event(), threading.Event(), threading.Event()
+    killed: list[float] = []
+    seen_failing = threading.Event()
+    rounds = protocol.rounds
+    assert rounds >= 3
+
+    def observe(event: Event) -> None:
+        if event.kind == "round_closed" and event.round == 1:
+            assert armed.wait(60)  # until the page has shown round 1
+        if event.kind == "site_replied" and event.site == VICTIM and event.data["outcome"] == "failed":
+            seen_failing.set()
+        if event.kind == "round_closed" and event.round == 2:
+            assert named.wait(60)
+        if event.kind == "round_closed" and event.round == 3:
+            assert back.wait(60)
+
+    with TrainerPool(list(study.files.values()), log_dir=tmp_path / "logs", processes=4, start_timeout_s=90.0) as pool:
+
+        def kill(event: GridEvent) -> None:
+            trainer = pool.trainer(VICTIM)
+            if armed.is_set() and not killed and (event.kind, event.site) == ("started", VICTIM) and trainer.process:
+                os.kill(trainer.process.pid, signal.SIGSTOP)  # it can answer nothing more ...
+                threading.Timer(0.2, os.kill, (trainer.process.pid, signal.SIGKILL)).start()
+                killed.append(time.monotonic())
+
+        grid = LocalGrid(pool, observer=kill)
+        loop = threading.Thread(target=run_study, kwargs={
+            "grid": grid, "protocol": protocol, "run_dir": run_dir, "initial": study.arrays, "observer": observe,
+            "stop": threading.Event(),
+        })  # fmt: skip
+        with chromium() as browser, served(run_dir) as url:
+            sight = Sight(browser.new_page())
+            sight.page.set_default_timeout(40_000)
+            sight.page.goto(url)
+            loop.start()
+            sight.says(f"round 1 of {rounds}, 3 of 3 sites")
+            armed.set()
+            sight.says(f"{VICTIM} failed in round 2")
+            took = time.monotonic() - killed[0]
+            assert seen_failing.is_set()
+            sight.shoot(tmp_path, "real-site-killed")
+            named.set()
+            sight.says(f"round 3 of {rounds}, 3 of 3 sites")
+            sight.page.wait_for_function("() => !document.getElementById('sentence').textContent.includes('failed')")
+            back.set()
+            sight.says(f"all {rounds} rounds are closed, the held-out test is opened")
+            sight.tab("sites")
+            assert sight.page.locator("path.cell.failed").count() == 1
+            sight.shoot(tmp_path, "real-study-complete")
+            assert sight.complaints == []
+        loop.join(60)
+        assert not loop.is_alive()
+        grid.close()
+    assert took < 10.0, f"named {took:.1f} s after it was killed"
