@@ -34,7 +34,7 @@ from shared_model.private_files import is_held, make_private_folder, read_privat
 from shared_model.protocol import Protocol
 from shared_model.signed_protocol import SignedProtocol
 
-INITIAL, SIGNED, WANTED = "initial.safetensors", "signed.json", "wanted.json"
+INITIAL, SIGNED, WANTED, MODEL = "initial.safetensors", "signed.json", "wanted.json", "model.safetensors"
 STOP_FILE = "stop"  # as `server.app` reads it
 LOOK_S = 5.0  # between looks at a run that does not hold its study's lock
 STARTING_S = 180.0  # a run that has not begun by then is given up and submitted again
@@ -255,9 +255,10 @@ class Reconciler:
         study.want(study.wanted().model_copy(update={"wish": wish, "reason": reason[:500], "run_id": None}))
         self._report(study.name, reason)
 
-
     def _sign(self, study: StudyFolder) -> None:
-        """Make the passport of a complete study; a study without one has ended all the same."""
+        """Make the passport of a complete study; one without has ended all the same, and an exploration has none."""
+        if not (study.path / MODEL).exists():
+            return
         try:
             signed = write_passport(study.path, coordinator_signature(self._home, head=self._head))
         except Exception as error:

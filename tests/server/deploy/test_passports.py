@@ -52,14 +52,21 @@ def test_the_daemon_signs_with_the_coordinator_s_key_and_its_log_s_head(
 def test_a_passport_that_cannot_be_made_does_not_keep_a_study_from_its_end(
     home: CoordinatorHome, ended: StudyFolder
 ) -> None:
-    (ended.path / "model.safetensors").rename(ended.path / "elsewhere")
+    (ended.path / "summary.json").rename(ended.path / "elsewhere")
     said: list[str] = []
     Reconciler(home, None, patience_s=1.0, report=lambda name, words: said.append(words)).step()  # type: ignore[arg-type]
     assert ended.wanted().wish is Wish.ENDED and any("passport could not be made" in words for words in said)
-    (ended.path / "elsewhere").rename(ended.path / "model.safetensors")
+    (ended.path / "elsewhere").rename(ended.path / "summary.json")
     with home.audit_log():  # the daemon holds it: it is only read
         path, signed = sign_passport(home, "unit")
     assert path == ended.path / PASSPORT and verify(path, key=home.signing_key.public).signed.sha256 == signed.sha256
+
+
+def test_an_exploration_has_no_model_and_so_no_passport(home: CoordinatorHome, ended: StudyFolder) -> None:
+    (ended.path / "model.safetensors").unlink()
+    said: list[str] = []
+    Reconciler(home, None, patience_s=1.0, report=lambda name, words: said.append(words)).step()  # type: ignore[arg-type]
+    assert ended.wanted().wish is Wish.ENDED and not any("passport" in words for words in said)
 
 
 def test_a_study_that_is_not_complete_gets_none(home: CoordinatorHome, ended: StudyFolder) -> None:
