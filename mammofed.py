@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "bundle": ("shared_model.bundle.cli", "bundle", "Everything for an installation without a network."),
     "monitor": ("server.monitor.cli", "monitor", "Watch federated rounds, live: a page, a terminal, metrics."),
     "status": ("server.monitor.status_cli", "status", "How a study stands; the exit code says it, for scripts."),
+    "passport": ("shared_model.passport.cli", "passport", "Show or check the passport of a model, offline."),
+    "export": ("shared_model.export.cli", "export", "Write a released model as ONNX, checked on real cases."),
     "report": ("server.cli", "report", "Write the report of a finished run again."),
 }
 

@@ -14,6 +14,7 @@ from server.rounds.checkpoint import read_safetensors, write_bytes
 from server.rounds.journal import Journal
 from shared_model.errors import RoundError, StorageError
 from shared_model.messages import weights_sha256
+from shared_model.passport import PASSPORT, SBOM
 from shared_model.protocol import Protocol
 from shared_model.released import LOCALISATION, PROTOCOL, RELEASE, WEIGHTS, Release, Tested
 
@@ -49,7 +50,7 @@ def write_release(run_dir: Path, folder: Path) -> Release:
     )  # fmt: skip
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (PROTOCOL, WEIGHTS, LOCALISATION):
+        for name in (PROTOCOL, WEIGHTS, LOCALISATION, PASSPORT, SBOM):
             if (run_dir / name).exists():
                 shutil.copyfile(run_dir / name, folder / name)
     except OSError as error:

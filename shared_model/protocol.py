@@ -292,6 +292,24 @@ class ExplorationTerms(Terms):
     suppress_below: int = Field(ge=0, le=1000)
 
 
+class ReplacementTerms(Terms):
+    """When this study's model may replace the one that it began from; stated before anything is trained.
+
+    study, passport_sha256, model_sha256: of the released model. margin: of AUC, dimensionless; the new model is not
+    inferior where the interval of its AUC minus the old one's, on the same women, lies above -margin. group_margin: the
+    same at each site and in each subgroup. least_positives: a site or subgroup with fewer women with cancer is named
+    and not judged. epsilon_before: of the patient who was exposed most by then; it is part of `privacy.epsilon`.
+    """
+
+    study: Name
+    passport_sha256: Sha256
+    model_sha256: Sha256
+    margin: float = Field(gt=0, lt=0.5)
+    group_margin: float = Field(gt=0, lt=0.5)
+    least_positives: int = Field(ge=2)
+    epsilon_before: NonNegative
+
+
 class Protocol(Terms):
     """A whole study. Build it with :meth:`create`, read it with :meth:`from_json`; its hash is :attr:`sha256`."""
 
@@ -309,9 +327,22 @@ class Protocol(Terms):
     federation: FederationTerms
     evaluation: EvaluationTerms
     exploration: ExplorationTerms | None = None
+    replacement: ReplacementTerms | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_replacement(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A study that replaces nothing says nothing of it, so that earlier protocols keep their hash."""
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "replacement" or value is not None}
 
     @model_validator(mode="after")
     def _consistent(self) -> Protocol:
+        if self.replacement is not None and self.initial_weights.origin != "study":
+            raise ValueError("replacement: of a study that begins from another's model, initial_weights.origin=study")
+        if self.replacement is not None and self.replacement.model_sha256 != self.initial_weights.sha256:
+            raise ValueError("replacement.model_sha256: not the hash of the initial weights")
+        if self.private and self.replacement is not None and self.replacement.epsilon_before >= self.privacy.epsilon:
+            raise ValueError("replacement.epsilon_before: nothing of privacy.epsilon is left for this study")
         names = [s.name for s in self.federation.sites]
         if len(set(names)) != len(names):
             raise ValueError(f"federation.sites: names must be unique, found {names}")

@@ -89,3 +89,8 @@ def _cell(y: NDArray[Any], s: NDArray[Any], confidence: float, threshold: float 
         for what, share in (("sensitivity", point.sensitivity), ("specificity", point.specificity)):
             cell |= {what: share.value, f"{what}_low": share.low, f"{what}_high": share.high}
     return cell
+
+
+def subgroup_members(name: str, values: list[object]) -> Mapping[str, NDArray[np.bool_]]:
+    """Members by level of one attribute, bool [N], by the rules of :func:`subgroup_table`; small levels among them."""
+    return _levels(name, values)
