@@ -114,6 +114,19 @@ class BudgetExhaustedError(PrivacyError):
     exit_code = 41
 
 
+class EgressError(PrivacyError):
+    """What was about to leave a site is not what its protocol and policy let go; it stays. A request may have been
+    computed, and charged, all the same."""
+
+    exit_code = 44
+
+
+class PromiseBrokenError(PrivacyError):
+    """An audit found that what leaves a site is not what was promised."""
+
+    exit_code = 45
+
+
 class TrainerError(MammoFedError):
     """The trainer service cannot be reached or failed on a request."""
 
@@ -130,6 +143,12 @@ class QuorumError(RoundError):
     """Too few sites contributed; the study is INCOMPLETE, never a success."""
 
     exit_code = 61
+
+
+class ReplacementError(MammoFedError):
+    """A new model was not shown to be as good as the one that it was to replace; the old one stays in use."""
+
+    exit_code = 62
 
 
 class StorageError(MammoFedError):
@@ -160,6 +179,18 @@ class BundleError(MammoFedError):
     """An air-gap bundle cannot be made, or is not the one that was made."""
 
     exit_code = 81
+
+
+class PassportError(MammoFedError):
+    """A model passport is malformed, or a file beside it is not the one that it names."""
+
+    exit_code = 82
+
+
+class ExportError(MammoFedError):
+    """An exported model is not the model that it was made from; nothing was written."""
+
+    exit_code = 83
 
 
 class EnrolmentError(MammoFedError):

@@ -11,12 +11,28 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from shared_model.errors import ProtocolError
-from shared_model.strategies import Personal, Strategy, personal_fault, robustness_fault, scaffold_fault
+from shared_model.strategies import (
+    Personal,
+    SecureSum,
+    Strategy,
+    personal_fault,
+    robustness_fault,
+    scaffold_fault,
+    secure_sum_fault,
+)
 
 SCHEMA_VERSION: Final = 1
 MAX_PROTOCOL_BYTES = 1 << 20  # a protocol of a hundred sites has some 30 KB
@@ -59,10 +75,11 @@ class ModelTerms(Terms):
 
 
 class WeightsTerms(Terms):
-    """Initial weights, by hash. `origin` is `public` (pre-trained on procedural films) or `random`."""
+    """Initial weights, by hash. `origin` is `public` (pre-trained on procedural films), `random`, or `study`: a round
+    of an earlier study, which hospitals have trained."""
 
     sha256: Sha256
-    origin: Literal["public", "random"]
+    origin: Literal["public", "random", "study"]
     recipe: str = Field(max_length=200)
 
 
@@ -169,7 +186,8 @@ class PrivacyTerms(Terms):
 
     clip: C, greatest L2 norm of one patient's gradient; noise_multiplier: sigma, noise std divided by C.
     epsilon: what sigma was calibrated to over all rounds at this delta; a site that has less left abstains.
-    metrics: whether a site releases one noised score histogram of its own test women, once, at the end.
+    metrics: what is released of the sites' own test women, once, at the end. `final`: each site's noised score
+        histogram; `joint`: the exact sum of all sites' histograms, out of a secure sum; `none`.
     metrics_noise_multiplier: noise std of each histogram count (one patient changes one count by one).
     """
 
@@ -181,7 +199,7 @@ class PrivacyTerms(Terms):
     accountant: Literal["prv"] = "prv"
     adjacency: Literal["add_or_remove_one"] = "add_or_remove_one"
     unit: Literal["patient"] = "patient"
-    metrics: Literal["final", "none"]
+    metrics: Literal["final", "joint", "none"]
     metrics_noise_multiplier: NonNegative
     metrics_bins: int = Field(ge=4, le=256)
 
@@ -201,6 +219,7 @@ class FederationTerms(Terms):
     byzantine: f, sites that may send anything without carrying the model away; above 0 for robust strategies only.
     krum_select: how many of the most central updates `krum` averages (more than 1: multi-Krum).
     personal: which tensors each site keeps a copy of its own of.
+    secure_sum: `masked`: updates reach the coordinator as their sum only (`shared_model.secagg`); `none`: one by one.
     """
 
     strategy: Strategy
@@ -211,6 +230,7 @@ class FederationTerms(Terms):
     byzantine: int = Field(default=0, ge=0, le=500)
     krum_select: int = Field(default=1, ge=1, le=1000)
     personal: Personal = "none"
+    secure_sum: SecureSum = "none"
     sites: tuple[SiteTerms, ...] = Field(min_length=1, max_length=1000)
     sites_per_round: int = Field(ge=1)
     quorum: int = Field(ge=1)
@@ -234,6 +254,9 @@ class EvaluationTerms(Terms):
     every: evaluate on `selection` after every n-th round (the last one always).
     specificity: level at which sensitivity is reported, threshold taken from `selection`.
     collapse_auc: alarm when the image branch's selection AUC falls below it after having been above.
+    primary: the one comparison whose test is the study's; all others are adjusted for being many. prevalence: of cancer
+        among the women to be screened, at which recalls and predictive values are stated. sensitivity: level at which
+        two models' recalls are compared. None, as in protocols of earlier checkouts: not declared, and not in the hash.
     """
 
     selection_rule: Literal["best_selection_auc", "last"]
@@ -243,6 +266,48 @@ class EvaluationTerms(Terms):
     confidence: float = Field(gt=0, lt=1)
     bootstrap: int = Field(ge=0, le=100_000)
     collapse_auc: Fraction
+    primary: Literal["fused_vs_image", "fused_vs_clinical", "fused_vs_public"] | None = None
+    prevalence: float | None = Field(default=None, gt=0, lt=1)
+    sensitivity: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_serializer(mode="wrap")
+    def _without_undeclared(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was not declared is not written, so that earlier protocols keep their hash."""
+        values: dict[str, Any] = handler(self)
+        undeclared = {name for name in ("primary", "prevalence", "sensitivity") if values.get(name) is None}
+        return {name: value for name, value in values.items() if name not in undeclared}
+
+
+class ExplorationTerms(Terms):
+    """Counts before a study, over all sites together: how many women, films and values there are; nobody is trained on.
+
+    fields: names of the contract's; empty: all. bins: of a number. suppress_below: smaller counts are not shown.
+    The rest of the protocol says who, by which contract, and how private: one round of one step on every woman, so that
+    `privacy.noise_multiplier` is the noise of the whole vector of counts divided by its sensitivity, and the ledger and
+    the policy reckon with it as with any round. Mode `none` is the exact sum.
+    """
+
+    fields: tuple[Name, ...] = Field(default=(), max_length=200)
+    bins: int = Field(ge=2, le=64)
+    suppress_below: int = Field(ge=0, le=1000)
+
+
+class ReplacementTerms(Terms):
+    """When this study's model may replace the one that it began from; stated before anything is trained.
+
+    study, passport_sha256, model_sha256: of the released model. margin: of AUC, dimensionless; the new model is not
+    inferior where the interval of its AUC minus the old one's, on the same women, lies above -margin. group_margin: the
+    same at each site and in each subgroup. least_positives: a site or subgroup with fewer women with cancer is named
+    and not judged. epsilon_before: of the patient who was exposed most by then; it is part of `privacy.epsilon`.
+    """
+
+    study: Name
+    passport_sha256: Sha256
+    model_sha256: Sha256
+    margin: float = Field(gt=0, lt=0.5)
+    group_margin: float = Field(gt=0, lt=0.5)
+    least_positives: int = Field(ge=2)
+    epsilon_before: NonNegative
 
 
 class Protocol(Terms):
@@ -261,9 +326,23 @@ class Protocol(Terms):
     privacy: PrivacyTerms
     federation: FederationTerms
     evaluation: EvaluationTerms
+    exploration: ExplorationTerms | None = None
+    replacement: ReplacementTerms | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_replacement(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A study that replaces nothing says nothing of it, so that earlier protocols keep their hash."""
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "replacement" or value is not None}
 
     @model_validator(mode="after")
     def _consistent(self) -> Protocol:
+        if self.replacement is not None and self.initial_weights.origin != "study":
+            raise ValueError("replacement: of a study that begins from another's model, initial_weights.origin=study")
+        if self.replacement is not None and self.replacement.model_sha256 != self.initial_weights.sha256:
+            raise ValueError("replacement.model_sha256: not the hash of the initial weights")
+        if self.private and self.replacement is not None and self.replacement.epsilon_before >= self.privacy.epsilon:
+            raise ValueError("replacement.epsilon_before: nothing of privacy.epsilon is left for this study")
         names = [s.name for s in self.federation.sites]
         if len(set(names)) != len(names):
             raise ValueError(f"federation.sites: names must be unique, found {names}")
@@ -272,7 +351,7 @@ class Protocol(Terms):
                 f"federation: need quorum <= sites_per_round <= sites, found {self.federation.quorum}, "
                 f"{self.federation.sites_per_round}, {len(names)}"
             )
-        if fault := self._strategy_fault():
+        if fault := self._strategy_fault() or self._exploration_fault():
             raise ValueError(fault)
         if self.private:
             if self.privacy.noise_multiplier <= 0:
@@ -304,12 +383,38 @@ class Protocol(Terms):
             )
         ):  # fmt: skip
             return fault
+        if self.summed and (
+            fault := secure_sum_fault(
+                terms.strategy, weights=[site.weight for site in terms.sites], sites_per_round=terms.sites_per_round,
+                quorum=terms.quorum,
+            )
+        ):  # fmt: skip
+            return f"federation.{fault}"
+        if self.privacy.metrics == "joint" and not self.summed:
+            return "privacy.metrics: `joint` sums the sites' histograms securely; it needs federation.secure_sum=masked"
         return personal_fault(personal=terms.personal, weight_decay=training.weight_decay)
+
+    def _exploration_fault(self) -> str:
+        """Why an exploration is none; empty when all is well."""
+        if self.exploration is None:
+            return ""
+        if not self.summed:
+            return "exploration: counts leave in a secure sum only; it needs federation.secure_sum=masked"
+        if (self.rounds, self.steps(1), self.sample_rate(1)) != (1, 1, 1.0):
+            return "exploration: every woman is counted once: one round of one step at a sample rate of 1"
+        if self.privacy.metrics != "none":
+            return "exploration: privacy.metrics: there is no model to measure, expected none"
+        return ""
 
     @property
     def private(self) -> bool:
         """Whether patients are protected by differential privacy."""
         return self.privacy.mode == "patient"
+
+    @property
+    def summed(self) -> bool:
+        """Whether the coordinator sees the sum of updates only."""
+        return self.federation.secure_sum == "masked"
 
     @property
     def rounds(self) -> int:

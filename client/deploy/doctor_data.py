@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from client.privacy.ledger import Ledger
+from client.privacy.policy import decide
+from client.privacy.what_if import outlook
 from client.trainer.config import SiteConfig
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import load_contract
@@ -50,6 +52,7 @@ def policy(config: SiteConfig) -> list[Check]:
               if value is not None]  # fmt: skip
     kinds = "only studies with differential privacy" if config.private_only else "studies without privacy too"
     said = "; ".join([kinds, *limits])
+    said += f"; noise at least {config.least_noise:g}, clip at most {config.greatest_clip:g}"
     missing = [words for absent, words in (
         (config.epsilon_limit is None, "set `epsilon_limit`: without it each study spends its own, after the others"),
         (config.delta_limit is None, "set `delta_limit`"),
@@ -67,14 +70,13 @@ def terms(config: SiteConfig, protocol: Protocol) -> list[Check]:
         return []
     if config.site not in {site.name for site in protocol.federation.sites}:
         return [red("terms", title, f"{config.site} has no part in it", to_do="decline it: it was approved in error")]
-    if config.private_only and not protocol.private:
-        return [red("terms", title, "it trains without differential privacy, which the policy refuses",
-                    to_do="decline it, or change `private_only` in policy.yaml")]  # fmt: skip
-    limit = config.delta_limit
-    if limit is not None and protocol.private and protocol.privacy.delta > limit:
-        return [red("terms", title, f"its delta {protocol.privacy.delta:g} is above the policy's {limit:g}",
-                    to_do="decline it, or change `delta_limit` in policy.yaml")]  # fmt: skip
-    return [green("terms", title, "approved, and within the policy")]
+    decision = decide(config, protocol, len(_women(config)["train"]))
+    if decision.refusals:
+        lines = ", ".join(f"`{refusal.line}`" for refusal in decision.refusals)
+        return [red("terms", title, "; ".join(map(str, decision.refusals)),
+                    to_do=f"decline it, or change {lines} in policy.yaml")]  # fmt: skip
+    changed = "".join(f"; {clamp}" for clamp in decision.clamps)
+    return [green("terms", title, f"approved, and within the policy{changed}")]
 
 
 def split_pinned(config: SiteConfig) -> Check:
@@ -135,20 +137,21 @@ def budget_of(config: SiteConfig, protocol: Protocol) -> list[Check]:
     """What an approved study will still cost: the ledger as it is, and the rounds that are not in it yet."""
     if config.role == "evaluator" or not protocol.private:
         return []
-    spent = Ledger(config.state / "ledger.json")
-    account, delta = spent.account("train"), protocol.privacy.delta
-    done: dict[tuple[float, float], int] = {}
-    for record in spent.records():
-        if record["protocol_sha256"] == protocol.sha256 and record["group"] == "train":
-            key = record["noise_multiplier"], record["sample_rate"]
-            done[key] = done.get(key, 0) + record["steps"]
-    ahead = account
-    for sigma, rate, steps in protocol.mechanisms(protocol.rounds):
-        if (left := steps - done.get((sigma, rate), 0)) > 0:
-            ahead = ahead.add(noise_multiplier=sigma, sample_rate=rate, steps=left)
-    limit = protocol.privacy.epsilon if config.epsilon_limit is None else min(
-        protocol.privacy.epsilon, config.epsilon_limit)  # fmt: skip
-    return [budget(protocol.study, now=account.epsilon(delta=delta), end=ahead.epsilon(delta=delta), limit=limit)]
+    women = _women(config)["train"]
+    cost = outlook(Ledger(config.state / "ledger.json"), protocol, decide(config, protocol, len(women)), "train",
+                   epsilon_limit=config.epsilon_limit, pseudonyms=women)  # fmt: skip
+    return [budget(protocol.study, now=cost.before, end=cost.after, limit=cost.limit)]
+
+
+def _women(config: SiteConfig) -> dict[str, list[str]]:
+    """Pseudonyms by split.
+
+    Raises:
+        CohortError: the cohort is absent or damaged.
+    """
+    cohort = Cohort.open(config.cohort)
+    splits = split_indices(cohort, salt=config.salt, fractions=config.fractions)
+    return {name: [cohort.pseudonyms[row] for row in rows] for name, rows in splits.items()}
 
 
 def budget(study: str, *, now: float, end: float, limit: float) -> Check:

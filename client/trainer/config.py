@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from client.privacy.policy import PrivacyPolicy
 from shared_model.errors import ConfigError
 from shared_model.signed_protocol import Coordinator
 
@@ -18,8 +19,8 @@ DEVICE = r"^(auto|cpu|cuda(:\d{1,2})?)$"
 SPLITS = {"site": {"train", "test"}, "evaluator": {"selection", "test"}}
 
 
-class SiteConfig(BaseModel):
-    """Where one site's things lie and how its patients are split. All paths are absolute.
+class SiteConfig(PrivacyPolicy):
+    """Where one site's things lie, how its patients are split, and its privacy policy. All paths are absolute.
 
     coordinator: whom this site enrolled with: only protocols and requests under its signature are served. It is always
         written; None: nothing is signed, for a study whose parties all live on one machine.
@@ -29,12 +30,9 @@ class SiteConfig(BaseModel):
     device: `auto`, `cpu`, `cuda` or `cuda:<n>`.
     salt, fractions: patient-wise split by salted hash; `train` and `test` at a site, `selection` and `test` at the
         evaluator. They must not change while the site's state lives, or women of `test` would have been trained on.
-    epsilon_limit: the site's own cap on epsilon for each patient over all studies; None: the protocol's epsilon.
-    delta_limit: a protocol with a greater delta is refused; None: the protocol's delta.
-    private_only: a protocol that trains without differential privacy is refused (a `site`; an evaluator never trains).
+    The limits are those of :class:`client.privacy.policy.PrivacyPolicy`; epsilon_limit and delta_limit None: the
+    protocol's. What is not said means a safe thing. They bind a `site`; an evaluator never trains.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     site: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     role: Literal["site", "evaluator"]
@@ -45,9 +43,6 @@ class SiteConfig(BaseModel):
     device: str = Field(pattern=DEVICE)
     salt: str = Field(min_length=1, max_length=200)
     fractions: Mapping[str, float]
-    epsilon_limit: float | None = Field(default=None, ge=0)
-    delta_limit: float | None = Field(default=None, gt=0, lt=1)
-    private_only: bool = True  # what a forgotten line means must be the safe thing
 
     @field_validator("cohort", "state", "protocols")
     @classmethod

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Literal
 
 from client.deploy.home import Policy, SiteHome
-from client.privacy.accountant import Account
 from client.privacy.ledger import Ledger
+from client.privacy.policy import decide
+from client.privacy.what_if import outlook
+from client.trainer.peers import NOBODY, Confirmed, confirm_peers, read_peers
+from client.trainer.withdrawn import check_not_withdrawn
 from shared_model.cohort import Cohort, split_indices
 from shared_model.errors import ConfigError, ProtocolError, SignatureError
 from shared_model.private_files import make_private_folder, remove_private, write_private
@@ -32,7 +35,8 @@ class Review:
 
     patients: of this site that would be trained on (evaluated, at the evaluator). epsilon_before, epsilon_after: of
     each of them over all studies, at the protocol's delta; None where nothing is trained or nothing is private.
-    leaves: what would leave the building, in words. faults: why the trainer would refuse it; empty: it would not.
+    leaves: what would leave the building, in words. changes: what this site's policy does otherwise than it is asked.
+    faults: why the trainer would refuse it; empty: it would not.
     """
 
     protocol: Protocol
@@ -43,6 +47,7 @@ class Review:
     epsilon_after: float | None
     epsilon_limit: float | None
     leaves: Sequence[str]
+    changes: Sequence[str]
     faults: Sequence[str]
 
 
@@ -116,16 +121,20 @@ def review(home: SiteHome, signed: SignedProtocol) -> Review:
     settings = home.identity().settings
     trains = settings.role.value == "site"
     cohort = Cohort.open(policy.cohort)
-    patients = _patients(cohort, policy, trains=trains)
+    women = _patients(cohort, policy, trains=trains)
+    decision = decide(policy, protocol, len(women))
     parameters = _parameters(protocol)
     before = after = None
     if trains and protocol.private:
-        before, after = _epsilons(Ledger(home.state / "ledger.json"), protocol)
+        cost = outlook(Ledger(home.state / "ledger.json"), protocol, decision, "train", pseudonyms=women,
+                       epsilon_limit=policy.epsilon_limit)  # fmt: skip
+        before, after = cost.before, cost.after
     return Review(
-        protocol=protocol, standing=standing(home, protocol), patients=patients, parameters=parameters,
+        protocol=protocol, standing=standing(home, protocol), patients=len(women), parameters=parameters,
         epsilon_before=before, epsilon_after=after, epsilon_limit=policy.epsilon_limit,
-        leaves=_leaves(protocol, parameters, trains=trains),
-        faults=_faults(home, protocol, policy, cohort, patients, after, trains=trains),
+        leaves=_leaves(protocol, parameters, trains=trains, metrics=decision.metrics),
+        changes=[str(clamp) for clamp in decision.clamps] if trains else [],
+        faults=_faults(home, protocol, policy, cohort, len(women), after, trains=trains),
     )  # fmt: skip
 
 
@@ -137,28 +146,46 @@ def refusals(home: SiteHome, signed: SignedProtocol) -> list[str]:
     """
     policy, trains = Policy.read(home.policy_file), home.identity().settings.role.value == "site"
     cohort = Cohort.open(policy.cohort)
-    patients = _patients(cohort, policy, trains=trains)
-    return _faults(home, signed.protocol, policy, cohort, patients, None, trains=trains)
+    women = _patients(cohort, policy, trains=trains)
+    return _faults(home, signed.protocol, policy, cohort, len(women), None, trains=trains)
 
 
-def approve(home: SiteHome, signed: SignedProtocol) -> Path:
+def approve(home: SiteHome, signed: SignedProtocol, *, compared: Confirmed = NOBODY) -> Path:
     """Let the trainer serve a study; it finds the file by itself, and a change of one letter is another protocol.
 
     With the first approval the trainer learns whose signatures it takes: of whoever signed what is approved here, and
     nothing that the courier's files say by now.
 
+    Args:
+        compared: trainer keys of other sites whose six words were compared with their people; for a secure sum.
+
     Raises:
+        ConfigError: the study sums securely, and the key of one of its sites was compared neither now nor before.
         SignatureError: of another coordinator than was accepted before. StorageError: the disk refuses.
     """
     trusted = home.trusted_coordinator()
     if trusted is not None and trusted != signed.coordinator:
         raise _another(signed.coordinator, trusted)
+    check_not_withdrawn(home.trainer, signed.protocol.study)
+    if signed.protocol.summed and home.identity().settings.role.value == "site":
+        _confirm(home, signed.protocol, compared)
     home.trust(signed.coordinator)
     make_private_folder(home.protocols)
     path = home.protocols / _file(signed.protocol)
     write_private(path, signed.to_json().encode())
     remove_private(_declined(home, signed.protocol))
     return path
+
+
+def _confirm(home: SiteHome, protocol: Protocol, compared: Confirmed) -> None:
+    own = home.identity().settings.site
+    others = {site.name for site in protocol.federation.sites} - {own}
+    missing = sorted(others - read_peers(home.trainer).keys() - compared.keys())
+    if missing:
+        raise ConfigError("the study sums updates securely, and trainer keys of its sites were not compared yet",
+                          found=", ".join(missing[:8]), expected="the six words of each, over the phone",
+                          remedy="`mammofed site review` shows them once the site has joined")  # fmt: skip
+    confirm_peers(home.trainer, {site: key for site, key in compared.items() if site in others})
 
 
 def decline(home: SiteHome, study: str, *, release: str) -> bool:
@@ -196,26 +223,28 @@ def _declined(home: SiteHome, protocol: Protocol) -> Path:
     return home.trainer / f"{protocol.study}-{protocol.sha256[:16]}{DECLINED}"
 
 
-def _epsilons(ledger: Ledger, protocol: Protocol) -> tuple[float, float]:
-    """Of each patient: spent over all studies, and once this one has run to its end.
-
-    Rounds of this very study that are in the ledger already are part of its plan and not counted twice.
-    """
-    delta = protocol.privacy.delta
-    before = ledger.account("train").epsilon(delta=delta)
-    others = [[row["noise_multiplier"], row["sample_rate"], row["steps"]] for row in ledger.records()
-              if row["group"] == "train" and row["protocol_sha256"] != protocol.sha256]  # fmt: skip
-    account = Account.from_lists(others)
-    for sigma, rate, steps in protocol.mechanisms(protocol.rounds):
-        account = account.add(noise_multiplier=sigma, sample_rate=rate, steps=steps)
-    return before, max(before, account.epsilon(delta=delta))  # rounds that were repeated cost more than the plan
+def _patients(cohort: Cohort, policy: Policy, *, trains: bool) -> list[str]:
+    """Pseudonyms of those who would be trained on; at the evaluator of all."""
+    return _split(cohort, policy)["train"] if trains else list(cohort.pseudonyms)
 
 
-def _patients(cohort: Cohort, policy: Policy, *, trains: bool) -> int:
-    if not trains:
-        return len(cohort)
+def _split(cohort: Cohort, policy: Policy) -> dict[str, list[str]]:
     shares = {"train": 1.0 - policy.test_fraction, "test": policy.test_fraction}
-    return len(split_indices(cohort, salt=policy.salt, fractions=shares)["train"])
+    found = split_indices(cohort, salt=policy.salt, fractions=shares)
+    return {name: [cohort.pseudonyms[i] for i in rows] for name, rows in found.items()}
+
+
+def women_of(home: SiteHome) -> dict[str, list[str]]:
+    """Pseudonyms of a site's women in `train` and in `test`.
+
+    Raises:
+        ConfigError: the policy is wrong, or this is the evaluator, which trains nobody.
+        CohortError: the cohort cannot be read.
+    """
+    if home.config_for(None).role != "site":
+        raise ConfigError("an evaluator trains nobody, so nothing is spent here", expected="a site")
+    policy = Policy.read(home.policy_file)
+    return _split(Cohort.open(policy.cohort), policy)
 
 
 def _parameters(protocol: Protocol) -> int:
@@ -229,14 +258,23 @@ def _parameters(protocol: Protocol) -> int:
     return sum(int(parameter.numel()) for parameter in model.parameters())
 
 
-def _leaves(protocol: Protocol, parameters: int, *, trains: bool) -> list[str]:
+def _leaves(protocol: Protocol, parameters: int, *, trains: bool, metrics: bool) -> list[str]:
     if not trains:
         return ["scores' summary (AUC, thresholds, calibration) of the held-out cohort, no row of a patient"]
+    if protocol.exploration is not None:
+        fields = ", ".join(protocol.exploration.fields) or "every field of the data contract"
+        how = "noised at this site" if protocol.private else "exact in the sum, without differential privacy"
+        return [f"once: counts of women by outcome, films and {fields}, masked: the coordinator sees the sum over the "
+                f"sites only; {how}"]
     noised = "clipped and noised for every patient" if protocol.private else "NOT protected by differential privacy"
-    beside = "epsilon spent" if protocol.private else "the mean training loss"
-    words = [f"each round: {parameters:,} weights ({4 * parameters / 1e6:.1f} MB), {noised}",
-             f"each round: seconds, and {beside}"]  # fmt: skip
-    if protocol.privacy.metrics == "final":
+    masked = ", masked: the coordinator sees the sum over the sites only" if protocol.summed else ""
+    words = [f"each round: {parameters:,} weights ({4 * parameters / 1e6:.1f} MB), {noised}{masked}"]
+    if protocol.private or not protocol.summed:
+        words.append(f"each round: seconds, and {'epsilon spent' if protocol.private else 'the mean training loss'}")
+    if protocol.privacy.metrics == "joint":
+        words.append("once, at the end: a histogram of this site's own test scores, exact, in the masked sum with the "
+                     "other sites; no epsilon covers that sum")  # fmt: skip
+    if metrics:
         words.append("once, at the end: one " + ("noised " if protocol.private else "")
                      + "histogram of this site's own test scores")  # fmt: skip
     return words
@@ -251,10 +289,8 @@ def _faults(
     settings = home.identity().settings
     if trains and settings.site not in {site.name for site in protocol.federation.sites}:
         return [f"{settings.site} has no part in it"]
-    if trains and policy.private_only and not protocol.private:
-        faults.append("it trains without differential privacy, which this site's policy refuses")
-    if trains and policy.delta_limit is not None and protocol.private and protocol.privacy.delta > policy.delta_limit:
-        faults.append(f"its delta {protocol.privacy.delta:g} is above this site's limit {policy.delta_limit:g}")
+    if trains:
+        faults += [str(refusal) for refusal in decide(policy, protocol, patients).refusals]
     if trains and cohort.site != settings.site:
         faults.append(f"this site's cohort was prepared for another site, {cohort.site}")
     pipeline, contract = protocol.pipeline, protocol.contract

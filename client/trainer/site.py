@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 
 from client.privacy.accountant import Account
 from client.privacy.ledger import Ledger
+from client.privacy.policy import Decision, decide
 from client.trainer.config import SiteConfig
 from client.trainer.models import WarmModels
 from client.trainer.record import SiteRecord
 from client.trainer.replies import ReplyStore
+from client.trainer.withdrawn import check_not_withdrawn
 from client.training.features import FeatureCache
+from client.training.update import trained_names
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import Contract, load_contract
 from shared_model.errors import (
@@ -56,7 +59,8 @@ class Site:
         ConfigError: the state is in use, or the device does not exist.
         CohortError: the cohort is absent, damaged, or another site's.
         PrivacyError: the split is not the one that this state began with.
-        AuditError, SignatureError, StorageError: with a coordinator, the audit log or its key cannot be used.
+        AuditError, SignatureError, StorageError: with a coordinator, the audit log or its key cannot be used, or the
+            ledger is not the one whose head that log has last.
 
     Attributes:
         record: requests and audit log of a site with a coordinator; None where nothing is signed.
@@ -79,7 +83,7 @@ class Site:
             self.replies = ReplyStore(config.state / "replies", keep=KEPT_REPLIES)
             if config.coordinator is not None:
                 self.record = SiteRecord(config.state, site=config.site, coordinator=config.coordinator,
-                                         release=release())  # fmt: skip
+                                         release=release(), ledger=self.ledger)  # fmt: skip
         except BaseException:  # who cannot be opened keeps nobody else out
             self.close()
             raise
@@ -118,6 +122,10 @@ class Site:
                               remedy="prepare more patients")  # fmt: skip
         return chosen
 
+    def pseudonyms(self, split: str) -> list[str]:
+        """The patients of a split, for the ledger: it counts what each of them has spent."""
+        return [self.cohort.pseudonyms[position] for position in self.indices(split)]
+
     def approved(self) -> dict[str, Protocol]:
         """The protocols on this site's disk by hash. One that is damaged, or not signed by the coordinator where there
         is one, is passed over, loudly."""
@@ -149,6 +157,7 @@ class Site:
             PrivacyError: the site's own policy forbids it, whoever approved it.
             CohortError: the cohort was prepared by another contract or pipeline, or does not fit the public size.
         """
+        check_not_withdrawn(self.config.protocols.parent, study)
         protocol = self.approved().get(sha256)
         if protocol is None:
             raise ProtocolError(f"{self.config.site} has not approved this protocol", found=sha256[:12],
@@ -159,7 +168,8 @@ class Site:
         if protocol.release != release():
             raise ProtocolError(f"{self.config.site} runs another release than the protocol asks for", found=release(),
                                 expected=protocol.release, remedy="install that release at the site")  # fmt: skip
-        self._check_policy(protocol)
+        if self.config.role == "site":  # an evaluator trains nobody, so that there is no patient to protect from it
+            self.decision(protocol).check(self.config.site)
         self._check_cohort(protocol)
         return protocol
 
@@ -176,20 +186,9 @@ class Site:
                                 remedy="install the protocol's release at the site")  # fmt: skip
         return tuple(tuple(columns) for columns in contract.groups.values())
 
-    def _check_policy(self, protocol: Protocol) -> None:
-        """What a site forbids whatever it is asked. Its limit on epsilon is no refusal: it abstains once it is used up
-        (`train.budget`). An evaluator trains nobody, so that there is no patient to protect from it."""
-        config, delta = self.config, protocol.privacy.delta
-        if config.role != "site":
-            return
-        if config.private_only and not protocol.private:
-            raise PrivacyError(f"{config.site} trains with differential privacy only", found="a protocol without",
-                               expected="privacy for each patient",
-                               remedy="ask the coordinator for a private protocol")  # fmt: skip
-        if protocol.private and config.delta_limit is not None and delta > config.delta_limit:
-            raise PrivacyError(f"the protocol's delta is greater than {config.site} allows", found=delta,
-                               expected=f"at most {config.delta_limit}",
-                               remedy="ask the coordinator for a smaller delta")  # fmt: skip
+    def decision(self, protocol: Protocol) -> Decision:
+        """What this site's policy makes of a protocol: refusals, and what is done otherwise than it says."""
+        return decide(self.config, protocol, len(self._indices["train"]))
 
     def _check_cohort(self, protocol: Protocol) -> None:
         cohort, pipeline = self.cohort, protocol.pipeline
@@ -229,11 +228,17 @@ class Site:
         load_arrays(model, arrays)
         return model
 
+    def trained(self, protocol: Protocol, round_number: int) -> frozenset[str]:
+        """Names of the tensors that the phase of a round trains."""
+        model, _ = self._models.take(protocol, self.device)
+        return trained_names(model, protocol, round_number)
+
     def warm(self, protocol: Protocol) -> None:
         """Build the protocol's model and load the accountant, so that no round has to wait for them."""
         self._models.take(protocol, self.device)
         if protocol.private and self.config.role == "site":
-            Account.from_lists(protocol.mechanisms(1)).epsilon(delta=protocol.privacy.delta)
+            used = self.decision(protocol).apply(protocol)
+            Account.from_lists(used.mechanisms(1)).epsilon(delta=protocol.privacy.delta)
 
 
 @functools.cache

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 
+from client.privacy.egress_rules import check_update
 from client.privacy.ledger import LedgerEntry, privacy_spent
 from client.privacy.randomness import Randomness
+from client.privacy.what_if import limit_of
 from client.trainer.correction import checked_correction
+from client.trainer.explore import refuse_exploration
 from client.trainer.personal import PersonalCopies, generic
 from client.trainer.replies import round_slot
+from client.trainer.secure import check_can_sum, sum_files, vector_of
 from client.trainer.site import Site, study_folder
 from client.training.checks import check_training
 from client.training.local import RoundResult, randomness_for, train_round
@@ -16,6 +20,7 @@ from shared_model.errors import BudgetExhaustedError, ProtocolError
 from shared_model.fusion import FusionModel, arrays_of
 from shared_model.messages import Arrays, Frame, PrivacySpent, TrainReply, TrainRequest, encode, split_correction
 from shared_model.protocol import Protocol
+from shared_model.secagg.terms import UPDATE
 
 HEADER_ROOM = 65536  # bytes of a reply beside its tensors, and room for the ledger's own entry
 
@@ -32,6 +37,7 @@ def answer_train(site: Site, request: TrainRequest, arrays: Arrays) -> bytes:
         StorageError: the ledger or the reply could not be written; nothing is sent.
     """
     protocol = _checked(site, request)
+    used = site.decision(protocol).apply(protocol)  # with more noise or a lower clip, where the site's policy says so
     weights, beside = split_correction(arrays)
     model = site.model(protocol, weights, request.weights_sha256)
     correction = checked_correction(protocol, request, weights, beside)
@@ -41,38 +47,53 @@ def answer_train(site: Site, request: TrainRequest, arrays: Arrays) -> bytes:
         return stored
     started = time.monotonic()
     randomness = randomness_for(protocol, site=site.config.site, round_number=request.round)
-    check_training(protocol, model, randomness)  # before anything is charged
+    check_training(used, model, randomness)  # before anything is charged
     own = PersonalCopies(site.config.state / "personal" / folder, protocol, model)
     start = own.put_on(model, up_to=request.round - 1)
     size = sum(array.nbytes for array in weights.values()) + HEADER_ROOM
     site.replies.make_room(folder, slot, identity, size)  # or a full disk spends epsilon for nothing
     own.make_room(request.round)
+    if protocol.summed:
+        sum_files(site, protocol).make_room(UPDATE, request.round, request.attempt, size=size)
     try:
-        reservation = _reserve(site, protocol, request)
+        reservation = _reserve(site, protocol, used, request)
     except BudgetExhaustedError as error:
-        reply = _reply(site, protocol, request, started, None, abstained=str(error))
+        reply = _reply(site, protocol, used, request, started, None, abstained=str(error))
         data = encode(Frame(reply))
     else:
-        result = _train(site, protocol, request, model, randomness, correction)
+        result = _train(site, used, request, model, randomness, correction)
         if reservation is not None:
             site.ledger.settle(reservation)
         trained = arrays_of(model)
         own.keep(request.round, trained)
-        reply = _reply(site, protocol, request, started, result)
-        data = encode(Frame(reply, generic(weights, start, trained)))
+        reply = _reply(site, protocol, used, request, started, result)
+        update = generic(weights, start, trained)
+        if protocol.summed:  # it stays here until it is masked, and no gate can look into it then
+            check_update(protocol, request.round, site=site.config.site, update=update, base=weights, correction={},
+                         trained=site.trained(protocol, request.round), told=used.noise_multiplier(request.round))
+            vector = vector_of(update, weights)
+            sum_files(site, protocol).keep(UPDATE, request.round, request.attempt, vector)
+        data = encode(Frame(reply, {} if protocol.summed else update))
     site.replies.store(folder, slot, identity, data)
     return data
 
 
 def budget(site: Site, protocol: Protocol) -> float:
     """Greatest epsilon that a patient of the site may reach: the protocol's, or less where the site says so."""
-    limit = site.config.epsilon_limit
-    return protocol.privacy.epsilon if limit is None else min(limit, protocol.privacy.epsilon)
+    return limit_of(site.config.epsilon_limit, protocol)
 
 
-def spent(site: Site, protocol: Protocol) -> PrivacySpent:
-    """State of the training patients' account under the site's own budget."""
-    return privacy_spent(site.ledger, protocol).model_copy(update={"budget": budget(site, protocol)})
+def spent(site: Site, used: Protocol, round_number: int) -> PrivacySpent:
+    """State of the training patients' account under the site's own budget.
+
+    Args:
+        used: the protocol as the site carries it out (`Decision.apply`): the coordinator's gate allows for its noise.
+    """
+    told = privacy_spent(site.ledger, used, pseudonyms=site.pseudonyms("train"))
+    return told.model_copy(update={
+        "budget": budget(site, used), "noise_multiplier": used.noise_multiplier(round_number),
+        "sample_rate": used.sample_rate(round_number),
+    })  # fmt: skip
 
 
 def _checked(site: Site, request: TrainRequest) -> Protocol:
@@ -83,21 +104,25 @@ def _checked(site: Site, request: TrainRequest) -> Protocol:
         raise ProtocolError("round or attempt outside the protocol",
                             found=f"{request.round}, attempt {request.attempt}",
                             expected=f"1..{protocol.rounds}, attempt 1..{protocol.federation.attempts}")  # fmt: skip
+    refuse_exploration(protocol)
     site.indices("train")
     site.fields(protocol)
+    if protocol.summed:
+        check_can_sum(site, protocol)
     return protocol
 
 
-def _reserve(site: Site, protocol: Protocol, request: TrainRequest) -> int | None:
-    """Charge the round to the ledger; None without privacy."""
+def _reserve(site: Site, protocol: Protocol, used: Protocol, request: TrainRequest) -> int | None:
+    """Charge the round to the ledger as it is carried out; None without privacy."""
     if not protocol.private:
         return None
     entry = LedgerEntry(
         group="train", study=protocol.study, protocol_sha256=protocol.sha256, round=request.round,
-        attempt=request.attempt, noise_multiplier=protocol.noise_multiplier(request.round),
-        sample_rate=protocol.sample_rate(request.round), steps=protocol.steps(request.round),
+        attempt=request.attempt, noise_multiplier=used.noise_multiplier(request.round),
+        sample_rate=used.sample_rate(request.round), steps=used.steps(request.round),
     )  # fmt: skip
-    return site.ledger.reserve(entry, budget=budget(site, protocol), delta=protocol.privacy.delta)
+    return site.ledger.reserve(entry, budget=budget(site, protocol), delta=protocol.privacy.delta,
+                               pseudonyms=site.pseudonyms("train"))  # fmt: skip
 
 
 def _train(
@@ -113,14 +138,15 @@ def _train(
 
 
 def _reply(
-    site: Site, protocol: Protocol, request: TrainRequest, started: float, result: RoundResult | None, *,
-    abstained: str = "",
+    site: Site, protocol: Protocol, used: Protocol, request: TrainRequest, started: float, result: RoundResult | None,
+    *, abstained: str = "",
 ) -> TrainReply:  # fmt: skip
     return TrainReply(
         site=site.config.site, study=protocol.study, round=request.round, attempt=request.attempt,
         weights_sha256=request.weights_sha256, correction_sha256=request.correction_sha256,
         outcome="abstained" if result is None else "trained",
-        reason=abstained[:300], seconds=time.monotonic() - started,
-        loss=None if result is None or protocol.private else result.loss,  # not noised, so it stays here
-        privacy=spent(site, protocol) if protocol.private else None,
+        reason=abstained[:300] or site.decision(protocol).reason, seconds=time.monotonic() - started,
+        # Not noised, and not summed: so it stays here.
+        loss=None if result is None or protocol.private or protocol.summed else result.loss,
+        privacy=spent(site, used, request.round) if protocol.private else None,
     )  # fmt: skip

@@ -28,6 +28,7 @@ from server.deploy.membership import Membership
 from server.deploy.nginx import NginxFront
 from server.deploy.record import Doorkeeper, StudyRecord
 from server.deploy.studies import Reconciler
+from server.deploy.watch import watch_service
 from server.enrolment.enrol_door import EnrolDoor
 from server.enrolment.enrolment import Enrolment
 from server.enrolment.gateway import Gateway, Upstream
@@ -57,7 +58,7 @@ class Housekeeper:
         self._home, self._audit, self._supervisor = home, audit, supervisor
         self._registry = home.registry()
         self._membership = Membership(home, link, self._registry, report=self._say)
-        self._reconciler = Reconciler(home, link, patience_s=PATIENCE_S, report=self._say)
+        self._reconciler = Reconciler(home, link, patience_s=PATIENCE_S, report=self._say, head=audit.head)
         self._steps: tuple[tuple[str, Callable[[], None]], ...] = (
             ("commands' entries", self._drain), ("doors' entries", doorkeeper.step),
             ("journals", StudyRecord(home, audit).step),
@@ -153,6 +154,7 @@ async def serve(home: CoordinatorHome, end: asyncio.Event) -> None:
             log.info("doors are open: sites on port %d, enrolment on port %d", gateway.port, enrol_door.port)
             for service in link.services():
                 supervisor.add(service)
+            supervisor.add(watch_service(home))
             await _keep_house(keeper, link, end)
         doorkeeper.flush()
         audit.append("daemon_ended")

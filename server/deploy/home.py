@@ -5,6 +5,7 @@
     <home>/audit.jsonl        audit log; audit-spool/ holds entries of commands while the daemon has the log
     <home>/ca/, registry/     certificate authority, and who is invited, enrolled, revoked
     <home>/link/              SuperLink's own: certificate, database, Flower's home, node ids
+    <home>/monitor.yaml       alarms and writers that differ from the defaults; made by hand, may be absent
     <home>/studies/<study>/   signed protocol, weights, journal, checkpoints, report
     <home>/run/               what runs now: processes, who is there; safe to lose
 """

@@ -16,6 +16,7 @@ from server.control.roll import FILE, Present, Sign
 from server.deploy.home import CoordinatorHome
 from server.deploy.studies import StudyFolder, studies
 from server.enrolment.registry import MemberState
+from server.monitor.reading import LATEST, read
 from shared_model.control import plain
 from shared_model.errors import MammoFedError, StorageError
 from shared_model.private_files import is_held, read_private
@@ -54,10 +55,10 @@ def show(status: Mapping[str, Any], *, as_json: bool) -> None:
         _row(members, member["site"], member["role"], member["state"], member["here"], member["trainer"],
              ", ".join(member["approved"]), member["words"] or member["reason"])  # fmt: skip
     console.print(members)
-    table = Table("Study", "Wanted", "State", "Rounds", "Words", title="Studies", title_justify="left")
+    table = Table("Study", "Wanted", "Status", "Rounds", "Words", title="Studies", title_justify="left")
     for study in status["studies"]:
-        _row(table, study["study"], study["wanted"], study["state"], f"{study['closed']} of {study['rounds']}",
-             study["reason"])  # fmt: skip
+        words = study["sentence"] if study["reason"] in study["sentence"] else f"{study['sentence']}; {study['reason']}"
+        _row(table, study["study"], study["wanted"], study["status"], f"{study['closed']} of {study['rounds']}", words)
     console.print(table)
     for name, there in status["processes"].items() if status["daemon"] else ():
         if there["starts"] > 1:
@@ -99,13 +100,15 @@ def _processes(home: CoordinatorHome) -> dict[str, Any]:
 def _study(study: StudyFolder) -> dict[str, Any]:
     """One study; one that is damaged is shown with what is wrong, beside the others."""
     unknown = {"study": study.name, "wanted": "?", "state": "damaged", "closed": 0, "rounds": 0, "sites": [],
-               "protocol_sha256": "", "folder": str(study.path)}  # fmt: skip
+               "protocol_sha256": "", "folder": str(study.path), "status": "damaged", "sentence": ""}  # fmt: skip
     try:
         wanted, protocol = study.wanted(), Protocol.read(study.path / "protocol.json")
+        view = read(study.path, LATEST)  # as page, terminal and `mammofed status` say it
         return {
             "study": study.name, "wanted": wanted.wish.value, "state": study.state().value, "closed": study.closed(),
             "rounds": protocol.rounds, "sites": [site.name for site in protocol.federation.sites],
             "protocol_sha256": protocol.sha256, "folder": str(study.path), "reason": wanted.reason,
+            "status": view.status, "sentence": view.sentence,
         }  # fmt: skip
     except MammoFedError as error:
         return unknown | {"reason": str(error)}

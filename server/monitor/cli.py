@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 
+from server.monitor.alarms import evaluate, gathered, with_alarms
+from server.monitor.keeper import machine_of
+from server.monitor.presence import coordinator_of
+from server.monitor.rules import OWN_FILE, MonitorFile
+from server.monitor.view import StudyView
 from shared_model.errors import ConfigError
 
 PLACE = Path("runs")  # what is shown when nothing is named
@@ -16,6 +25,9 @@ PLACE = Path("runs")  # what is shown when nothing is named
 @click.option("--port", default=8787, show_default=True, help="Of the page; 0 takes any that is free.")
 @click.option("--no-open", is_flag=True, help="Do not open a browser.")
 @click.option("--terminal", is_flag=True, help="In this terminal, without a page; for SSH.")
+@click.option("--study", help="With --terminal or https://...: this study alone.")
+@click.option("--home", type=click.Path(file_okay=False, exists=True, path_type=Path),
+              help="With https://...: the home of the member who watches, for its certificate.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True,
               help="Address to listen on; one that others reach needs --cert, --key, --token-file.")  # fmt: skip
 @click.option("--name", "names", multiple=True, help="Host name in the page's address; may be given again.")
@@ -23,28 +35,79 @@ PLACE = Path("runs")  # what is shown when nothing is named
 @click.option("--key", type=click.Path(dir_okay=False, exists=True, path_type=Path), help="Its key, PEM.")
 @click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path),
               help="What readers must know; made when it is absent.")  # fmt: skip
+@click.pass_context
 def monitor(
-    target: str | None, port: int, no_open: bool, terminal: bool, host: str, names: tuple[str, ...], cert: Path | None,
-    key: Path | None, token_file: Path | None,
+    ctx: click.Context, target: str | None, port: int, no_open: bool, terminal: bool, study: str | None,
+    home: Path | None, host: str, names: tuple[str, ...], cert: Path | None, key: Path | None, token_file: Path | None,
 ) -> None:  # fmt: skip
     """Watch TARGET: a run directory, a folder of runs (default: ./runs), or a coordinator's home.
+
+    A member watches from its own machine, with its certificate, what the coordinator tells it: TARGET is then
+    https://HOST:PORT, with --home; it is shown in the terminal.
 
     Nothing can be changed from here, and watching does not slow a study.
 
     Example:  mammofed monitor runs/quick-20261122-120000
     """
+    if target is not None and target.startswith("https://"):
+        _watch(ctx, target, home, study)
+        return
+    place = place_of(target)
+    rules = rules_of(place)
+    if terminal:
+        _terminal(place, rules, study)
+        return
+    from server.monitor.metrics import render
     from server.monitor.web.serve import Door, serve, token_of
 
-    place = place_of(target)
-    if terminal:
-        raise ConfigError("--terminal is not here yet")
+    machine = partial(machine_of, place)
+
+    def metrics(views: Sequence[StudyView]) -> bytes:
+        there = machine()
+        return render([with_alarms(rules.rules, view, there) for view in views], machine=there)
+
     token = token_of(token_file) if token_file is not None else None
     door = Door(host=host, port=port, names=names, cert=cert, key=key, token=token)
 
     def say(url: str) -> None:
         click.echo(f"Monitor  {url}   (Ctrl-C ends it; the study goes on)")
 
-    serve(place, door, say=say, open_browser=not no_open)
+    serve(place, door, say=say, open_browser=not no_open, metrics=metrics,
+          alarms=lambda view: gathered(evaluate(rules.rules, view, machine())))  # fmt: skip
+
+
+def _watch(ctx: click.Context, url: str, home: Path | None, study: str | None) -> None:
+    """Hand over to `mammofed site watch`: what a member does is the client's, which a server's file never imports."""
+    if home is None:
+        raise ConfigError("whose certificate is to be shown to the coordinator?", expected="--home HOME",
+                          remedy=f"mammofed monitor {url} --home SITE_HOME")  # fmt: skip
+    root = ctx.find_root().command
+    assert isinstance(root, click.Group)
+    site = root.get_command(ctx, "site")
+    watch = site.get_command(ctx, "watch") if isinstance(site, click.Group) else None
+    if watch is None:
+        raise ConfigError("this release has no part of a site", expected="`mammofed site watch`")
+    ctx.invoke(watch, home=home, url=url, study=study)
+
+
+def _terminal(place: Path, file: MonitorFile, study: str | None) -> None:
+    from server.monitor.places import runs_in, runs_or_none
+    from server.monitor.terminal import Terminal
+
+    runs_in(place)  # says what is wrong, once
+    terminal = Terminal(lambda: [run for run in runs_or_none(place) if study in (None, run.name)], file=file)
+    with contextlib.suppress(KeyboardInterrupt):
+        terminal.run(threading.Event())
+
+
+def rules_of(place: Path) -> MonitorFile:
+    """The alarms' rules of a place: those of the coordinator that it belongs to, where there is one.
+
+    Raises:
+        ConfigError: its file is wrong.
+    """
+    home = place if (place / "coordinator.json").is_file() else coordinator_of(place)
+    return MonitorFile.read(home / OWN_FILE if home is not None else None)
 
 
 def place_of(target: str | None) -> Path:

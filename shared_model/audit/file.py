@@ -1,4 +1,4 @@
-"""The file under the log: one process appends, each call is flushed before it returns, a failure closes it for good."""
+"""The file under a chain: one process appends, each call is flushed before it returns, a failure closes it for good."""
 
 from __future__ import annotations
 
@@ -15,15 +15,20 @@ from shared_model.errors import AuditError, StorageError
 
 
 class AppendFile:
-    """The file of an audit log, for its owner alone (0600), made where there is none. broken: why it takes no more.
+    """The file of an audit log or a privacy ledger, for its owner alone (0600), made where there is none.
+
+    broken: why it takes no more.
+
+    Args:
+        name: what it is called in errors.
 
     Raises:
         StorageError: another process holds it, it is no regular file, or the disk refuses.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.broken = path, ""
-        self._handle = _open(path)
+    def __init__(self, path: Path, *, name: str | None = None) -> None:
+        self.path, self._name, self.broken = path, name or f"the audit log {path}", ""
+        self._handle = _open(path, self._name)
         self.size = os.fstat(self._handle).st_size
 
     def close(self) -> None:
@@ -34,7 +39,7 @@ class AppendFile:
 
     def lines(self) -> Iterator[bytes]:
         """All lines from the beginning, each bounded."""
-        with _in_words(self.path), os.fdopen(os.dup(self._handle), "rb") as stream:
+        with _in_words(self._name), os.fdopen(os.dup(self._handle), "rb") as stream:
             stream.seek(0)
             yield from read_lines(stream)
 
@@ -46,7 +51,7 @@ class AppendFile:
             AuditError: somebody else changed the file.
         """
         if self.broken or self._handle < 0:
-            raise StorageError(f"the audit log {self.path} is closed: {self.broken or 'it was closed'}",
+            raise StorageError(f"{self._name} is closed: {self.broken or 'it was closed'}",
                                remedy="make room or check the disk, then start again")  # fmt: skip
         self.check()
         try:
@@ -57,20 +62,20 @@ class AppendFile:
             self.broken = error.strerror or str(error)
             with contextlib.suppress(OSError):
                 os.ftruncate(self._handle, self.size)
-            raise StorageError(f"the audit log {self.path} could not be written: {self.broken}",
+            raise StorageError(f"{self._name} could not be written: {self.broken}",
                                remedy="make room or check the disk, then start again") from None  # fmt: skip
         self.size += len(data)
 
     def cut(self, size: int) -> None:
         """Shorten the file to `size` bytes, durably."""
-        with _in_words(self.path):
+        with _in_words(self._name):
             os.ftruncate(self._handle, size)
             os.fsync(self._handle)
         self.size = size
 
     def sync_name(self) -> None:
         """Make the file's name durable: a new file is there after a power cut only then (fsync(2))."""
-        with _in_words(self.path):
+        with _in_words(self._name):
             handle = os.open(self.path.parent, os.O_RDONLY)
             try:
                 os.fsync(handle)
@@ -83,26 +88,26 @@ class AppendFile:
         Raises:
             AuditError: it was changed, removed or replaced.
         """
-        with _in_words(self.path):
+        with _in_words(self._name):
             mine, there = os.fstat(self._handle), self.path.stat()
         if mine.st_size != self.size or (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
-            raise AuditError(f"the audit log {self.path} was changed or replaced while it was being written",
+            raise AuditError(f"{self._name} was changed or replaced while it was being written",
                              found=f"{mine.st_size} bytes", expected=f"the same file of {self.size} bytes",
                              remedy="keep what is there, find out who did it, and begin a new log")  # fmt: skip
 
 
-def _open(path: Path) -> int:
+def _open(path: Path, name: str) -> int:
     """Open or make the file and take its lock, which the kernel gives back however the process ends (flock(2))."""
-    with _in_words(path):
+    with _in_words(name):
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         handle = os.open(path, flags, 0o600)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise StorageError(f"the audit log {path} is not a regular file")
+            raise StorageError(f"{name} is not a regular file")
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise StorageError(f"another process writes the audit log {path}", expected="one at a time",
+        raise StorageError(f"another process writes {name}", expected="one at a time",
                            remedy="wait until it has ended, or end it") from None  # fmt: skip
     except BaseException:
         os.close(handle)
@@ -119,9 +124,9 @@ def _write(handle: int, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _in_words(path: Path) -> Iterator[None]:
+def _in_words(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"the audit log {path} cannot be used: {error.strerror}",
+        raise StorageError(f"{name} cannot be used: {error.strerror}",
                            remedy="check the disk and its permissions, then start again") from None  # fmt: skip

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from client.privacy.ledger import Ledger
 from shared_model.errors import ProtocolError, QuorumError, RoundError, StorageError, WeightsError
 from simulations.faults.case import Case
 from simulations.faults.ending import Ending, judge_private, same_model
@@ -99,7 +100,8 @@ def damage_ledger(scene: Scene) -> str:
 def _site_file(scene: Scene, path: Path, resume: Callable[[], None]) -> str:
     state, good = scene.copy.state(SITES[0]), scene.folder / "good"
     names = ("replies", "ledger.json")  # not the lock, which the trainer holds
-    kept = {"run": scene.copy.run_dir, **{name: state / name for name in names}}
+    anchor = Ledger(state / "ledger.json").anchor  # outside the state; it would tell of an older copy
+    kept = {"run": scene.copy.run_dir, "anchor": anchor, **{name: state / name for name in names}}
     for name, source in kept.items():
         _copy(source, good / name)
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from client.privacy.accountant import Account
+from client.privacy.ledger import Ledger
 from client.trainer import evaluate as evaluate_module
 from client.trainer.config import SiteConfig
 from client.trainer.evaluate import ImageOnly
@@ -154,8 +155,14 @@ def test_image_only_sees_no_table(small_study: Make) -> None:
     assert torch.equal(seen.labels_B, full.labels_B)
 
 
+def test_a_report_on_few_women_is_withheld(small_study: Make, opened: Any) -> None:
+    reply = ask(opened(small_study().config("site-01")), small_study("again"), "site", thresholds=THRESHOLDS)
+    assert (reply.outcome, reply.report) == ("abstained", "{}")
+    assert "fewer than 5 women of a kind" in reply.reason
+
+
 def test_without_privacy_a_site_reports_its_own_women_exactly(small_study: Make, opened: Any) -> None:
-    study = small_study()
+    study = small_study(patients=150)
     reply = ask(opened(study.config("site-01")), study, "site", thresholds=THRESHOLDS)
     document = json.loads(reply.report)
     config = study.config("site-01")
@@ -175,13 +182,13 @@ def test_a_private_site_releases_one_noised_histogram_and_is_charged(small_study
     expected = Account().add(noise_multiplier=4.0, sample_rate=1.0, steps=1).epsilon(delta=1e-5)
     assert reply.privacy is not None
     assert reply.privacy.epsilon == expected
-    entries = json.loads((study.config("site-01").state / "ledger.json").read_text())["entries"]
+    entries = Ledger(study.config("site-01").state / "ledger.json").records()
     assert [(e["group"], e["state"]) for e in entries] == [("metrics", "settled")]
     assert ask_bytes(service, study, "site") == first
     other = ask(service, study, "site", round_number=2)
     assert isinstance(other, ErrorReply)
     assert other.code == PrivacyError.exit_code
-    assert len(json.loads((study.config("site-01").state / "ledger.json").read_text())["entries"]) == 1
+    assert len(Ledger(study.config("site-01").state / "ledger.json").records()) == 1
 
 
 def test_the_noise_on_the_counts_is_the_protocols(
@@ -211,3 +218,23 @@ def test_a_site_abstains_where_its_metrics_have_no_budget(small_study: Make, ope
     study_with = small_study(root_name="with", private=True)
     poor = study_with.config("site-02").model_copy(update={"epsilon_limit": 0.01})
     assert ask(opened(poor), study_with, "site").outcome == "abstained"
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_a_policy_without_metrics_lets_none_leave_whatever_is_asked(
+    small_study: Make, opened: Any, private: bool
+) -> None:
+    study = small_study(private=private)
+    strict = study.config("site-01").model_copy(update={"metrics": "none"})
+    reply = ask(opened(strict), study, "site")
+    assert (reply.outcome, reply.report) == ("abstained", "{}") and "policy" in reply.reason
+    assert not (strict.state / "ledger.json").exists()
+
+
+def test_a_histogram_gets_no_less_noise_than_the_policy_says(small_study: Make, opened: Any) -> None:
+    study = small_study(private=True, privacy__metrics_noise_multiplier=0.9)
+    noisy = study.config("site-01").model_copy(update={"least_noise": 2.5})
+    reply = ask(opened(noisy), study, "site")
+    assert reply.outcome == "evaluated" and reply.privacy.noise_multiplier == 2.5
+    (record,) = Ledger(noisy.state / "ledger.json").records()
+    assert (record["group"], record["noise_multiplier"]) == ("metrics", 2.5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -77,7 +76,7 @@ def refusal(service: TrainerService, message: Any, arrays: Any = None) -> ErrorR
 
 def entries(study: Study, site: str = "site-01") -> list[dict[str, Any]]:
     path = study.config(site).state / "ledger.json"
-    return json.loads(path.read_text())["entries"] if path.exists() else []
+    return list(Ledger(path).records())
 
 
 # what it does
@@ -403,7 +402,7 @@ def test_a_gpu_that_is_not_there_is_refused(small_study: Make, opened: Any) -> N
 def test_words_that_leave_carry_no_path_and_no_pseudonym() -> None:
     words = "cohort /data/jane doe/x.npy of 0123456789abcdef failed; found: ~/secret, ./a/b; see (/etc/x)"
     left = without_identity(words, paths=[Path("/data/jane doe")])
-    assert left == "cohort <path><path> of <patient> failed; found: <path>, <path>; see (<path>)"
+    assert left == "cohort <path> of <patient> failed; found: <path>, <path>; see (<path>)"
     assert without_identity("epsilon 3.2 of 8, 0.5 s/round", paths=[]) == "epsilon 3.2 of 8, 0.5 s/round"
     assert len(without_identity("x" * 2000, paths=[])) == 500
 

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import FedAvg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.aggregation.gate import inspect, norm_bound, norm_of_difference
+from server.aggregation.gate import inspect, norm_bound, norm_bounds, norm_of_difference
 from server.rounds.checkpoint import read_checkpoint
 from server.rounds.loop import run_study
 from shared_model.errors import ProtocolError
@@ -224,3 +224,22 @@ def test_a_protocol_that_bounds_nothing_is_refused_before_anything_is_trained(tm
         run_study(grid=grid, protocol=protocol, run_dir=tmp_path, initial=fake.initial_weights(),
                   observer=lambda _: None, stop=threading.Event())  # fmt: skip
     assert grid.timeouts == []
+
+
+@pytest.mark.parametrize(("used", "told", "passes"), [
+    (3.0, 3.0, True), (3.0, None, False), (4.0, 4.0, True), (8.0, 8.0, False), (8.0, 1e12, False),
+])  # fmt: skip
+def test_a_site_whose_policy_adds_noise_passes_and_nobody_buys_a_bound(
+    used: float, told: float | None, passes: bool
+) -> None:
+    """The protocol says sigma 1; an honest update of the site's own sigma is judged by what the site tells of it."""
+    start = fake.initial_weights()
+    protocol = fake.make_protocol(privacy__mode="patient", privacy__noise_multiplier=1.0, training__engine="loop",
+                                  training__sample_rate=0.01)  # fmt: skip
+    terms = protocol.privacy.model_copy(update={"noise_multiplier": used})
+    honest = norm_bound(protocol.model_copy(update={"privacy": terms}), 1, start, site="cedar")
+    size = sum(array.size for array in start.values())
+    update = {name: array + np.float32(0.999 * honest / math.sqrt(size)) for name, array in start.items()}
+    bounds = norm_bounds(protocol, 1, start, noise={} if told is None else {"cedar": told})
+    assert (inspect(update, start, norm_bound=bounds["cedar"]) is None) == passes
+    assert bounds["birch"] == norm_bound(protocol, 1, start, site="birch"), "what one tells is no other's"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from client.deploy.home import MAX_POLICY_BYTES, Party, Policy, SiteHome
+from client.deploy.home import MAX_POLICY_BYTES, Party, Policy, SiteHome, policy_lines
 from client.trainer.wire import MAX_SOCKET_PATH
 from shared_model.certificates import Role
 from shared_model.errors import ConfigError, StorageError
@@ -104,6 +104,24 @@ def test_every_field_that_is_missing_or_wrong_is_named_at_once(home: SiteHome) -
         Policy.read(home.policy_file)
     for field in Policy.model_fields:
         assert f"{field}: " in str(caught.value)
+
+
+@pytest.mark.parametrize("line", list(policy_lines()))
+def test_a_line_that_is_missing_stops_the_site_and_is_named(home: SiteHome, line: str) -> None:
+    """An older release's policy is no licence: what a hospital allows is what it wrote."""
+    values = yaml.safe_load(home.policy_file.read_text())
+    del values[line]
+    write_private(home.policy_file, yaml.safe_dump(values).encode())
+    with pytest.raises(ConfigError, match=rf"policy: {line}: this line is missing.*mammofed site policy") as caught:
+        home.config_for(HUB)
+    assert caught.value.exit_code == 10
+
+
+def test_every_limit_of_a_new_policy_stands_in_the_file_with_its_meaning(home: SiteHome) -> None:
+    text, policy = home.policy_file.read_text(), Policy.read(home.policy_file)
+    for name, line in policy_lines().items():
+        assert f"{line}\n" in text and "# " in line
+        assert yaml.safe_load(line)[name] == getattr(policy, name) == getattr(home.config_for(HUB), name)
 
 
 @pytest.mark.parametrize(("text", "words"), [

@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from client.deploy.home import Party, Policy, SiteHome
+from client.privacy.ledger import Ledger
 from client.trainer.client import call
 from shared_model.certificates import Role
 from shared_model.messages import DescribeRequest, ErrorReply, Frame, TrainReply, decode, encode
@@ -429,7 +430,7 @@ def test_a_replayed_request_gets_the_same_bytes_and_never_new_noise(site: Site) 
 
 def ledger(site: Site) -> list[Any]:
     path = site.home.state / "ledger.json"
-    return list(json.loads(path.read_text())["entries"]) if path.exists() else []
+    return list(Ledger(path).records())
 
 
 @needs_roles

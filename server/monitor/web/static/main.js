@@ -52,7 +52,7 @@ function header() {
   byId("done").style.width = `${head.planned ? (100 * head.closed) / head.planned : 0}%`;
   const alarms = byId("alarms"), list = head.alarms || [];
   alarms.hidden = !list.length;
-  renew(alarms, list.map((alarm) => h("li", { class: `alarm-${alarm.severity}` }, h("strong", null, alarm.severity === "error" ? "✕ " : "▲ ", alarm.rule.replaceAll("_", " ")), " ", alarm.text)));
+  renew(alarms, list.map((alarm) => h("li", { class: `alarm-${alarm.severity}` }, h("strong", null, { error: "✕ ", warning: "▲ " }[alarm.severity] || "· ", alarm.rule.replaceAll("_", " ")), " ", alarm.text)));
 }
 
 async function draw() {

@@ -1,0 +1,1 @@
+"""A member's own monitor: the coordinator's watch stream, folded into what a terminal shows; `mammofed site watch`."""
