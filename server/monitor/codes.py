@@ -25,6 +25,7 @@ EVENT_CODES: Final[Mapping[str, str]] = {
     "lost": "The site's node is not connected any more. It comes back by itself when its line does.",
     "malformed": "The reply breaks the message's schema or bounds. The same release at both ends?",
     "no_answer": "A node does not say who it is, so that it can stand for no site.",
+    "no_key": "The site's trainer names no signing key, without which nothing is summed securely. Is it up?",
     "no_site_metrics": "The site did not measure the final model on its own women. The result stands without it.",
     "non_finite": "The update holds NaN or infinity: the training diverged, or the site is broken. It is not used.",
     "norm": "The update is larger than the protocol allows, so that it would drown the others. It is not used.",
