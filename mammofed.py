@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "status": ("server.monitor.status_cli", "status", "How a study stands; the exit code says it, for scripts."),
     "pretrain": ("simulations.pretrain", "app", "Pre-train the image branch on public procedural films."),
     "server": ("server.cli", "server", "What a coordinator runs: init, invite, enrol, propose, start, status, ..."),
+    "privacy": ("simulations.privacy_cli", "privacy", "Audit the privacy promise; plan what it costs."),
     "audit": ("shared_model.audit.cli", "audit", "Check an audit log offline."),
     "bundle": ("shared_model.bundle.cli", "bundle", "Everything for an installation without a network."),
     "monitor": ("server.monitor.cli", "monitor", "Watch federated rounds, live: a page, a terminal, metrics."),

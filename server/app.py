@@ -22,19 +22,19 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from server.aggregation.flower import Signer
 from server.deploy.home import CoordinatorHome
 from server.deploy.nodes import Nodes
 from server.deploy.studies import STOP_FILE, Wish, find_study
 from server.rounds.checkpoint import read_arrays
 from server.rounds.events import Observer
 from server.rounds.loop import run_study
-from server.rounds.signer import request_signer
+from server.rounds.signer import ONE_MACHINE, one_machine_key, request_signer
 from server.rounds.study import Bound
 from shared_model.errors import ConfigError, QuorumError
 from shared_model.flower_app import HOME, PATIENCE, RUN_DIR, STUDY
 from shared_model.messages import Arrays
 from shared_model.protocol import Protocol
+from shared_model.signing import SigningKey
 from shared_model.weights import find_public_weights
 
 POLL_S = 0.5
@@ -66,20 +66,28 @@ def main(grid: Grid, context: Context) -> None:
         run(grid, Path(named), patience_s=float(patience_s))
         return
     there = CoordinatorHome.open(Path(home))
-    signer = request_signer(there.signing_key, name=there.settings.name)
-    run(grid, _wanted(there, named), patience_s=float(patience_s), signer=signer, bound=_bound(there.nodes))
+    run(grid, _wanted(there, named), patience_s=float(patience_s), bound=_bound(there.nodes),
+        signing=there.signing_key, name=there.settings.name)  # fmt: skip
 
 
 def run(
-    grid: Grid, folder: Path, *, patience_s: float, observer: Observer = lambda _: None, signer: Signer | None = None,
-    bound: Bound | None = None,
+    grid: Grid, folder: Path, *, patience_s: float, observer: Observer = lambda _: None, bound: Bound | None = None,
+    signing: SigningKey | None = None, name: str = "",
 ) -> None:  # fmt: skip
-    """Run or resume the study of a run directory; raises as :func:`main`. observer: told of every event."""
+    """Run or resume the study of a run directory; raises as :func:`main`.
+
+    Args:
+        observer: told of every event.
+        signing, name: the coordinator's; None: nothing is signed, or as for one machine where a secure sum needs it.
+    """
     protocol = Protocol.read(folder / "protocol.json")
+    if signing is None and protocol.summed:
+        signing, name = one_machine_key(folder), ONE_MACHINE
     with _stop_when_asked(folder / STOP_FILE) as stop:
         outcome = run_study(
             grid=grid, protocol=protocol, run_dir=folder, initial=_initial(folder, protocol), observer=observer,
-            stop=stop, patience_s=patience_s, waits_for_lost=bound is not None, signer=signer, bound=bound,
+            stop=stop, patience_s=patience_s, waits_for_lost=bound is not None, bound=bound, signing=signing,
+            signer=None if signing is None else request_signer(signing, name=name),
         )  # fmt: skip
     if outcome.status != "COMPLETE":
         raise QuorumError(f"the study is {outcome.status}", found=outcome.reason, remedy=f"resume it in {folder}")

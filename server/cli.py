@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from server.deploy.explore_cli import explore
 from server.deploy.nginx_cli import nginx
+from server.deploy.rollback_cli import influence, rollback
 from server.doctor_cli import doctor
 
 if TYPE_CHECKING:
@@ -234,6 +236,9 @@ def serve(home: Path) -> None:
 
 server.add_command(doctor)
 server.add_command(nginx)
+server.add_command(explore)
+server.add_command(rollback)
+server.add_command(influence)
 
 
 def _open(home: Path) -> CoordinatorHome:

@@ -72,11 +72,15 @@ class Document(BaseModel):
 
 
 class MemberKey(Document):
-    """Another party of this site's studies. node: its public node key (SPKI), from which the six words come."""
+    """Another party of this site's studies. node: its public node key (SPKI), from which the six words come.
+
+    trainer: public key of its trainer, as its courier told it; None: not told yet.
+    """
 
     site: Name
     role: Role
     node: Base64
+    trainer: Sha256 | None = None
 
 
 class DocumentsRequest(Document):
@@ -99,10 +103,11 @@ class DocumentsReply(Document):
 
 
 class TrainerState(Document):
-    """Whether the site's trainer answers, and on what device."""
+    """Whether the site's trainer answers, on what device, and its public signing key (64 hexadecimal digits)."""
 
     up: bool
     device: Annotated[str, Field(max_length=100)] = ""
+    key: Sha256 | None = None
 
 
 class PartyLog(Document):

@@ -114,6 +114,19 @@ class BudgetExhaustedError(PrivacyError):
     exit_code = 41
 
 
+class EgressError(PrivacyError):
+    """What was about to leave a site is not what its protocol and policy let go; it stays. A request may have been
+    computed, and charged, all the same."""
+
+    exit_code = 44
+
+
+class PromiseBrokenError(PrivacyError):
+    """An audit found that what leaves a site is not what was promised."""
+
+    exit_code = 45
+
+
 class TrainerError(MammoFedError):
     """The trainer service cannot be reached or failed on a request."""
 

@@ -20,13 +20,15 @@ from safetensors.numpy import save as save_safetensors
 
 from shared_model.errors import MessageError
 from shared_model.tensors import CORRECTION as CORRECTION
-from shared_model.tensors import MAX_TENSOR_BYTES, load
+from shared_model.tensors import MASKED as MASKED
+from shared_model.tensors import MAX_TENSOR_BYTES, load, typed
 from shared_model.tensors import Arrays as Arrays
 
 MAX_HEADER_BYTES = 1 << 20
 MAX_FRAME_BYTES = MAX_TENSOR_BYTES
 MAX_REPORT_BYTES = 8 << 20
 MAX_ENVELOPE_BYTES = 16 << 10
+MAX_DOCUMENT_CHARS = 1 << 20  # shared_model.secagg.documents.MAX_DOCUMENT_BYTES, all ASCII (a test says so)
 MAX_STATEMENT_CHARS = 384 << 10  # shared_model.audit.heads.MAX_STATEMENT_BYTES fits (a test says so)
 CHUNK_BYTES = 1 << 20
 
@@ -48,7 +50,10 @@ class DescribeRequest(Fields):
 
 
 class DescribeReply(Fields):
-    """What a trainer says about itself; nothing here depends on a patient but the rounded count."""
+    """What a trainer says about itself; nothing here depends on a patient.
+
+    key: the public key that signs its audit log and its part in a secure sum (64 hex digits); None: nothing is signed.
+    """
 
     kind: Literal["described"] = "described"
     site: str = SiteName
@@ -56,6 +61,7 @@ class DescribeReply(Fields):
     release: str = Field(max_length=32)
     protocols: tuple[str, ...] = Field(max_length=100)
     device: str = Field(max_length=100)
+    key: str | None = OptionalSha256
 
 
 class TrainRequest(Fields):
@@ -95,7 +101,8 @@ class PrivacySpent(Fields):
 
 
 class TrainReply(Fields):
-    """A site's answer to a :class:`TrainRequest`. `weights` come as tensors beside it, only when `trained`.
+    """A site's answer to a :class:`TrainRequest`. `weights` come as tensors beside it, only when `trained`, and never
+    in a study with a secure sum, where the update stays at the site until it is masked.
 
     loss: mean training loss of the round, dimensionless; absent under DP (it is not noised, so it stays at the site).
     """
@@ -149,6 +156,65 @@ class EvaluateReply(Fields):
     privacy: PrivacySpent | None = None
 
 
+SumStep = Literal["keys", "share", "mask", "confirm", "unmask"]
+
+
+class SecureSumRequest(Fields):
+    """One step of a secure sum: the coordinator's signed document of `shared_model.secagg`, and which sum it is of.
+
+    what: `update`, or the name of another quantity that the protocol lets be summed. attempt: of the sum.
+    asked: the attempt number of the training request whose update is summed; 0 where it is no update.
+    document: JSON text that the envelope names by `document_sha256` only, or logs would grow with it.
+    """
+
+    kind: Literal["secure_sum"] = "secure_sum"
+    study: str = Field(max_length=64)
+    protocol_sha256: str = Sha256
+    what: str = SiteName
+    round: int = Field(ge=0)
+    attempt: int = Field(ge=1)
+    asked: int = Field(ge=0)
+    step: SumStep
+    document_sha256: str = Sha256
+    document: str = Field(max_length=MAX_DOCUMENT_CHARS)
+
+    @classmethod
+    def carrying(cls, document: bytes, **fields: object) -> SecureSumRequest:
+        """The request that carries a document."""
+        text = document.decode("ascii")
+        return cls.model_validate({**fields, "document": text, "document_sha256": _sha256(document)})
+
+    @property
+    def bare(self) -> SecureSumRequest:
+        """What is signed: without the document, which its hash stands for."""
+        return self.model_copy(update={"document": ""})
+
+    def opened(self) -> bytes:
+        """The document's bytes.
+
+        Raises:
+            MessageError: it is not the one that the request names.
+        """
+        data = self.document.encode()
+        if _sha256(data) != self.document_sha256:
+            raise MessageError("the document of a secure sum is not the one that its request names",
+                               found=_sha256(data)[:12], expected=self.document_sha256[:12])  # fmt: skip
+        return data
+
+
+class SecureSumReply(Fields):
+    """The site's signed document; the masked words of step `mask` come beside it as the tensor `masked_words`."""
+
+    kind: Literal["secure_summed"] = "secure_summed"
+    site: str = SiteName
+    study: str = Field(max_length=64)
+    what: str = SiteName
+    round: int = Field(ge=0)
+    attempt: int = Field(ge=1)
+    step: SumStep
+    document: str = Field(max_length=MAX_DOCUMENT_CHARS)
+
+
 class ErrorReply(Fields):
     """A refusal or failure in words, with the exit code of the error tree; no identity, no path of the site."""
 
@@ -186,8 +252,8 @@ class AuditReply(Fields):
     recorded: int = Field(ge=0, le=2**53 - 1)
 
 
-Request = DescribeRequest | TrainRequest | EvaluateRequest | AuditRequest
-Reply = DescribeReply | TrainReply | EvaluateReply | AuditReply | ErrorReply
+Request = DescribeRequest | TrainRequest | EvaluateRequest | SecureSumRequest | AuditRequest
+Reply = DescribeReply | TrainReply | EvaluateReply | SecureSumReply | AuditReply | ErrorReply
 Message = Request | Reply
 
 _FIELDS, _ENVELOPE = "message", "envelope"  # in the metadata of the safetensors file
@@ -195,7 +261,7 @@ _FIELDS, _ENVELOPE = "message", "envelope"  # in the metadata of the safetensors
 _TYPES: dict[str, type[Fields]] = {
     "describe": DescribeRequest, "described": DescribeReply, "train": TrainRequest, "trained": TrainReply,
     "evaluate": EvaluateRequest, "evaluated": EvaluateReply, "audit": AuditRequest, "audited": AuditReply,
-    "error": ErrorReply,
+    "secure_sum": SecureSumRequest, "secure_summed": SecureSumReply, "error": ErrorReply,
 }  # fmt: skip
 
 
@@ -234,7 +300,7 @@ def encode(frame: Frame) -> bytes:
     Raises:
         MessageError: above `MAX_FRAME_BYTES`, or the envelope is no ASCII text of at most `MAX_ENVELOPE_BYTES`.
     """
-    tensors = {name: np.asarray(array, dtype=np.float32, order="C") for name, array in frame.arrays.items()}
+    tensors = {name: typed(name, array) for name, array in frame.arrays.items()}
     metadata = {_FIELDS: frame.message.model_dump_json()}
     if frame.envelope is not None:
         if len(frame.envelope) > MAX_ENVELOPE_BYTES or not frame.envelope.isascii():
@@ -304,6 +370,10 @@ def parse_message(text: str) -> Message:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)[:5])
         raise MessageError(f"message of kind {kind!r} breaks its schema: {faults}") from None
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def check_shapes(arrays: Arrays, expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -16,7 +16,15 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared_model.errors import ProtocolError
-from shared_model.strategies import Personal, Strategy, personal_fault, robustness_fault, scaffold_fault
+from shared_model.strategies import (
+    Personal,
+    SecureSum,
+    Strategy,
+    personal_fault,
+    robustness_fault,
+    scaffold_fault,
+    secure_sum_fault,
+)
 
 SCHEMA_VERSION: Final = 1
 MAX_PROTOCOL_BYTES = 1 << 20  # a protocol of a hundred sites has some 30 KB
@@ -59,10 +67,11 @@ class ModelTerms(Terms):
 
 
 class WeightsTerms(Terms):
-    """Initial weights, by hash. `origin` is `public` (pre-trained on procedural films) or `random`."""
+    """Initial weights, by hash. `origin` is `public` (pre-trained on procedural films), `random`, or `study`: a round
+    of an earlier study, which hospitals have trained."""
 
     sha256: Sha256
-    origin: Literal["public", "random"]
+    origin: Literal["public", "random", "study"]
     recipe: str = Field(max_length=200)
 
 
@@ -169,7 +178,8 @@ class PrivacyTerms(Terms):
 
     clip: C, greatest L2 norm of one patient's gradient; noise_multiplier: sigma, noise std divided by C.
     epsilon: what sigma was calibrated to over all rounds at this delta; a site that has less left abstains.
-    metrics: whether a site releases one noised score histogram of its own test women, once, at the end.
+    metrics: what is released of the sites' own test women, once, at the end. `final`: each site's noised score
+        histogram; `joint`: the exact sum of all sites' histograms, out of a secure sum; `none`.
     metrics_noise_multiplier: noise std of each histogram count (one patient changes one count by one).
     """
 
@@ -181,7 +191,7 @@ class PrivacyTerms(Terms):
     accountant: Literal["prv"] = "prv"
     adjacency: Literal["add_or_remove_one"] = "add_or_remove_one"
     unit: Literal["patient"] = "patient"
-    metrics: Literal["final", "none"]
+    metrics: Literal["final", "joint", "none"]
     metrics_noise_multiplier: NonNegative
     metrics_bins: int = Field(ge=4, le=256)
 
@@ -201,6 +211,7 @@ class FederationTerms(Terms):
     byzantine: f, sites that may send anything without carrying the model away; above 0 for robust strategies only.
     krum_select: how many of the most central updates `krum` averages (more than 1: multi-Krum).
     personal: which tensors each site keeps a copy of its own of.
+    secure_sum: `masked`: updates reach the coordinator as their sum only (`shared_model.secagg`); `none`: one by one.
     """
 
     strategy: Strategy
@@ -211,6 +222,7 @@ class FederationTerms(Terms):
     byzantine: int = Field(default=0, ge=0, le=500)
     krum_select: int = Field(default=1, ge=1, le=1000)
     personal: Personal = "none"
+    secure_sum: SecureSum = "none"
     sites: tuple[SiteTerms, ...] = Field(min_length=1, max_length=1000)
     sites_per_round: int = Field(ge=1)
     quorum: int = Field(ge=1)
@@ -245,6 +257,20 @@ class EvaluationTerms(Terms):
     collapse_auc: Fraction
 
 
+class ExplorationTerms(Terms):
+    """Counts before a study, over all sites together: how many women, films and values there are; nobody is trained on.
+
+    fields: names of the contract's; empty: all. bins: of a number. suppress_below: smaller counts are not shown.
+    The rest of the protocol says who, by which contract, and how private: one round of one step on every woman, so that
+    `privacy.noise_multiplier` is the noise of the whole vector of counts divided by its sensitivity, and the ledger and
+    the policy reckon with it as with any round. Mode `none` is the exact sum.
+    """
+
+    fields: tuple[Name, ...] = Field(default=(), max_length=200)
+    bins: int = Field(ge=2, le=64)
+    suppress_below: int = Field(ge=0, le=1000)
+
+
 class Protocol(Terms):
     """A whole study. Build it with :meth:`create`, read it with :meth:`from_json`; its hash is :attr:`sha256`."""
 
@@ -261,6 +287,7 @@ class Protocol(Terms):
     privacy: PrivacyTerms
     federation: FederationTerms
     evaluation: EvaluationTerms
+    exploration: ExplorationTerms | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Protocol:
@@ -272,7 +299,7 @@ class Protocol(Terms):
                 f"federation: need quorum <= sites_per_round <= sites, found {self.federation.quorum}, "
                 f"{self.federation.sites_per_round}, {len(names)}"
             )
-        if fault := self._strategy_fault():
+        if fault := self._strategy_fault() or self._exploration_fault():
             raise ValueError(fault)
         if self.private:
             if self.privacy.noise_multiplier <= 0:
@@ -304,12 +331,38 @@ class Protocol(Terms):
             )
         ):  # fmt: skip
             return fault
+        if self.summed and (
+            fault := secure_sum_fault(
+                terms.strategy, weights=[site.weight for site in terms.sites], sites_per_round=terms.sites_per_round,
+                quorum=terms.quorum,
+            )
+        ):  # fmt: skip
+            return f"federation.{fault}"
+        if self.privacy.metrics == "joint" and not self.summed:
+            return "privacy.metrics: `joint` sums the sites' histograms securely; it needs federation.secure_sum=masked"
         return personal_fault(personal=terms.personal, weight_decay=training.weight_decay)
+
+    def _exploration_fault(self) -> str:
+        """Why an exploration is none; empty when all is well."""
+        if self.exploration is None:
+            return ""
+        if not self.summed:
+            return "exploration: counts leave in a secure sum only; it needs federation.secure_sum=masked"
+        if (self.rounds, self.steps(1), self.sample_rate(1)) != (1, 1, 1.0):
+            return "exploration: every woman is counted once: one round of one step at a sample rate of 1"
+        if self.privacy.metrics != "none":
+            return "exploration: privacy.metrics: there is no model to measure, expected none"
+        return ""
 
     @property
     def private(self) -> bool:
         """Whether patients are protected by differential privacy."""
         return self.privacy.mode == "patient"
+
+    @property
+    def summed(self) -> bool:
+        """Whether the coordinator sees the sum of updates only."""
+        return self.federation.secure_sum == "masked"
 
     @property
     def rounds(self) -> int:

@@ -16,13 +16,22 @@ from pydantic import Field, ValidationError
 
 from shared_model.audit import AuditLog
 from shared_model.errors import MessageError, SignatureError
-from shared_model.messages import MAX_ENVELOPE_BYTES, EvaluateRequest, Fields, SiteName, TrainRequest
+from shared_model.messages import (
+    MAX_ENVELOPE_BYTES,
+    EvaluateRequest,
+    Fields,
+    Message,
+    SecureSumRequest,
+    SiteName,
+    TrainRequest,
+)
 from shared_model.signed_protocol import Coordinator
 from shared_model.signing import Purpose, SigningKey
 
 ADMITTED, REFUSED = "request_admitted", "request_refused"
 
-Asked = Annotated[TrainRequest | EvaluateRequest, Field(discriminator="kind")]
+Signable = TrainRequest | EvaluateRequest | SecureSumRequest
+Asked = Annotated[Signable, Field(discriminator="kind")]
 
 
 class SignedRequest(Fields):
@@ -41,15 +50,15 @@ class SignedRequest(Fields):
 
     @classmethod
     def sign(
-        cls, request: TrainRequest | EvaluateRequest, *, site: str, release: str, name: str, key: SigningKey
+        cls, request: Signable, *, site: str, release: str, name: str, key: SigningKey
     ) -> Self:
-        """Sign `request` for `site` as coordinator `name`.
+        """Sign `request` for `site` as coordinator `name`; of a document that it carries, only the hash.
 
         Raises:
             MessageError: a name or the request breaks the schema.
         """
-        values = {"release": release, "coordinator": name, "site": site, "request": request.model_dump(mode="json"),
-                  "signature": "0" * 128}  # fmt: skip
+        values = {"release": release, "coordinator": name, "site": site, "signature": "0" * 128,
+                  "request": bare(request).model_dump(mode="json")}  # fmt: skip
         unsigned = _parse(cls, json.dumps(values).encode())
         return unsigned.model_copy(update={"signature": key.sign(Purpose.REQUEST, unsigned.payload())})
 
@@ -103,7 +112,14 @@ class SignedRequest(Fields):
                 return f"train/{number}/{attempt}"
             case EvaluateRequest(scope="test", image_only=image_only):
                 return "test-image-only" if image_only else "test"
+            case SecureSumRequest(what=what, round=number, attempt=attempt, step=step):
+                return f"secure-sum/{what}/{number}/{attempt}/{step}"
         return None
+
+
+def bare(message: Message) -> Message:
+    """What is signed of a message: all of it, but for a document that is named by its hash."""
+    return message.bare if isinstance(message, SecureSumRequest) else message
 
 
 class RequestBook:
@@ -150,7 +166,7 @@ class RequestBook:
             self._log.append(
                 ADMITTED if before is None else REFUSED, study=signed.request.study,
                 protocol_sha256=signed.request.protocol_sha256, slot=slot, identity=signed.identity,
-                weights_sha256=signed.request.weights_sha256, envelope=signed.to_json().decode("ascii"),
+                **_content(signed.request), envelope=signed.to_json().decode("ascii"),
             )  # fmt: skip
         if before is not None:
             self._refused.add(key)
@@ -160,6 +176,13 @@ class RequestBook:
                                )  # fmt: skip
         self._taken[key] = signed.identity
         return True
+
+
+def _content(request: Signable) -> dict[str, str]:
+    """Hash of what comes beside a request."""
+    if isinstance(request, SecureSumRequest):
+        return {"document_sha256": request.document_sha256}
+    return {"weights_sha256": request.weights_sha256}
 
 
 _Envelope = TypeVar("_Envelope", bound=Fields)

@@ -4,14 +4,27 @@ server and launcher. The papers are cited where each one is at work: `server/agg
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 Strategy = Literal[
     "fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedmedian", "trimmed_mean", "krum", "scaffold"
 ]  # fmt: skip
 Personal = Literal["none", "fedbn_like", "head"]
+SecureSum = Literal["none", "masked"]
 
 ROBUST: Final = ("fedmedian", "trimmed_mean", "krum")
+LEAST_SUM_SITES: Final = 3  # with two, each takes its own values off the sum and has the other's
+MOST_SUM_WEIGHT: Final = 0.75  # of one site: with more, the weighted sum is nearly its update alone
+
+# What a secure sum excludes, and why; printed by `site review`, tested cell by cell.
+SECURE_SUM_MATRIX: Final = {
+    "fedavg": "", "fedprox": "", "fedavgm": "", "fedadam": "", "fedyogi": "",
+    "fedmedian": "the median of each weight needs every site's own update",
+    "trimmed_mean": "cutting the extremes needs every site's own update",
+    "krum": "distances between updates need every site's own update",
+    "scaffold": "its control variates are read off every site's own update",
+}  # fmt: skip
 
 
 def least_replies(strategy: str, byzantine: int) -> int:
@@ -66,6 +79,31 @@ def scaffold_fault(*, optimizer: str, momentum: float, ema_decay: float, proxima
                 f"{name}: scaffold takes the mean gradient of a site from the way that its weights went in plain SGD "
                 f"steps, found {found}, expected {wanted}"
             )
+    return ""
+
+
+def secure_sum_fault(strategy: str, *, weights: Sequence[float], sites_per_round: int, quorum: int) -> str:
+    """Why a study cannot sum its updates securely, in words; empty when it can.
+
+    Args:
+        weights: public, of each site.
+    """
+    if why := SECURE_SUM_MATRIX[strategy]:
+        possible = ", ".join(name for name, fault in SECURE_SUM_MATRIX.items() if not fault)
+        return f"secure_sum: not with {strategy}: {why}; use one of {possible}, or secure_sum=none"
+    if min(len(weights), sites_per_round) < LEAST_SUM_SITES:
+        return (
+            f"secure_sum: a sum of fewer than {LEAST_SUM_SITES} sites hides nothing, found {len(weights)} sites, "
+            f"{sites_per_round} a round"
+        )
+    if quorum < LEAST_SUM_SITES:
+        return f"quorum: a secure sum is opened with {LEAST_SUM_SITES} sites or more, found a quorum of {quorum}"
+    share = max(weights) / sum(weights)
+    if share > MOST_SUM_WEIGHT:
+        return (
+            f"secure_sum: one site has {share:.0%} of the weight, so that the sum would nearly be its update, expected "
+            f"at most {MOST_SUM_WEIGHT:.0%}"
+        )
     return ""
 
 

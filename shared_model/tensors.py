@@ -1,4 +1,5 @@
-"""Named float32 tensors as one block of bytes (safetensors), and back; used at both ends of every wire.
+"""Named float32 tensors as one block of bytes (safetensors), and back; used at both ends of every wire. The words of a
+secure sum are the one exception to float32.
 
 Flower takes each array of a record for two objects of its own, each of which is stored in SuperLink's database and
 costs a request at every hop: one message of a model with 57 tensors was 117 requests. Packed, they travel as one array,
@@ -8,7 +9,7 @@ or as two where a strategy sends each site something of its own beside the weigh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from shared_model.errors import MessageError
 
 MAX_TENSOR_BYTES: Final = 128 << 20  # Flower with SQLite fails somewhere between 200 and 400 MB (research/flower.md)
 MAX_NAMES_BYTES: Final = 1 << 20  # names, shapes and places of some ten thousand tensors
+MASKED: Final = "masked_words"  # the one tensor that is not float32: words of a secure sum, as unsigned 32 bits
 CORRECTION: Final = "correction."  # prefix of the tensors beside the weights that SCAFFOLD sends
 WEIGHTS, BESIDE = "weights", "correction"
 PARTS: Final = (WEIGHTS, BESIDE)
@@ -31,7 +33,7 @@ T = TypeVar("T")
 
 def pack(arrays: Arrays) -> bytes:
     """Tensors -> bytes; the order of the names does not matter."""
-    return bytes(save_safetensors({name: _float32(arrays[name]) for name in sorted(arrays)}))
+    return bytes(save_safetensors({name: typed(name, arrays[name]) for name in sorted(arrays)}))
 
 
 def unpack(data: bytes) -> dict[str, NDArray[np.float32]]:
@@ -56,8 +58,9 @@ def load(data: bytes) -> dict[str, NDArray[np.float32]]:
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise MessageError(f"tensors are damaged: {type(error).__name__}") from None
     for name, array in arrays.items():
-        if array.dtype != np.float32:
-            raise MessageError("tensor of a wrong type", found=f"{name[:80]}: {array.dtype}", expected="float32")
+        wanted = dtype_of(name)
+        if array.dtype != wanted:
+            raise MessageError("tensor of a wrong type", found=f"{name[:80]}: {array.dtype}", expected=wanted.name)
     return arrays
 
 
@@ -92,5 +95,11 @@ def unpack_parts(parts: Mapping[str, bytes]) -> dict[str, NDArray[np.float32]]:
     return found
 
 
-def _float32(array: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(array, dtype="<f4", order="C")
+def dtype_of(name: str) -> np.dtype[Any]:
+    """The only type that a tensor of this name may have, little-endian."""
+    return np.dtype("<u4" if name == MASKED else "<f4")
+
+
+def typed(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """The array in the type that its name has, contiguous."""
+    return np.asarray(array, dtype=dtype_of(name), order="C")

@@ -25,6 +25,7 @@ from client.ingest import prepare_site
 from server.reporting import write_report
 from server.rounds.checkpoint import read_arrays
 from server.rounds.loop import StudyOutcome, run_study
+from server.rounds.signer import one_machine_signing
 from server.rounds.summary import write_summary
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import Contract, load_contract
@@ -174,9 +175,10 @@ def _on_trainer_processes(
 ) -> StudyOutcome:
     """The engine `local`: the round loop in this process, trainers in processes of their own."""
     with _trainers(config, run_dir, site_files, view) as grid:
+        protocol = Protocol.read(run_dir / "protocol.json")
         return run_study(
-            grid=grid, protocol=Protocol.read(run_dir / "protocol.json"), run_dir=run_dir,
-            initial=read_arrays(run_dir / INITIAL), observer=view.observe, stop=stop,
+            grid=grid, protocol=protocol, run_dir=run_dir, initial=read_arrays(run_dir / INITIAL),
+            observer=view.observe, stop=stop, **one_machine_signing(protocol, run_dir),
         )  # fmt: skip
 
 

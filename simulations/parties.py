@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from client.trainer.config import SiteConfig
+from client.trainer.peers import confirm_peers, trainer_key
+from server.rounds.signer import ONE_MACHINE, one_machine_coordinator, one_machine_key
 from shared_model.protocol import Protocol
+from shared_model.signed_protocol import SignedProtocol
 
 EVALUATOR = "evaluator"  # name of the coordinator's own trainer
 HELD_OUT = "held_out"    # name of the population that it holds
@@ -26,16 +29,22 @@ def split_of(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def install_sites(config: Mapping[str, Any], run_dir: Path, protocol: Protocol, cohorts: dict[str, Path]) -> list[Path]:
     """Lay out each party's trainer as a hospital would have it: site.json, state, approved protocols. Sites by name,
-    the evaluator last."""
+    the evaluator last.
+
+    A study with a secure sum has keys, signatures and confirmed peers here as well: the launcher is everybody's
+    administrator.
+    """
+    parties = [*sorted(n for n in cohorts if n != HELD_OUT), HELD_OUT]
+    coordinator = one_machine_coordinator(run_dir) if protocol.summed else None
     files = []
-    for name in [*sorted(n for n in cohorts if n != HELD_OUT), HELD_OUT]:
+    for name in parties:
         party = EVALUATOR if name == HELD_OUT else name
         home = run_dir / "sites" / party
         (home / "protocols").mkdir(parents=True, exist_ok=True)
         (home / "state").mkdir(exist_ok=True)
-        write_small(home / "protocols" / f"{protocol.sha256[:16]}.json", protocol.to_json())
+        write_small(home / "protocols" / f"{protocol.sha256[:16]}.json", _approved(protocol, run_dir))
         site = SiteConfig(
-            coordinator=None, private_only=False,  # all parties live on this machine
+            coordinator=coordinator, private_only=False,  # all parties live on this machine
             site=party, role="evaluator" if name == HELD_OUT else "site", cohort=cohorts[name].resolve(),
             state=(home / "state").resolve(), protocols=(home / "protocols").resolve(),
             device=config["engine"]["device"], **split_of(config, name),
@@ -43,7 +52,23 @@ def install_sites(config: Mapping[str, Any], run_dir: Path, protocol: Protocol, 
         path = home / "site.json"
         write_small(path, site.to_json())
         files.append(path)
+    if protocol.summed:
+        _confirm_all(run_dir, [name for name in parties if name != HELD_OUT])
     return files
+
+
+def _approved(protocol: Protocol, run_dir: Path) -> str:
+    """What lies on a party's disk once it has approved: the protocol, signed where anything is."""
+    if not protocol.summed:
+        return protocol.to_json()
+    return SignedProtocol.sign(protocol, name=ONE_MACHINE, key=one_machine_key(run_dir)).to_json()
+
+
+def _confirm_all(run_dir: Path, sites: Sequence[str]) -> None:
+    """Every site has compared every other one's words."""
+    keys = {site: trainer_key(run_dir / "sites" / site / "state").public for site in sites}
+    for site in sites:
+        confirm_peers(run_dir / "sites" / site, {other: key for other, key in keys.items() if other != site})
 
 
 def write_small(path: Path, text: str) -> None:

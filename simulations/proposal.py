@@ -49,6 +49,8 @@ class Proposal:
             f"Quorum         {terms.quorum} of {terms.sites_per_round}; a round waits {terms.deadline_s:g} s, "
             f"{terms.attempts} attempts",
             f"Privacy        {promise}",
+            "Secure sum     " + ("the coordinator sees the sum of updates only; sites compare each other's trainer keys"
+                                 if self.protocol.summed else "none: each update reaches the coordinator by itself"),
             f"SHA-256        {self.protocol.sha256}",
         ]
 

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared_model.errors import ConfigError
-from shared_model.strategies import least_replies, robustness_fault, scaffold_fault
+from shared_model.strategies import (
+    LEAST_SUM_SITES,
+    least_replies,
+    robustness_fault,
+    scaffold_fault,
+    secure_sum_fault,
+)
 
 Config = Mapping[str, Any]  # the resolved Hydra tree as plain values
 
@@ -41,6 +47,8 @@ def quorum(config: Config, sites: int) -> int:
         return int(strategy["quorum"])
     sampled = int(strategy["sites_per_round"] or sites)
     needed = least_replies(strategy["kind"], int(strategy.get("byzantine", 0)))
+    if config["secure_sum"]["kind"] == "masked":
+        needed = max(needed, LEAST_SUM_SITES)
     return min(sampled, max(default_quorum(sampled), needed))
 
 
@@ -56,6 +64,7 @@ def federation(config: Config, sites: Mapping[str, int]) -> dict[str, Any]:
         "server_tau": strategy["server_tau"],
         **robust,
         "personal": config["personal"]["kind"],
+        "secure_sum": config["secure_sum"]["kind"],
         "sites": [{"name": name, "patients": size, "weight": size / total} for name, size in sites.items()],
         "sites_per_round": strategy["sites_per_round"] or len(sites),
         "quorum": quorum(config, len(sites)),
@@ -77,6 +86,14 @@ def check_strategy(config: Config) -> None:
     )  # fmt: skip
     if fault:
         raise ConfigError(f"strategy.{fault}")
+    if config["secure_sum"]["kind"] == "masked":
+        sites = int(config["sites"])
+        fault = secure_sum_fault(
+            strategy["kind"], weights=[1.0] * sites, quorum=quorum(config, sites),
+            sites_per_round=int(strategy["sites_per_round"] or sites),
+        )  # fmt: skip
+        if fault:
+            raise ConfigError(fault)
     if strategy["kind"] == "scaffold":
         training = suited_training(config)
         fault = scaffold_fault(

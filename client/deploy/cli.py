@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from client.deploy.doctor_cli import doctor
+from client.deploy.withdraw_cli import withdraw
 from client.privacy.cli import COMMANDS as PRIVACY
+from client.privacy.egress_cli import egress
 from client.watch.cli import watch
 
 if TYPE_CHECKING:
@@ -113,11 +115,14 @@ def review(home: Path, study: str | None) -> None:
 @HOME
 @STUDY
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def approve(home: Path, study: str, yes: bool) -> None:
+@click.option("--peers-compared", is_flag=True,
+              help="The six words of every trainer key that `review` shows were compared with that site's people.")
+def approve(home: Path, study: str, yes: bool, peers_compared: bool) -> None:
     """Take part in STUDY as it was proposed, to the letter.
 
     Example:  mammofed site approve site density-2027
     """
+    from client.deploy.peer_keys import compare_peers, peer_keys
     from client.deploy.review import show_review
     from client.trainer.consent import approve as approve_study
     from client.trainer.consent import refusals
@@ -134,7 +139,8 @@ def approve(home: Path, study: str, yes: bool) -> None:
     if not yes:
         show_review(there, signed, work_out(there, signed))  # what is approved is what is read here
         click.confirm(f"Approve {study} ({signed.sha256[:16]})?", abort=True)
-    approve_study(there, signed)
+    compared = compare_peers(peer_keys(there, signed.protocol), told=peers_compared, ask=not yes)
+    approve_study(there, signed, compared=compared)
     click.echo(f"{study} is approved; the trainer serves it {'once that is put right' if faults else 'from now on'}.")
     click.echo(f"Next  `mammofed site status {home}`; `decline` takes it back, also later")
 
@@ -219,4 +225,4 @@ def _proposal(home: SiteHome, study: str) -> SignedProtocol:
     return found[study]
 
 
-COMMANDS = (init, status, review, approve, decline, join, leave, doctor, watch, *PRIVACY)
+COMMANDS = (init, status, watch, review, approve, decline, join, leave, doctor, egress, withdraw, *PRIVACY)

@@ -138,7 +138,10 @@ class Inbox:
 
     def keep_members(self, members: Sequence[MemberKey]) -> None:
         """Write who else takes part, if it has changed."""
-        document = _Members(members=tuple(sorted(members, key=lambda member: member.site)))
+        # A coordinator that was started again knows a trainer's key only once that site has called.
+        known = {member.site: member.trainer for member in self.members()}
+        told = [m if m.trainer is not None else m.model_copy(update={"trainer": known.get(m.site)}) for m in members]
+        document = _Members(members=tuple(sorted(told, key=lambda member: member.site)))
         if document.members != self.members():
             write_private(self.folder / "members.json", document.model_dump_json(indent=1).encode())
 

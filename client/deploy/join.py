@@ -21,6 +21,7 @@ from pathlib import Path
 
 from client.app import SITE_KEY, SOCKET_KEY
 from client.deploy.home import SiteHome
+from client.deploy.peer_keys import publish_key, published
 from client.deploy.presence import Presence, courier_log
 from client.deploy.proxy import Proxy
 from client.deploy.trainer_link import TrainerLink
@@ -48,18 +49,26 @@ class TrainerSide:
         self._config = home.trainer / "trainer.json"
         self._running, self._fault = "", ""
         self._seen: object = None
+        self._published = False
 
     def step(self) -> None:
-        """Look once; what is wrong is said once and tried again. A trainer whose policy was changed starts again."""
+        """Look once; what is wrong is said once and tried again. A trainer whose policy was changed starts again.
+
+        Its key is made before anything was approved: the other sites' people compare its words before they approve.
+        """
+        if not self._published:
+            try:
+                publish_key(self._home)
+                self._published = True
+            except MammoFedError as error:
+                self._complain(error)
         seen = [_stamp(path) for path in (self._home.policy_file, self._home.trainer / "coordinator.json")]
         if seen == self._seen:
             return
         try:
             text = self._home.trainer_config().to_json()
         except MammoFedError as error:
-            if str(error) != self._fault:
-                log.warning("the trainer waits: %s", error)
-                self._fault = str(error)
+            self._complain(error)
             if self._running:  # what the hospital allows cannot be read: what it allowed before may be too much by now
                 self._supervisor.remove(TRAINER)
                 self._running = ""
@@ -84,6 +93,12 @@ class TrainerSide:
             log=self._home.trainer / "logs" / "trainer.log",
         ))  # fmt: skip
         self._running = text
+
+
+    def _complain(self, error: MammoFedError) -> None:
+        if str(error) != self._fault:
+            log.warning("the trainer waits: %s", error)
+            self._fault = str(error)
 
 
 class CourierSide:
@@ -202,7 +217,7 @@ async def _courier(home: SiteHome, supervisor: Supervisor, *, proxy: Proxy | Non
     site = home.identity().settings.site
     with courier_log(home.courier, site) as audit:
         audit.append("courier_started", bundle=(home.courier / BUNDLE_LIST).read_text().strip())
-        trainer = TrainerLink(home.socket, site).as_trainer()
+        trainer = TrainerLink(home.socket, site, key=published(home)).as_trainer()
         async with Tunnel(home.identity(), proxy=proxy, report=say) as tunnel:
             presence = Presence(home.courier, home.identity(), audit=audit, release=version("mammofed"),
                                 trainer=trainer, proxy=proxy)  # fmt: skip

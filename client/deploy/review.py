@@ -11,8 +11,12 @@ from rich.table import Table
 
 from client.deploy.home import SiteHome
 from client.deploy.inbox import Inbox
+from client.deploy.peer_keys import peer_keys, published, read_published
 from shared_model.fingerprint import six_words
+from shared_model.protocol import Protocol
 from shared_model.signed_protocol import SignedProtocol
+from shared_model.signing import VerifyKey
+from shared_model.strategies import SECURE_SUM_MATRIX
 
 if TYPE_CHECKING:
     from client.trainer.consent import Review
@@ -46,11 +50,30 @@ def show_review(home: SiteHome, signed: SignedProtocol, found: Review, console: 
     table.add_row("Sites", ", ".join(others))
     for site, words in sorted(_fingerprints(home).items()):
         table.add_row(f"  node key of {site}", words)
+    _add_trainer_keys(table, home, protocol)
     for words in found.changes:
         table.add_row("This site changes", f"[yellow]{escape(words)}[/yellow] (its policy; charged as it is used)")
     for words in found.faults:
         table.add_row("[red]The trainer would refuse[/red]", escape(words))
     there.print(table)
+
+
+def _add_trainer_keys(table: Table, home: SiteHome, protocol: Protocol) -> None:
+    """For a secure sum: the words that the sites' people compare with each other, and what the sum excludes."""
+    if not protocol.summed or home.identity().settings.role.value != "site":
+        return
+    excluded = ", ".join(name for name, why in SECURE_SUM_MATRIX.items() if why)
+    table.add_row("Secure sum", "updates reach the coordinator as their sum over three sites or more. It excludes "
+                  f"rules that look at single updates ({excluded}), and finding out who sent false values")  # fmt: skip
+    own = read_published(published(home))
+    words = f"{VerifyKey.from_hex(own).fingerprint} (read it to the others)" if own else "made by `mammofed site join`"
+    table.add_row("  this trainer's key", words)
+    for peer in peer_keys(home, protocol):
+        words = peer.key.fingerprint if peer.key else "not known yet: that site has not joined"
+        colour = {"confirmed": "green", "changed": "red"}.get(peer.standing, "yellow")
+        said = {"confirmed": "compared before", "changed": "ANOTHER KEY THAN WAS COMPARED BEFORE",
+                "new": "compare with its people"}.get(peer.standing, "")  # fmt: skip
+        table.add_row(f"  trainer key of {peer.site}", f"{words} [{colour}]{said}[/{colour}]")
 
 
 def _limit(limit: float | None) -> str:

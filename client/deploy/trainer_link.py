@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from client.deploy.peer_keys import read_published
 from client.deploy.presence import Trainer
 from client.trainer.client import call, listens
 from shared_model.control import TrainerState
@@ -26,10 +27,14 @@ CALL_S = 10.0
 
 
 class TrainerLink:
-    """One trainer, as the courier sees it. What it said last of itself is kept for the questions of one beat."""
+    """One trainer, as the courier sees it. What it said last of itself is kept for the questions of one beat.
 
-    def __init__(self, socket: Path, site: str) -> None:
-        self._socket, self._site = socket, site
+    Args:
+        key: file of the trainer's public key (`client.deploy.peer_keys`).
+    """
+
+    def __init__(self, socket: Path, site: str, *, key: Path | None = None) -> None:
+        self._socket, self._site, self._key = socket, site, key
         self._approved: tuple[str, ...] = ()
 
     def as_trainer(self) -> Trainer:
@@ -37,17 +42,18 @@ class TrainerLink:
         return Trainer(state=self.state, audit=self.audit, decided=self.decided)
 
     def state(self) -> TrainerState:
-        """Whether it answers, and on what device. One that is being started again is down, and no error."""
+        """Whether it answers, on what device, and its key. One that is being started again is down, and no error."""
+        key = read_published(self._key) if self._key is not None else None
         if not listens(self._socket):
-            return TrainerState(up=False)
+            return TrainerState(up=False, key=key)
         try:
             reply = self._ask(DescribeRequest())
         except (TrainerError, MessageError):
-            return TrainerState(up=False)
+            return TrainerState(up=False, key=key)
         if not isinstance(reply, DescribeReply):
-            return TrainerState(up=False)
+            return TrainerState(up=False, key=key)
         self._approved = reply.protocols
-        return TrainerState(up=True, device=reply.device)
+        return TrainerState(up=True, device=reply.device, key=key)
 
     def decided(self) -> tuple[Sequence[str], Sequence[str]]:
         """SHA-256 of the protocols that it serves. What was declined never reaches the courier: it stays proposed."""

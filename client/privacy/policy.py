@@ -161,8 +161,8 @@ def decide(policy: PrivacyPolicy, protocol: Protocol, patients: int) -> Decision
         if not clip <= policy.greatest_clip:
             clip = policy.greatest_clip
             clamps.append(Clamp(line="greatest_clip", asked=terms.clip, used=clip))
-    if terms.metrics == "final" and policy.metrics == "none":
-        clamps.append(Clamp(line="metrics", asked="final", used="none"))
+    if terms.metrics != "none" and policy.metrics == "none":
+        clamps.append(Clamp(line="metrics", asked=terms.metrics, used="none"))
     metrics = terms.metrics == "final" and policy.metrics == "final"
     metrics_noise = max(terms.metrics_noise_multiplier, policy.least_noise) if protocol.private else 0.0
     return Decision(refusals=tuple(refusals), clamps=tuple(clamps), clip=clip, noise=tuple(noise), metrics=metrics,
@@ -189,7 +189,8 @@ def _refused_by_kind(policy: PrivacyPolicy, protocol: Protocol) -> Sequence[Refu
 def _refused_by_size(policy: PrivacyPolicy, protocol: Protocol, patients: int) -> Sequence[Refusal]:
     found, training = [], protocol.training
     rate = max(phase.sample_rate or training.sample_rate for phase in training.phases)
-    if protocol.private and not rate <= policy.greatest_sample_rate:
+    # An exploration counts every woman once; what that costs is in the noise and in the ledger.
+    if protocol.private and protocol.exploration is None and not rate <= policy.greatest_sample_rate:
         found.append(Refusal(line="greatest_sample_rate", problem="each patient would enter too many steps",
                              found=f"{rate:g}", expected=f"at most {policy.greatest_sample_rate:g}",
                              remedy="ask the coordinator for a lower sampling rate"))  # fmt: skip

@@ -17,6 +17,8 @@ from client.deploy.home import Policy, SiteHome
 from client.privacy.ledger import Ledger
 from client.privacy.policy import decide
 from client.privacy.what_if import outlook
+from client.trainer.peers import NOBODY, Confirmed, confirm_peers, read_peers
+from client.trainer.withdrawn import check_not_withdrawn
 from shared_model.cohort import Cohort, split_indices
 from shared_model.errors import ConfigError, ProtocolError, SignatureError
 from shared_model.private_files import make_private_folder, remove_private, write_private
@@ -148,24 +150,42 @@ def refusals(home: SiteHome, signed: SignedProtocol) -> list[str]:
     return _faults(home, signed.protocol, policy, cohort, len(women), None, trains=trains)
 
 
-def approve(home: SiteHome, signed: SignedProtocol) -> Path:
+def approve(home: SiteHome, signed: SignedProtocol, *, compared: Confirmed = NOBODY) -> Path:
     """Let the trainer serve a study; it finds the file by itself, and a change of one letter is another protocol.
 
     With the first approval the trainer learns whose signatures it takes: of whoever signed what is approved here, and
     nothing that the courier's files say by now.
 
+    Args:
+        compared: trainer keys of other sites whose six words were compared with their people; for a secure sum.
+
     Raises:
+        ConfigError: the study sums securely, and the key of one of its sites was compared neither now nor before.
         SignatureError: of another coordinator than was accepted before. StorageError: the disk refuses.
     """
     trusted = home.trusted_coordinator()
     if trusted is not None and trusted != signed.coordinator:
         raise _another(signed.coordinator, trusted)
+    check_not_withdrawn(home.trainer, signed.protocol.study)
+    if signed.protocol.summed and home.identity().settings.role.value == "site":
+        _confirm(home, signed.protocol, compared)
     home.trust(signed.coordinator)
     make_private_folder(home.protocols)
     path = home.protocols / _file(signed.protocol)
     write_private(path, signed.to_json().encode())
     remove_private(_declined(home, signed.protocol))
     return path
+
+
+def _confirm(home: SiteHome, protocol: Protocol, compared: Confirmed) -> None:
+    own = home.identity().settings.site
+    others = {site.name for site in protocol.federation.sites} - {own}
+    missing = sorted(others - read_peers(home.trainer).keys() - compared.keys())
+    if missing:
+        raise ConfigError("the study sums updates securely, and trainer keys of its sites were not compared yet",
+                          found=", ".join(missing[:8]), expected="the six words of each, over the phone",
+                          remedy="`mammofed site review` shows them once the site has joined")  # fmt: skip
+    confirm_peers(home.trainer, {site: key for site, key in compared.items() if site in others})
 
 
 def decline(home: SiteHome, study: str, *, release: str) -> bool:
@@ -241,10 +261,19 @@ def _parameters(protocol: Protocol) -> int:
 def _leaves(protocol: Protocol, parameters: int, *, trains: bool, metrics: bool) -> list[str]:
     if not trains:
         return ["scores' summary (AUC, thresholds, calibration) of the held-out cohort, no row of a patient"]
+    if protocol.exploration is not None:
+        fields = ", ".join(protocol.exploration.fields) or "every field of the data contract"
+        how = "noised at this site" if protocol.private else "exact in the sum, without differential privacy"
+        return [f"once: counts of women by outcome, films and {fields}, masked: the coordinator sees the sum over the "
+                f"sites only; {how}"]
     noised = "clipped and noised for every patient" if protocol.private else "NOT protected by differential privacy"
-    beside = "epsilon spent" if protocol.private else "the mean training loss"
-    words = [f"each round: {parameters:,} weights ({4 * parameters / 1e6:.1f} MB), {noised}",
-             f"each round: seconds, and {beside}"]  # fmt: skip
+    masked = ", masked: the coordinator sees the sum over the sites only" if protocol.summed else ""
+    words = [f"each round: {parameters:,} weights ({4 * parameters / 1e6:.1f} MB), {noised}{masked}"]
+    if protocol.private or not protocol.summed:
+        words.append(f"each round: seconds, and {'epsilon spent' if protocol.private else 'the mean training loss'}")
+    if protocol.privacy.metrics == "joint":
+        words.append("once, at the end: a histogram of this site's own test scores, exact, in the masked sum with the "
+                     "other sites; no epsilon covers that sum")  # fmt: skip
     if metrics:
         words.append("once, at the end: one " + ("noised " if protocol.private else "")
                      + "histogram of this site's own test scores")  # fmt: skip

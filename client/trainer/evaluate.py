@@ -1,7 +1,8 @@
 """Answers an evaluation request for one site or for the evaluator; called by the service.
 
 `selection` (every round) and `test` (opened once a study) belong to the evaluator. `site` asks a hospital about its own
-test women: with privacy as one noised histogram of scores, once a study and charged to the ledger; without, exactly.
+test women: with privacy as one noised histogram of scores, once a study and charged to the ledger; without, exactly;
+with `joint` metrics the exact counts leave in a secure sum only (`secure`).
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from client.privacy.disclosure import disclosed
 from client.privacy.ledger import LedgerEntry
 from client.privacy.randomness import SecureRandomness
+from client.trainer.explore import refuse_exploration
 from client.trainer.personal import PersonalCopies
 from client.trainer.reference import keep_reference, read_reference
+from client.trainer.secure import check_can_sum, sum_files
 from client.trainer.site import Site, study_folder
 from client.trainer.train import budget
 from client.training.features import FeatureCache
@@ -40,6 +44,7 @@ from shared_model.evaluation.kept import keep_scores, kept_path
 from shared_model.fusion import FusionModel
 from shared_model.messages import Arrays, EvaluateReply, EvaluateRequest, Frame, PrivacySpent, encode
 from shared_model.protocol import Protocol
+from shared_model.secagg.terms import SCORES
 
 PATIENTS_AT_A_TIME = 4096  # as descriptors and rows; films are encoded in smaller parts
 
@@ -68,6 +73,7 @@ def answer_evaluate(site: Site, request: EvaluateRequest, arrays: Arrays) -> byt
         StorageError: the ledger or the reply could not be written; nothing is sent.
     """
     protocol = site.protocol(request.protocol_sha256, study=request.study)
+    refuse_exploration(protocol)
     if OWNERS[request.scope] != site.config.role:
         raise ProtocolError(f"scope `{request.scope}` is not this party's", found=site.config.role,
                             expected=OWNERS[request.scope])  # fmt: skip
@@ -97,21 +103,36 @@ def _identity(request: EvaluateRequest) -> str:
 
 def _evaluate(site: Site, protocol: Protocol, request: EvaluateRequest, model: FusionModel) -> EvaluateReply:
     started = time.monotonic()
-    reason, privacy, report = "", None, None
+    reason, privacy = "", None
+    report: dict[str, Any] | None = None
     if request.scope == "site" and site.config.metrics == "none":
         reason = "this site's policy lets no metrics of its own women leave"
+    elif request.scope == "site" and protocol.privacy.metrics == "joint":
+        _keep_histogram(site, protocol, request, model)
+        report = {}
     elif request.scope == "site" and protocol.private:
         try:
             report, privacy = _private_report(site, protocol, request, model)
         except BudgetExhaustedError as error:
             reason = str(error)[:300]
     else:
-        report = _exact_report(site, protocol, request, model)
+        least = site.config.suppress_below
+        report = disclosed(_exact_report(site, protocol, request, model), below=least, totals=request.scope == "site")
+        if not report:
+            report, reason = None, f"fewer than {least} women of a kind: disclosure control withholds it"
     return EvaluateReply(
         site=site.config.site, study=protocol.study, round=request.round, weights_sha256=request.weights_sha256,
         scope=request.scope, outcome="abstained" if report is None else "evaluated", reason=reason,
         seconds=time.monotonic() - started, report=json.dumps(report or {}, allow_nan=False), privacy=privacy,
     )  # fmt: skip
+
+
+def _keep_histogram(site: Site, protocol: Protocol, request: EvaluateRequest, model: FusionModel) -> None:
+    """Keep the exact counts of this site's own women for the secure sum; the reply tells that they are there."""
+    check_can_sum(site, protocol)
+    scores = score_patients(site, model, site.indices("test"), image_only=request.image_only)
+    counts = score_histogram(scores.labels, scores.fused / request.temperature, protocol.privacy.metrics_bins)
+    sum_files(site, protocol).keep(SCORES, request.round, 0, counts.ravel().astype(np.float32))
 
 
 def _exact_report(site: Site, protocol: Protocol, request: EvaluateRequest, model: FusionModel) -> dict[str, Any]:

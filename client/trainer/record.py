@@ -19,6 +19,7 @@ from typing import Final
 
 from client.privacy.heads import head_fields, last_head
 from client.privacy.ledger import Ledger
+from client.trainer.peers import KEY_FILE
 from shared_model.audit import AuditLog, Statement, Value
 from shared_model.errors import MammoFedError, SignatureError, StorageError
 from shared_model.messages import (
@@ -27,16 +28,19 @@ from shared_model.messages import (
     EvaluateReply,
     EvaluateRequest,
     Frame,
+    SecureSumReply,
+    SecureSumRequest,
     TrainReply,
     TrainRequest,
     parse_fields,
 )
 from shared_model.signed_protocol import Coordinator
-from shared_model.signed_request import RequestBook, SignedRequest
+from shared_model.signed_request import RequestBook, Signable, SignedRequest, bare
 from shared_model.signing import SigningKey
 
-KEY_FILE, LOG_FILE = "audit.key", "audit.jsonl"
+LOG_FILE = "audit.jsonl"
 TRAINED, EVALUATED, ABSTAINED, TURNED_AWAY = "round_trained", "model_evaluated", "request_abstained", "message_refused"
+SUMMED = "sum_step_taken"
 LISTED_REFUSALS: Final = 60  # an hour; a courier that sends nonsense must not fill the site's disk
 HOUR_S: Final = 3600.0
 
@@ -55,6 +59,9 @@ class SiteRecord:
         release: what is installed here.
         ledger: its head goes into the log with every answer, so that whoever vouches for this log vouches for it.
         clock: seconds that only grow.
+
+    Attributes:
+        key: signs the log, and this site's part in secure sums.
 
     Raises:
         AuditError: the log was changed, or belongs to another site or key.
@@ -94,7 +101,7 @@ class SiteRecord:
                                  remedy="the coordinator starts the study with its signing key")  # fmt: skip
         signed = SignedRequest.from_json(frame.envelope, coordinator=self._coordinator, site=self._site,
                                          release=self._release)  # fmt: skip
-        if signed.request != frame.message:
+        if signed.request != bare(frame.message):
             raise SignatureError("the coordinator signed another request than the one that came", expected="the same",
                                  found=f"{frame.message.kind} beside a signed {signed.request.kind}")  # fmt: skip
         with self._opened():
@@ -147,7 +154,7 @@ class SiteRecord:
                 entries.record(Statement.from_json(request.statement), owner=self._coordinator.name,
                                key=self._coordinator.verify_key)  # fmt: skip
             return AuditReply(
-                owner=self._site, key=self._key.public.hex, log=entries.log,
+                owner=self._site, key=self.key.public.hex, log=entries.log,
                 statement=entries.statement(request.since).to_json(),
                 recorded=entries.witnessed(self._coordinator.name),
             )  # fmt: skip
@@ -168,11 +175,12 @@ class SiteRecord:
     def _open(self) -> None:
         path, key = self._state / LOG_FILE, self._state / KEY_FILE
         born = not (path.exists() or key.exists())  # a log whose key is gone is not gone on with under another
-        self._key = SigningKey.create(key) if born else SigningKey.load(key)
-        entries = AuditLog(path, owner=self._site, key=self._key)
+        self.key = SigningKey.create(key) if born else SigningKey.load(key)
+        entries = AuditLog(path, owner=self._site, key=self.key)
         try:
             self._book = RequestBook(entries)
-            answers = [entry.fields for entry in entries.entries() if entry.kind in (TRAINED, EVALUATED, ABSTAINED)]
+            answers = [entry.fields for entry in entries.entries()
+                       if entry.kind in (TRAINED, EVALUATED, ABSTAINED, SUMMED)]  # fmt: skip
             self._answered = {str(fields["identity"]) for fields in answers}
             if self._ledger is not None and (head := last_head(answers)) is not None:
                 self._ledger.check_reaches(head, witness="the trainer's audit log has more")
@@ -182,18 +190,23 @@ class SiteRecord:
         self._log = entries
 
 
-def _made_of(request: TrainRequest | EvaluateRequest, reply: bytes) -> tuple[str, dict[str, Value]]:
+def _made_of(request: Signable, reply: bytes) -> tuple[str, dict[str, Value]]:
     """Kind and fields of the entry for an answered request. The reply's hash stands for every byte that left."""
     message = parse_fields(reply)
-    assert isinstance(message, TrainReply | EvaluateReply)
+    assert isinstance(message, TrainReply | EvaluateReply | SecureSumReply)
     fields: dict[str, Value] = {
         "asked": request.kind, "study": request.study, "protocol_sha256": request.protocol_sha256,
         "round": request.round, "reply_sha256": hashlib.sha256(reply).hexdigest(),
     }  # fmt: skip
-    if isinstance(request, TrainRequest):
-        fields["attempt"] = request.attempt
-    else:
-        fields |= {"scope": request.scope, "image_only": request.image_only}
+    match request:
+        case TrainRequest():
+            fields["attempt"] = request.attempt
+        case EvaluateRequest():
+            fields |= {"scope": request.scope, "image_only": request.image_only}
+        case SecureSumRequest():
+            fields |= {"what": request.what, "attempt": request.attempt, "step": request.step}
+    if isinstance(message, SecureSumReply):
+        return SUMMED, fields
     if message.privacy is not None:
         fields |= {"epsilon": message.privacy.epsilon, "budget": message.privacy.budget, "delta": message.privacy.delta}
     if message.outcome == "abstained":

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from client.privacy.egress import released
 from client.trainer.config import SiteConfig
 from client.trainer.wire import CHANNEL_OPTIONS, METHOD, SERVICE, SITE_KEY, address, chunks, join
 from shared_model.errors import ConfigError, MammoFedError, MessageError
@@ -36,6 +37,15 @@ GRACE_S = 5.0  # a request that runs longer is dropped on SIGTERM: whatever coun
 SPARE_THREADS = 8  # handlers beyond one a site: describes and repeated requests that wait for the running one
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
+NOT_HOSTED = "this trainer does not host the site"
+TOO_LARGE = "message is too large"
+FAILED = "the trainer failed; its own log has the details"
+STATUS = {
+    NOT_HOSTED: grpc.StatusCode.NOT_FOUND, TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    FAILED: grpc.StatusCode.INTERNAL,
+}  # fmt: skip
+"""All words besides released replies that a caller can get, and the status that they go with."""
+
 log = logging.getLogger("mammofed.trainer")
 
 
@@ -46,17 +56,25 @@ class _Handler:
         self._services = services
 
     def exchange(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
-        """Answer one request; `context.is_active` tells whether anybody still waits for it."""
+        """Answer one request; `context.is_active` tells whether anybody still waits for it.
+
+        Two things can leave: what the egress gate released, and one of the constants of `STATUS`. Without the last
+        branch gRPC would send the words of an exception, whatever they are.
+        """
         site = dict(context.invocation_metadata()).get(SITE_KEY)
         service = self._services.get(site) if isinstance(site, str) else None
-        if service is None:
-            context.abort(grpc.StatusCode.NOT_FOUND, "this trainer does not host the site")  # raises
-        assert service is not None
-        try:
-            data = join(requests)
-        except MessageError as error:
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, error.problem)
-        yield from chunks(service.exchange(data, wanted=context.is_active))
+        fault = NOT_HOSTED if service is None else ""
+        if service is not None:
+            try:
+                reply = released(service.exchange(join(requests), wanted=context.is_active))
+            except MessageError:
+                fault = TOO_LARGE
+            except Exception:
+                log.exception("%s: a request failed outside its service", site)
+                fault = FAILED
+        if fault:
+            context.abort(STATUS[fault], fault)  # raises
+        yield from chunks(reply)
 
     def register(self, server: grpc.Server) -> None:
         """Add the handler without generated code: both (de)serialisers are the identity on bytes."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 
+from client.privacy.egress import EgressGate, Released
+from client.privacy.egress_rules import Asked, Party
+from client.privacy.scrub import without_identity as without_identity
 from client.trainer.config import SiteConfig
 from client.trainer.evaluate import answer_evaluate
 from client.trainer.models import WarmModels
+from client.trainer.secure import answer_secure_sum
 from client.trainer.site import Site, release
 from client.trainer.train import answer_train
 from client.training.features import FeatureCache
@@ -20,17 +22,14 @@ from shared_model.messages import (
     AuditRequest,
     DescribeReply,
     DescribeRequest,
-    ErrorReply,
     EvaluateRequest,
     Frame,
+    SecureSumRequest,
     TrainRequest,
     decode,
     encode,
     parse_fields,
 )
-
-_PATH = re.compile(r"(?<!\w)(?:~|\.{1,2})?/[^\s'\";,:()]+")
-_PSEUDONYM = re.compile(r"\b[0-9a-f]{16}\b")
 
 log = logging.getLogger("mammofed.trainer")
 
@@ -56,6 +55,11 @@ class TrainerService:
     ) -> None:  # fmt: skip
         warm = WarmModels() if models is None else models
         self._site, self._compute = Site(config, warm, features=features), compute
+        try:
+            self._gate = _gate(config)
+        except BaseException:  # who cannot be opened keeps nobody else out
+            self._site.close()
+            raise
 
     @property
     def site(self) -> Site:
@@ -86,50 +90,64 @@ class TrainerService:
 
     def close(self) -> None:
         """Let go of the site's state."""
+        self._gate.close()
         self._site.close()
 
-    def exchange(self, data: bytes, *, wanted: Callable[[], bool]) -> bytes:
+    def exchange(self, data: bytes, *, wanted: Callable[[], bool]) -> Released:
         """Answer one encoded frame. Every failure becomes an `ErrorReply` in words, without paths or pseudonyms.
+
+        Whatever is returned went through the egress gate, which alone can make it.
 
         Args:
             wanted: whether the asker still waits; asked again when the turn comes, before anything is spent.
         """
         try:
             match parse_fields(data):
-                case DescribeRequest():
-                    return encode(Frame(self._describe()))
+                case DescribeRequest() as request:
+                    return self._gate.release(encode(Frame(self._describe())), Asked(request=request))
                 case AuditRequest() as request:
-                    return encode(Frame(self._audit(request)))
+                    return self._gate.release(encode(Frame(self._audit(request))), Asked(request=request))
             with self._compute:
                 if not wanted():
                     raise TrainerError("the request was given up before its turn came; nothing was done")
                 return self._checked(decode(data))
         except MammoFedError as error:
             log.warning("%s: refused or failed: %s", self._site.config.site, error)
-            config = self._site.config
-            paths = (config.cohort, config.state, config.protocols)
-            return self._refusal(error, without_identity(str(error), paths=paths))
+            return self._refusal(error)
         except Exception as error:  # the asker gets an answer whatever happens; the cause stays in the site's own log
             log.exception("%s: internal failure", self._site.config.site)
             words = f"internal failure ({type(error).__name__}); the site's own log has the details"
-            return self._refusal(TrainerError(words), words)
+            return self._refusal(TrainerError(words))
 
-    def _refusal(self, error: MammoFedError, words: str) -> bytes:
+    def _refusal(self, error: MammoFedError) -> Released:
         if self._site.record is not None:
-            self._site.record.refused(error, words=words)
-        return encode(Frame(ErrorReply(code=error.exit_code, reason=words)))
+            self._site.record.refused(error, words=self._gate.words_of(error))
+        return self._gate.refusal(error)
 
-    def _checked(self, frame: Frame) -> bytes:
+    def _checked(self, frame: Frame) -> Released:
         record = self._site.record
         if record is None:
             if frame.envelope is not None:
                 raise ConfigError("the request is signed, and this trainer knows no coordinator to check that with",
                                   remedy="name the coordinator in the trainer's configuration")  # fmt: skip
-            return self._answer(frame)
+            return self._released(self._answer(frame), frame)
         signed = record.admit(frame)
-        reply = self._answer(Frame(signed.request, frame.arrays))  # what was signed, not what came beside it
+        asked = frame.message if isinstance(frame.message, SecureSumRequest) else signed.request
+        frame = Frame(asked, frame.arrays)  # what was signed, not what came beside it
+        reply = self._answer(frame)
         record.answered(signed, reply)
-        return reply
+        return self._released(reply, frame)
+
+    def _released(self, reply: bytes, frame: Frame) -> Released:
+        """The stored or new answer to a study's request, through the gate. What it refuses stays stored, and so is
+        neither computed nor charged again."""
+        request = frame.message
+        assert isinstance(request, TrainRequest | EvaluateRequest | SecureSumRequest)
+        protocol = self._site.protocol(request.protocol_sha256, study=request.study)
+        trained = self._site.trained(protocol, request.round) if isinstance(request, TrainRequest) else frozenset()
+        return self._gate.release(
+            reply, Asked(request=request, protocol=protocol, weights=frame.arrays, trained=trained)
+        )
 
     def _answer(self, frame: Frame) -> bytes:
         match frame.message:
@@ -137,6 +155,8 @@ class TrainerService:
                 return answer_train(self._site, request, frame.arrays)
             case EvaluateRequest() as request:
                 return answer_evaluate(self._site, request, frame.arrays)
+            case SecureSumRequest() as request:
+                return answer_secure_sum(self._site, request)
             case other:
                 raise MessageError("a trainer answers requests only", found=other.kind)
 
@@ -147,13 +167,13 @@ class TrainerService:
         return self._site.record.exchange(request)
 
     def _describe(self) -> DescribeReply:
-        config = self._site.config
+        config, record = self._site.config, self._site.record
         return DescribeReply(site=config.site, role=config.role, release=release(),
+                             key=record.key.public.hex if record is not None else None,
                              protocols=tuple(self._site.approved()), device=str(self._site.device))  # fmt: skip
 
 
-def without_identity(words: str, *, paths: Iterable[Path]) -> str:
-    """Words that may leave the site: `paths`, whatever looks like one, and pseudonyms replaced; 500 characters."""
-    for path in paths:
-        words = words.replace(str(path), "<path>")
-    return _PSEUDONYM.sub("<patient>", _PATH.sub("<path>", words))[:500]
+def _gate(config: SiteConfig) -> EgressGate:
+    party = Party(site=config.site, role=config.role, suppress_below=config.suppress_below)
+    return EgressGate(config.state, party=party, paths=(config.cohort, config.state, config.protocols),
+                      recipient=config.coordinator.name if config.coordinator is not None else None)  # fmt: skip

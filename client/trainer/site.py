@@ -21,7 +21,9 @@ from client.trainer.config import SiteConfig
 from client.trainer.models import WarmModels
 from client.trainer.record import SiteRecord
 from client.trainer.replies import ReplyStore
+from client.trainer.withdrawn import check_not_withdrawn
 from client.training.features import FeatureCache
+from client.training.update import trained_names
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import Contract, load_contract
 from shared_model.errors import (
@@ -155,6 +157,7 @@ class Site:
             PrivacyError: the site's own policy forbids it, whoever approved it.
             CohortError: the cohort was prepared by another contract or pipeline, or does not fit the public size.
         """
+        check_not_withdrawn(self.config.protocols.parent, study)
         protocol = self.approved().get(sha256)
         if protocol is None:
             raise ProtocolError(f"{self.config.site} has not approved this protocol", found=sha256[:12],
@@ -224,6 +227,11 @@ class Site:
             raise WeightsError("weights were changed on the way", found=found[:12], expected=claimed_sha256[:12])
         load_arrays(model, arrays)
         return model
+
+    def trained(self, protocol: Protocol, round_number: int) -> frozenset[str]:
+        """Names of the tensors that the phase of a round trains."""
+        model, _ = self._models.take(protocol, self.device)
+        return trained_names(model, protocol, round_number)
 
     def warm(self, protocol: Protocol) -> None:
         """Build the protocol's model and load the accountant, so that no round has to wait for them."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 
+from client.privacy.egress_rules import check_update
 from client.privacy.ledger import LedgerEntry, privacy_spent
 from client.privacy.randomness import Randomness
 from client.privacy.what_if import limit_of
 from client.trainer.correction import checked_correction
+from client.trainer.explore import refuse_exploration
 from client.trainer.personal import PersonalCopies, generic
 from client.trainer.replies import round_slot
+from client.trainer.secure import check_can_sum, sum_files, vector_of
 from client.trainer.site import Site, study_folder
 from client.training.checks import check_training
 from client.training.local import RoundResult, randomness_for, train_round
@@ -17,6 +20,7 @@ from shared_model.errors import BudgetExhaustedError, ProtocolError
 from shared_model.fusion import FusionModel, arrays_of
 from shared_model.messages import Arrays, Frame, PrivacySpent, TrainReply, TrainRequest, encode, split_correction
 from shared_model.protocol import Protocol
+from shared_model.secagg.terms import UPDATE
 
 HEADER_ROOM = 65536  # bytes of a reply beside its tensors, and room for the ledger's own entry
 
@@ -49,6 +53,8 @@ def answer_train(site: Site, request: TrainRequest, arrays: Arrays) -> bytes:
     size = sum(array.nbytes for array in weights.values()) + HEADER_ROOM
     site.replies.make_room(folder, slot, identity, size)  # or a full disk spends epsilon for nothing
     own.make_room(request.round)
+    if protocol.summed:
+        sum_files(site, protocol).make_room(UPDATE, request.round, request.attempt, size=size)
     try:
         reservation = _reserve(site, protocol, used, request)
     except BudgetExhaustedError as error:
@@ -61,7 +67,13 @@ def answer_train(site: Site, request: TrainRequest, arrays: Arrays) -> bytes:
         trained = arrays_of(model)
         own.keep(request.round, trained)
         reply = _reply(site, protocol, used, request, started, result)
-        data = encode(Frame(reply, generic(weights, start, trained)))
+        update = generic(weights, start, trained)
+        if protocol.summed:  # it stays here until it is masked, and no gate can look into it then
+            check_update(protocol, request.round, site=site.config.site, update=update, base=weights, correction={},
+                         trained=site.trained(protocol, request.round), told=used.noise_multiplier(request.round))
+            vector = vector_of(update, weights)
+            sum_files(site, protocol).keep(UPDATE, request.round, request.attempt, vector)
+        data = encode(Frame(reply, {} if protocol.summed else update))
     site.replies.store(folder, slot, identity, data)
     return data
 
@@ -92,8 +104,11 @@ def _checked(site: Site, request: TrainRequest) -> Protocol:
         raise ProtocolError("round or attempt outside the protocol",
                             found=f"{request.round}, attempt {request.attempt}",
                             expected=f"1..{protocol.rounds}, attempt 1..{protocol.federation.attempts}")  # fmt: skip
+    refuse_exploration(protocol)
     site.indices("train")
     site.fields(protocol)
+    if protocol.summed:
+        check_can_sum(site, protocol)
     return protocol
 
 
@@ -131,6 +146,7 @@ def _reply(
         weights_sha256=request.weights_sha256, correction_sha256=request.correction_sha256,
         outcome="abstained" if result is None else "trained",
         reason=abstained[:300] or site.decision(protocol).reason, seconds=time.monotonic() - started,
-        loss=None if result is None or protocol.private else result.loss,  # not noised, so it stays here
+        # Not noised, and not summed: so it stays here.
+        loss=None if result is None or protocol.private or protocol.summed else result.loss,
         privacy=spent(site, used, request.round) if protocol.private else None,
     )  # fmt: skip

@@ -30,12 +30,16 @@ def add_noise(sums: list[Tensor], *, std: float, randomness: Randomness) -> None
         start += tensor.numel()
 
 
+def trained_names(model: FusionModel, protocol: Protocol, round_number: int) -> frozenset[str]:
+    """Names of the parameters that the round's phase trains; the egress gate lets no other change leave."""
+    phase = protocol.training.phase(round_number)
+    wanted = frozenset(model.trainable_parameters(phase.objective, phase.scope))
+    return wanted - _low_rate(model, phase) if phase.encoder_rate == 0 else wanted
+
+
 def select_parameters(model: FusionModel, protocol: Protocol, round_number: int) -> None:
     """Switch gradients on for what the round's phase trains and off for the rest."""
-    phase = protocol.training.phase(round_number)
-    wanted = set(model.trainable_parameters(phase.objective, phase.scope))
-    if phase.encoder_rate == 0:
-        wanted -= _low_rate(model, phase)
+    wanted = trained_names(model, protocol, round_number)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in wanted)
 

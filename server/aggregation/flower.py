@@ -26,9 +26,11 @@ from shared_model.messages import (
     EvaluateRequest,
     Frame,
     Request,
+    SecureSumRequest,
     TrainRequest,
     parse_message,
 )
+from shared_model.signed_request import Signable
 from shared_model.tensors import pack, split_parts, unpack_parts
 
 __all__ = [
@@ -38,9 +40,10 @@ __all__ = [
 ARRAYS, MESSAGE, FIELDS, ENVELOPE = "arrays", "message", "json", "envelope"
 BLOCK = "mammofed.tensors"
 MAX_FIELDS_CHARS = MAX_HEADER_BYTES + MAX_REPORT_BYTES
-MESSAGE_TYPES = {"describe": "query.describe", "train": "train", "evaluate": "evaluate"}
+MESSAGE_TYPES = {"describe": "query.describe", "train": "train", "evaluate": "evaluate",
+                 "secure_sum": "query.secure_sum"}  # fmt: skip
 
-Signer = Callable[[str, TrainRequest | EvaluateRequest], bytes]  # (site, request) -> `SignedRequest.to_json`
+Signer = Callable[[str, Signable], bytes]  # (site, request) -> `SignedRequest.to_json`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ class Exchange:
     """Sends requests to nodes and collects what came by the deadline; nothing else of Flower's grid is used.
 
     Args:
-        signer: seals each request to train or evaluate for the site that it goes to; None: nothing is signed.
+        signer: seals each request to train, evaluate or sum for the site that it goes to; None: nothing is signed.
         name_of: name of the party behind a node.
     """
 
@@ -118,7 +121,7 @@ class Exchange:
         weights stays shared."""
         fields = message.content.config_records[MESSAGE]
         request = parse_message(str(fields[FIELDS]))
-        if isinstance(request, TrainRequest | EvaluateRequest):
+        if isinstance(request, TrainRequest | EvaluateRequest | SecureSumRequest):
             envelope = signer(self._name_of(message.metadata.dst_node_id), request)
             message.content = RecordDict({**message.content, MESSAGE: ConfigRecord({**fields, ENVELOPE: envelope})})
 

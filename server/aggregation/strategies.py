@@ -5,7 +5,7 @@ Which strategies there are, with their papers: `methods`; SCAFFOLD's part: `scaf
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -19,6 +19,8 @@ from server.aggregation.view import SampledView
 from shared_model.errors import RoundError
 from shared_model.messages import CORRECTION, Arrays, TrainRequest
 from shared_model.protocol import Protocol
+
+SUM = "sum"  # stands where the name of a site would
 
 
 class Aggregator:
@@ -111,6 +113,21 @@ class Aggregator:
             self._variates.learn(round_number, self._base, updates, self._sent)
         resting = {name for name in result if _rests(name, self._base, updates)}
         return {name: self._base[name] if name in resting else array for name, array in result.items()}
+
+    def aggregate_mean(
+        self, round_number: int, mean: Arrays, sites: Sequence[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        """The securely summed mean of the updates of `sites` -> new weights: to the strategy it is one site's update.
+
+        Raises:
+            RoundError: as :meth:`aggregate`.
+        """
+        weights = self._weights
+        try:
+            self._weights = {SUM: 1.0}
+            return self.aggregate(round_number, {SUM: mean})
+        finally:
+            self._weights, self.taken = weights, tuple(sorted(sites))
 
     def _note_chosen(self, records: list[RecordDict], _: str) -> MetricRecord:
         self._chosen = records

@@ -86,7 +86,7 @@ class Roll:
         now = self._clock()
         approved = tuple(sha256 for sha256 in dict.fromkeys(beat.approved) if sha256 in offered)
         declined = tuple(sha256 for sha256 in dict.fromkeys(beat.declined) if sha256 in offered)
-        trainer = TrainerState(up=beat.trainer.up, device=plain(beat.trainer.device))
+        trainer = TrainerState(up=beat.trainer.up, device=plain(beat.trainer.device), key=beat.trainer.key)
         sign = Sign(role=member.role, time=now, clock_ahead=beat.time - now, release=plain(beat.release),
                     trainer=trainer, approved=approved, declined=declined, words=words[:400])  # fmt: skip
         with self._lock:

@@ -188,7 +188,10 @@ class ControlService:
                 break
             files.append(proposal.file)
         named = set().union(*(proposal.sites for proposal in proposals)) - {caller.site}
-        others = [MemberKey(site=there.member.site, role=there.member.role, node=there.node)
+        signs = self._roll.present()
+        trainers = {site: sign.trainer.key for site, sign in signs.items()}
+        others = [MemberKey(site=there.member.site, role=there.member.role, node=there.node,
+                            trainer=trainers.get(there.member.site))
                   for there in self._registry.members()
                   if there.state is MemberState.CONFIRMED
                   and (there.member.site in named or (named and there.member.role is Role.EVALUATOR))

@@ -268,6 +268,8 @@ def start(home: CoordinatorHome, name: str, *, again: bool) -> StudyFolder:
     wanted, state = study.wanted(), study.state()
     if state is StudyState.COMPLETE:
         raise ConfigError(f"{name} is complete", remedy=f"read {study.path / 'report.html'}")
+    if wanted.wish is Wish.ENDED:
+        raise ConfigError(f"{name} has ended", found=wanted.reason, remedy="propose a study under another name")
     if wanted.wish is Wish.RUNNING:
         raise ConfigError(f"{name} is running already", remedy=f"`mammofed server status {home.folder}`")
     begun = wanted.wish is not Wish.PROPOSED

@@ -9,7 +9,9 @@ from typing import Any
 from server.reporting.facts import mapping
 from shared_model.protocol import Protocol
 
-START = {"public": "Public weights", "random": "Random weights"}  # by origin of the initial weights
+# By origin of the initial weights. Those of a study before (`server rollback`) have seen other hospitals' women.
+START = {"public": "Public weights", "random": "Random weights", "study": "The weights that it went on from"}
+SEEN = {"public": "no hospital data", "random": "no hospital data", "study": "nothing of this study"}
 MODEL_ROWS = (("clinical", "Clinical table only"), ("image", "Images only"), ("fused", "Images + clinical (fused)"))
 
 
@@ -23,7 +25,7 @@ def model_rows(summary: Mapping[str, Any], protocol: Protocol) -> list[dict[str,
     rows = [{"key": name, "label": label, **models[name]} for name, label in MODEL_ROWS if mapping(models.get(name))]
     public = mapping(held_out.get("public_weights"))
     if public:
-        label = f"{START[protocol.initial_weights.origin]} only, no hospital data"
+        label = f"{START[protocol.initial_weights.origin]} only, {SEEN[protocol.initial_weights.origin]}"
         rows.insert(0, {"key": "public", "label": label, **public})
     return rows
 
@@ -37,6 +39,10 @@ def answer(summary: Mapping[str, Any], protocol: Protocol) -> list[str]:
     held_out = mapping(mapping(summary.get("metrics")).get("held_out"))
     sentences = [_result(summary, held_out, protocol), _added(held_out, protocol), _cost(summary, protocol)]
     return [sentence for sentence in sentences if sentence]
+
+
+def _lower(start: str) -> str:
+    return start[0].lower() + start[1:] if start.startswith("The") else f"the {start.lower()}"
 
 
 def _result(summary: Mapping[str, Any], held_out: Mapping[str, Any], protocol: Protocol) -> str:
@@ -61,8 +67,9 @@ def _added(held_out: Mapping[str, Any], protocol: Protocol) -> str:
     if public.get("auc") is None or fused.get("auc") is None:
         return ""
     start, difference = START[protocol.initial_weights.origin], fused["auc"] - public["auc"]
+    seen = SEEN[protocol.initial_weights.origin]
     if difference <= 0:
-        return f"It is not better than the {start.lower()} alone, which reach {public['auc']:.3f} without any hospital."
+        return f"It is not better than {_lower(start)} alone, which reach {public['auc']:.3f} with {seen}."
     paired = mapping(mapping(held_out.get("comparisons")).get("fused_vs_public"))
     if paired.get("low") is not None:
         low, high, how = paired["low"], paired["high"], "paired DeLong"
@@ -71,7 +78,7 @@ def _added(held_out: Mapping[str, Any], protocol: Protocol) -> str:
         how = "computed as if on different women, so rather too wide"
     judged = "clear of" if low > 0 else "not clear of"
     return (
-        f"{start} alone, with no hospital data, reach {public['auc']:.3f}: hospitals added {difference:.3f} "
+        f"{start} alone, with {seen}, reach {public['auc']:.3f}: hospitals added {difference:.3f} "
         f"(interval {low:.3f} to {high:.3f}, {judged} zero; {how})."
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.aggregation.flower import Answer
 from server.aggregation.gate import inspect, norm_bounds
@@ -12,6 +12,7 @@ from server.rounds.journal import Participation
 from server.rounds.sampling import choose_sites
 from server.rounds.states import RoundStep
 from server.rounds.study import Study, names_in_words, plain
+from server.rounds.sums import MeanUpdate, sum_updates
 from shared_model.messages import Arrays, ErrorReply, TrainReply, TrainRequest
 
 AGAIN = ("contributed", "late", "failed")
@@ -32,6 +33,9 @@ class Attempt:
     Args:
         weights: of the last closed round.
         held: updates contributed to earlier attempts of this round, in this process; completed by :meth:`collect`.
+
+    Attributes:
+        mean: the secure sum's, in a study that has one; None before :meth:`collect`, or when too few trained.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class Attempt:
     ) -> None:
         self._study, self.round, self.attempt = study, round_number, attempt
         self._weights, self._sha256, self._held = weights, sha256, held
+        self.mean: MeanUpdate | None = None
         earlier = study.journal.rows(
             "SELECT site, outcome, asked FROM participation WHERE round = ? AND attempt < ? "
             "AND outcome != 'not_sampled' ORDER BY attempt", round_number, attempt,
@@ -72,6 +77,8 @@ class Attempt:
         bounds = norm_bounds(study.protocol, self.round, self._weights, corrections=self._corrections(reachable),
                              noise=_told(answers))  # fmt: skip
         verdicts = [self._judge(site, answers.get(site), norm_bound=bounds[site]) for site in asked]
+        if study.protocol.summed:
+            verdicts = self._sum(verdicts, _told(answers))
         with study.journal.round_step(self.round, self.attempt, RoundStep.COLLECT):
             for verdict in verdicts:
                 self._record(verdict)
@@ -80,8 +87,33 @@ class Attempt:
                 count = study.exchange.ignored - ignored
                 self._note("alarm", f"{count} replies to nothing that was asked, ignored", severity="warning",
                            code="foreign_reply")  # fmt: skip
+            self._tell_sum()
+        if study.protocol.summed:
+            return len(self.mean.sites) if self.mean is not None and self.mean.weights is not None else 0
         self._held.update({v.row.site: v.update for v in verdicts if v.update is not None})
         return len(self._held)
+
+    def _tell_sum(self) -> None:
+        """Journal what became of the secure sum, in the step that names who was in it."""
+        mean = self.mean
+        if mean is None:
+            return
+        if mean.weights is None:
+            self._note("alarm", plain(mean.fault), severity="warning", code="secure_sum")
+            return
+        self._study.note(
+            "updates_summed", f"the sum of {names_in_words(mean.sites)} was opened; no single update was seen",
+            round_number=self.round, attempt=self.attempt, data={"sites": len(mean.sites), "error": mean.error},
+        )  # fmt: skip
+
+    def _sum(self, verdicts: list[Verdict], told: Mapping[str, float]) -> list[Verdict]:
+        """Sum the updates of those who trained, and judge each site by whether it is in the sum."""
+        self.mean = sum_updates(
+            self._study, self.round, self.attempt, base=self._weights, told=told,
+            trained=[v.row.site for v in verdicts if v.row.outcome == "contributed"],
+            asked={site.name: self._number(site.name) for site in self._study.protocol.federation.sites},
+        )  # fmt: skip
+        return [_after_sum(verdict, self.mean) for verdict in verdicts]
 
     def _ask(self, sites: list[str]) -> dict[str, Answer]:
         study, messages = self._study, []
@@ -118,6 +150,10 @@ class Attempt:
             return _verdict(site, asked, answer, "abstained", reply.reason, reply)
         if self._study.protocol.private and reply.privacy is None:
             return _verdict(site, asked, answer, "refused", "privacy: the update came without its accounting", reply)
+        if self._study.protocol.summed:
+            if answer.frame.arrays:
+                return _verdict(site, asked, answer, "refused", "secure sum: the update came in clear", reply)
+            return _verdict(site, asked, answer, "contributed", "", reply)
         rejection = inspect(answer.frame.arrays, self._weights, norm_bound=norm_bound)
         if rejection is not None:
             return _verdict(site, asked, answer, "refused", f"{rejection.code}: {rejection.text}", reply)
@@ -171,6 +207,11 @@ class Attempt:
     def _number(self, site: str) -> int:
         return int(self._numbers.get(site, 1))
 
+    @property
+    def base(self) -> Arrays:
+        """The weights that the sites were sent."""
+        return self._weights
+
     def updates(self) -> Mapping[str, Arrays]:
         """The updates that passed, by site."""
         return {site: self._held[site] for site in self.sites if site in self._held}
@@ -181,6 +222,29 @@ class Attempt:
         self._study.note(
             kind, text, severity=severity, code=code, round_number=self.round, attempt=self.attempt, site=site
         )
+
+
+def _after_sum(verdict: Verdict, mean: MeanUpdate | None) -> Verdict:
+    """The verdict on a site once the sum is made: in it, or why not.
+
+    Who was in a sum that was opened and gave nothing for good is asked to train anew, under the next number: its
+    trainer brings the same values to no second sum. Everybody else keeps them.
+    """
+    row = verdict.row
+    if mean is None:
+        if row.outcome != "contributed":
+            return verdict
+        return replace(verdict, row=replace(row, outcome="failed", reason="secure sum: too few sites trained for one"))
+    up, down = mean.traffic.get(row.site, (0, 0))
+    row = replace(row, bytes_up=row.bytes_up + up, bytes_down=row.bytes_down + down)
+    if mean.weights is not None and row.site in mean.sites:
+        words = row.reason if row.outcome == "contributed" else ""  # what the site's own policy changed
+        return replace(verdict, row=replace(row, outcome="contributed", reason=words))
+    if row.outcome != "contributed":
+        return replace(verdict, row=row)
+    outcome = "refused" if mean.spent else "failed"
+    words = mean.lost.get(row.site, "") or mean.fault or "it was not in the sum that was begun"
+    return replace(verdict, row=replace(row, outcome=outcome, reason=plain(f"secure sum: {words}")))
 
 
 def _told(answers: Mapping[str, Answer]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.rounds.checkpoint import read_checkpoint, write_safetensors
+from server.rounds.joint import joint_metrics
 from server.rounds.measure import (
     MODELS,
     Measurement,
@@ -105,6 +106,9 @@ def ask_sites(study: Study) -> None:
     if study.protocol.privacy.metrics == "none":
         return
     number, weights = _chosen(study)
+    if study.protocol.privacy.metrics == "joint":
+        joint_metrics(study, number, weights, calibration=study.journal.document(number, "selection"))
+        return
     done = {row[0] for row in study.journal.rows("SELECT site FROM reports WHERE scope = 'site'")}
     nodes = {site: node for site, node in sorted(study.roster.sites.items()) if site not in done}
     calibration = study.journal.document(number, "selection")

@@ -12,7 +12,8 @@ from typing import Literal
 Severity = Literal["info", "warning", "error"]
 Kind = Literal[
     "study_started", "study_resumed", "site_present", "site_absent", "round_opened", "site_started", "site_replied",
-    "attempt_failed", "left_out", "evaluated", "checkpoint_written", "round_closed", "model_chosen", "tested",
+    "updates_summed", "attempt_failed", "left_out", "evaluated", "checkpoint_written", "round_closed", "model_chosen",
+    "tested", "explored",
     "site_evaluated", "waiting", "alarm", "finished",
 ]  # fmt: skip
 

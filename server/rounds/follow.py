@@ -79,6 +79,25 @@ def read_events(journal: Path, *, after: int, limit: int = -1) -> Iterator[tuple
         )  # fmt: skip
 
 
+def contributions(journal: Path) -> dict[int, frozenset[str]]:
+    """Who is in the model of each closed round, by round. Attempts that had no quorum are in no model."""
+    query = (
+        "SELECT p.round, p.site FROM participation p JOIN rounds r ON r.round = p.round AND r.attempt = p.attempt "
+        "WHERE r.state = ? AND p.outcome = 'contributed' ORDER BY p.round, p.site"
+    )
+    found: dict[int, set[str]] = {}
+    for number, site in _rows(journal, query, RoundState.CLOSED.value):
+        found.setdefault(int(number), set()).add(str(site))
+    return {number: frozenset(sites) for number, sites in found.items()}
+
+
+def metric_rows(journal: Path, scope: str) -> list[tuple[int, str, str, float]]:
+    """Round, site, name and value of everything measured in one scope, in the order of rounds."""
+    query = "SELECT round, site, name, value FROM metrics WHERE scope = ? ORDER BY round, site, name"
+    return [(int(number), str(site), str(name), float(value)) for number, site, name, value in
+            _rows(journal, query, scope)]  # fmt: skip
+
+
 class EventReader:
     """Reads new events of journals again and again, and opens those alone that were written to since; of any thread."""
 

@@ -25,15 +25,17 @@ from server.aggregation.strategies import Aggregator
 from server.rounds.checkpoint import Checkpoint, read_checkpoint, write_bytes, write_checkpoint
 from server.rounds.ending import ask_sites, choose_model, measure_initial, open_test
 from server.rounds.events import Observer
+from server.rounds.explore import explore
 from server.rounds.journal import Journal
 from server.rounds.one_round import Weights, run_round
 from server.rounds.states import StudyState, StudyStep
 from server.rounds.study import Bound, Roster, Study
 from server.rounds.summary import write_summary
 from server.rounds.waiting import StopRequested, gather
-from shared_model.errors import ProtocolError, RoundError, StorageError, WeightsError
+from shared_model.errors import ConfigError, ProtocolError, RoundError, StorageError, WeightsError
 from shared_model.messages import MAX_FRAME_BYTES, MAX_HEADER_BYTES, Arrays, weights_sha256
 from shared_model.protocol import Protocol
+from shared_model.signing import SigningKey
 
 Status = Literal["COMPLETE", "INCOMPLETE", "STOPPED"]
 ENDS: Mapping[StudyStep, Status] = {
@@ -54,7 +56,7 @@ class StudyOutcome:
 def run_study(
     *, grid: Grid, protocol: Protocol, run_dir: Path, initial: Arrays, observer: Observer, stop: threading.Event,
     patience_s: float = 0.0, waits_for_lost: bool = False, signer: Signer | None = None, bound: Bound | None = None,
-    clock: Callable[[], float] = time.monotonic,
+    signing: SigningKey | None = None, clock: Callable[[], float] = time.monotonic,
 ) -> StudyOutcome:  # fmt: skip
     """Run or resume the study of `run_dir` until it is complete, cannot go on, or is stopped; then write its summary.
 
@@ -70,24 +72,29 @@ def run_study(
         signer: signs each request for its site (`server.rounds.signer`); None: unsigned, on one machine.
         bound: which node was enrolled as which party, asked again at each roll call; a node that says another name, or
             is bound to none, is left out. None: nobody was enrolled, on one machine, and names are believed.
+        signing: the coordinator's key, for a study with a secure sum; it signs the documents of the sums.
         clock: seconds, monotonic; what waits for lost parties are measured by.
 
     Raises:
+        ConfigError: a study with a secure sum, and nothing to sign with.
         ProtocolError: the run directory belongs to another protocol, or the protocol bounds no update.
         WeightsError: `initial` are not the protocol's weights, or more than a message may hold.
         StorageError: the run directory cannot be written or is in use; closed rounds are safe.
     """
     quiet_flower()
     _check(protocol, initial)
+    if protocol.summed and (signing is None or signer is None):
+        raise ConfigError("a study with a secure sum needs the coordinator's signing key", found="unsigned requests",
+                          remedy="run it at a coordinator, or with `mammofed simulate`")  # fmt: skip
     run_dir.mkdir(parents=True, exist_ok=True)
-    with _alone(run_dir):
+    with alone(run_dir):
         _freeze(run_dir, protocol)
         with Journal(run_dir / "journal.sqlite", observer) as journal:
             roster = Roster()
             study = Study(
                 protocol=protocol, run_dir=run_dir, journal=journal, stop=stop, roster=roster, bound=bound,
                 exchange=Exchange(grid, signer=signer, name_of=roster.name_of), aggregator=Aggregator(protocol),
-                clock=clock, outage_s=protocol.federation.deadline_s if waits_for_lost else 0.0,
+                clock=clock, signing=signing, outage_s=protocol.federation.deadline_s if waits_for_lost else 0.0,
                 initial={name: np.asarray(array, dtype=np.float32) for name, array in initial.items()},
             )  # fmt: skip
             outcome = _run(study, patience_s=patience_s)
@@ -135,7 +142,7 @@ def _begin(study: Study) -> None:
             journal.put("protocol_sha256", protocol.sha256)
             study.note("study_started", f"{protocol.rounds} rounds, {len(protocol.federation.sites)} sites")
         return
-    tested = journal.rows("SELECT 1 FROM steps WHERE step = ?", StudyStep.TEST.value)
+    tested = journal.rows("SELECT 1 FROM steps WHERE step IN (?, ?)", StudyStep.TEST.value, StudyStep.EXPLORE.value)
     chosen = journal.get("chosen") is not None
     step = StudyStep.RESUME_TESTED if tested else StudyStep.RESUME_CHOSEN if chosen else StudyStep.RESUME_ROUNDS
     with journal.study_step(step):
@@ -145,6 +152,10 @@ def _begin(study: Study) -> None:
 def _walk(study: Study) -> str:
     """Everything between start and end; returns why it stopped early, or an empty text."""
     journal = study.journal
+    if study.protocol.exploration is not None:
+        if journal.study_state() is StudyState.ROUNDS:
+            explore(study)
+        return ""
     if journal.study_state() is StudyState.ROUNDS:
         if study.stop.is_set():
             return STOPPED
@@ -193,7 +204,7 @@ def _freeze(run_dir: Path, protocol: Protocol) -> None:
 
 
 @contextmanager
-def _alone(run_dir: Path) -> Iterator[None]:
+def alone(run_dir: Path) -> Iterator[None]:
     """One coordinator at a time; the kernel frees the lock however the process ends (flock(2))."""
     with (run_dir / "journal.lock").open("w") as stream:
         try:

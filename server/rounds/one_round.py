@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from server.rounds.attempt import Attempt
 from server.rounds.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from server.rounds.ending import note_auc
+from server.rounds.influence import SCOPE as INFLUENCE
+from server.rounds.influence import influences
 from server.rounds.measure import Measurement, auc_of, evaluator_measures, record
 from server.rounds.roll_call import call_roll
 from server.rounds.sampling import due
 from server.rounds.states import RoundState, RoundStep
 from server.rounds.study import Study, names_in_words
+from server.rounds.sums import forget_sums
 from server.rounds.waiting import wait_for_sites
 from shared_model.errors import QuorumError, RoundError, StorageError
 from shared_model.messages import Arrays, weights_sha256
@@ -30,7 +33,8 @@ def run_round(study: Study, number: int, weights: Weights) -> Weights:
         StopRequested: somebody asked for it while an attempt waited for lost sites.
         StorageError: the journal began this round from other weights, or the checkpoint cannot be written.
     """
-    sha256, held = weights_sha256(weights), dict[str, Arrays]()
+    sha256, held, contributed = weights_sha256(weights), dict[str, Arrays](), 0
+    forget_sums(study.run_dir, before=number)
     found = study.journal.last_attempt(number)
     if found is not None and found.weights_before != sha256:
         raise StorageError(f"round {number} was begun from other weights", found=sha256, expected=found.weights_before,
@@ -49,11 +53,13 @@ def run_round(study: Study, number: int, weights: Weights) -> Weights:
             wait_for_sites(study, attempt.sites, held=held, round_number=number)
         if number_of_attempt != interrupted:
             attempt.open()
-        if attempt.collect() >= study.protocol.federation.quorum:
+        contributed = attempt.collect()
+        if contributed >= study.protocol.federation.quorum:
             return _close(study, attempt)
-        _miss(study, attempt, contributed=len(held))
+        _miss(study, attempt, contributed=contributed)
     raise QuorumError(
-        f"round {number} has no quorum after {study.protocol.federation.attempts} attempts", found=f"{len(held)} sites",
+        f"round {number} has no quorum after {study.protocol.federation.attempts} attempts",
+        found=f"{contributed} sites",
         expected=f"at least {study.protocol.federation.quorum}",
         remedy="see in the report what kept each site out, then resume the study",
     )  # fmt: skip
@@ -91,11 +97,16 @@ def _close(study: Study, attempt: Attempt) -> Weights:
     """Aggregate, evaluate, save, close: one journal entry each."""
     number, journal = attempt.round, study.journal
     updates = attempt.updates()
-    weights = study.aggregator.aggregate(number, updates)
+    if attempt.mean is not None and attempt.mean.weights is not None:
+        weights = study.aggregator.aggregate_mean(number, attempt.mean.weights, attempt.mean.sites)
+    else:
+        weights = study.aggregator.aggregate(number, updates)
     with journal.round_step(number, attempt.attempt, RoundStep.AGGREGATE):
         for site in sorted(updates.keys() - set(study.aggregator.taken)):
             study.note("left_out", f"{study.protocol.federation.strategy} did not take this site's update",
                        code="not_taken", site=site, round_number=number, attempt=attempt.attempt)  # fmt: skip
+        for site, found in influences(updates, attempt.base, _weights_of(study)).items():
+            journal.metrics(number, INFLUENCE, site, found.numbers())
     _evaluate(study, number, attempt.attempt, weights)
     state = study.aggregator.state()
     path = write_checkpoint(
@@ -106,6 +117,10 @@ def _close(study: Study, attempt: Attempt) -> Weights:
         study.note("checkpoint_written", path.name, round_number=number, attempt=attempt.attempt)
     _mark_closed(study, number, attempt.attempt)
     return weights
+
+
+def _weights_of(study: Study) -> dict[str, float]:
+    return {site.name: site.weight for site in study.protocol.federation.sites}
 
 
 def _mark_closed(study: Study, number: int, attempt: int) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from server.aggregation.flower import Answer
 from server.rounds.study import Study, plain
+from shared_model.errors import SignatureError
 from shared_model.messages import DescribeReply, DescribeRequest, ErrorReply, Frame
+from shared_model.signing import VerifyKey
 
 DESCRIBE_S = 120.0  # a describe computes nothing, but couriers poll and start a process for each message
 
@@ -75,6 +77,8 @@ def _settle(study: Study, node: int, answer: Answer, *, enrolled: tuple[str, str
         study.roster.evaluator, study.roster.evaluator_node = reply.site, node
     else:
         study.roster.sites[reply.site] = node
+        if study.protocol.summed and reply.key is not None:
+            study.roster.keys[reply.site] = VerifyKey.from_hex(reply.key)
     study.note("site_present", f"{reply.role}, {plain(reply.device)}", site=reply.site)
 
 
@@ -86,6 +90,8 @@ def _fault(study: Study, reply: DescribeReply, enrolled: tuple[str, str] | None)
         return "another_name", f"it says that it is {reply.site} ({reply.role}), and was enrolled as {name} ({role})"
     if reply.release != protocol.release:
         return "release", f"it runs release {plain(reply.release)}, the protocol is for {protocol.release}"
+    if protocol.summed and reply.role == "site" and not _is_key(reply.key):
+        return "no_key", "its trainer names no signing key, without which nothing is summed securely"
     if protocol.sha256 not in reply.protocols:
         return "not_approved", "its administrator has not approved this protocol"
     if reply.role == "site" and reply.site not in {site.name for site in protocol.federation.sites}:
@@ -96,3 +102,10 @@ def _fault(study: Study, reply: DescribeReply, enrolled: tuple[str, str] | None)
     if reply.role == "evaluator" and roster.evaluator:
         return "second_node", "another node already is the evaluator"
     return None
+
+
+def _is_key(text: str | None) -> bool:
+    try:
+        return text is not None and VerifyKey.from_hex(text) is not None
+    except SignatureError:
+        return False

@@ -64,7 +64,7 @@ class StudyState(StrEnum):
     NEW = "new"
     ROUNDS = "rounds"  # training
     CHOSEN = "chosen"  # all rounds closed, the model is chosen by the rule and written
-    TESTED = "tested"  # `test` was opened and its result is journalled
+    TESTED = "tested"  # `test` was opened and its result is journalled; of an exploration: its counts are
     COMPLETE = "COMPLETE"
     INCOMPLETE = "INCOMPLETE"  # a round or an evaluation could not be had; may be resumed
     STOPPED = "STOPPED"  # a person asked for it; may be resumed
@@ -76,6 +76,7 @@ class StudyStep(StrEnum):
     START = "start"
     CHOOSE = "choose"
     TEST = "test"
+    EXPLORE = "explore"  # the counts of an exploration are there, and with them all that it was for
     COMPLETE = "complete"
     GIVE_UP = "give_up"
     STOP = "stop"
@@ -88,6 +89,7 @@ _Y, _T = StudyState, StudyStep
 STUDY_TABLE: Mapping[tuple[StudyState, StudyStep], StudyState] = {
     (_Y.NEW, _T.START): _Y.ROUNDS,
     (_Y.ROUNDS, _T.CHOOSE): _Y.CHOSEN,
+    (_Y.ROUNDS, _T.EXPLORE): _Y.TESTED,
     (_Y.ROUNDS, _T.GIVE_UP): _Y.INCOMPLETE,
     (_Y.ROUNDS, _T.STOP): _Y.STOPPED,
     (_Y.ROUNDS, _T.RESUME_ROUNDS): _Y.ROUNDS,

@@ -15,6 +15,7 @@ from server.rounds.journal import Journal
 from shared_model.errors import RoundError
 from shared_model.messages import Arrays
 from shared_model.protocol import Protocol
+from shared_model.signing import SigningKey, VerifyKey
 
 MAX_REASON_CHARS = 300
 MAX_NAMES = 8  # in one event; who took part stands in the journal's table
@@ -26,9 +27,13 @@ Bound = Callable[[], Mapping[int, tuple[str, str]]]
 
 @dataclass
 class Roster:
-    """Which node is which party, as the nodes described themselves. refused: why other nodes take no part, in words."""
+    """Which node is which party, as the nodes described themselves. refused: why other nodes take no part, in words.
+
+    keys: public key of each site's trainer, as it says; sites take part with none that they have not confirmed.
+    """
 
     sites: dict[str, int] = field(default_factory=dict)
+    keys: dict[str, VerifyKey] = field(default_factory=dict)
     evaluator: str = ""
     evaluator_node: int | None = None
     refused: dict[int, str] = field(default_factory=dict)
@@ -47,6 +52,7 @@ class Roster:
     def forget(self, party: str) -> None:
         """Let nobody stand for a party, until a node says again that it does."""
         self.sites.pop(party, None)
+        self.keys.pop(party, None)
         if party == self.evaluator:
             self.evaluator, self.evaluator_node = "", None
 
@@ -73,6 +79,7 @@ class Study:
     bound: which node was enrolled as which party; None: nobody was, on one machine.
     outage_s: seconds that an attempt waits for parties whose connection is lost; 0: nobody is waited for.
     clock: seconds, monotonic.
+    signing: the coordinator's key, for the documents of secure sums; None: nothing is signed, and nothing summed.
     """
 
     protocol: Protocol
@@ -85,6 +92,7 @@ class Study:
     bound: Bound | None = None
     outage_s: float = 0.0
     clock: Callable[[], float] = time.monotonic
+    signing: SigningKey | None = None
     roster: Roster = field(default_factory=Roster)
 
     @property

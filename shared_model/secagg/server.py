@@ -82,6 +82,11 @@ class Server:
         self._unmaskings: dict[str, Unmasking] = {}
         self._total = np.zeros(session.length, dtype=session.code.dtype)
 
+    def heard(self, stage: Stage) -> tuple[str, ...]:
+        """Sites whose valid document of a stage is here, in the order of their names."""
+        answered = (self._keys, self._shares, self._masked, self._statements, self._unmaskings)[stage]
+        return tuple(sorted(answered))
+
     def opening(self) -> bytes:
         """For every site: the terms."""
         return self._signed(Opening(session=self._digest, terms=self.session))

@@ -55,7 +55,7 @@ class Session(Fields):
     study: Name
     protocol_sha256: Sha256
     round: int = Field(ge=0, le=10_000)
-    attempt: int = Field(ge=0, le=100)
+    attempt: int = Field(ge=0, le=10_000)
     what: Name
     coordinator: HexKey
     peers: tuple[Peer, ...] = Field(min_length=LEAST_SITES, max_length=MAX_SITES)

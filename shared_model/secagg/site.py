@@ -97,13 +97,16 @@ class Site:
         state = Keyed(keys=keys, sealing_private=sealing.hex(), mask_private=mask.hex())
         return cls(session, site, signing, state, asked=_sha256(opening), words=b"")
 
-    def keys(self) -> bytes:
+    def keys(self, *, again: bytes | None = None) -> bytes:
         """The reply to the opening.
 
+        Args:
+            again: the opening, where it came once more.
+
         Raises:
-            MessageError: the sum has gone on.
+            MessageError: the sum has gone on, or was opened with another document.
         """
-        if not isinstance(self.state, Keyed):
+        if not isinstance(self.state, Keyed) or (again is not None and _sha256(again) != self._asked):
             raise self._out_of_turn("keys")
         return self.state.keys.to_bytes()
 

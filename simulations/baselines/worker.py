@@ -21,11 +21,13 @@ from client.training.features import FeatureCache
 from server.rounds.checkpoint import read_arrays
 from server.rounds.events import Event
 from server.rounds.loop import run_study
+from server.rounds.signer import one_machine_signing
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import load_contract
 from shared_model.errors import MammoFedError, RoundError
 from shared_model.evaluation import Scores
 from shared_model.protocol import Protocol
+from shared_model.strategies import LEAST_SUM_SITES
 from simulations.baselines.jobs import ONCE, POOLED_SITE, Config, Job, with_objective
 from simulations.baselines.logistic import logistic_scores
 from simulations.baselines.scores import FILE, HELD_OUT, PartyScores, write_scores
@@ -115,6 +117,8 @@ def config_of(job: Job, place: Place) -> Config:
     config = compose_config([*job.overrides, f"name={place.name}"])
     if job.baseline in OBJECTIVES:
         config = with_objective(config, OBJECTIVES[job.baseline])
+    if len(job.parties) < LEAST_SUM_SITES:  # a control of one trainer has nothing to sum
+        config = {**config, "secure_sum": {"kind": "none"}}
     return {**config, "evaluation": {**config["evaluation"], **CHEAPER}}
 
 
@@ -144,7 +148,8 @@ def _train(job: Job, grid: LocalGrid, protocol: Protocol, home: Path, arrays: An
         if event.kind == "round_closed":
             tell(job.name, event.round, protocol.rounds)
 
-    outcome = run_study(grid=grid, protocol=protocol, run_dir=home, initial=arrays, observer=observe, stop=stop)
+    outcome = run_study(grid=grid, protocol=protocol, run_dir=home, initial=arrays, observer=observe, stop=stop,
+                        **one_machine_signing(protocol, home))  # fmt: skip
     if outcome.status != "COMPLETE":
         raise RoundError(f"the training {job.name} of seed {job.seed} is {outcome.status}", found=outcome.reason,
                          remedy="resume the comparison")  # fmt: skip

@@ -24,6 +24,7 @@ from simulations.words import seconds_in_words
 # name -> (title, module with `measure() -> list[Row]`); imported only when asked for
 SECTIONS: dict[str, tuple[str, str]] = {
     "dp": ("Patient-level DP-SGD: speed and memory", "simulations.benchmarks.dp_engines"),
+    "privacy": ("What a site's privacy guards cost", "simulations.benchmarks.privacy"),
     "films": ("DICOM films prepared, by transfer syntax", "simulations.benchmarks.films"),
     "import": ("A hospital imported, and imported again", "simulations.benchmarks.imports"),
     "cohort": ("Opening a prepared cohort", "simulations.benchmarks.cohorts"),
@@ -32,9 +33,11 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "monitor": ("Watching a study: a refresh, and what it costs the study", "simulations.benchmarks.monitor"),
     "start": ("The default study from an empty cache", "simulations.benchmarks.start"),
     "deployment": ("A deployed round against plain Flower's", "simulations.benchmarks.deployment.compare"),
+    "secure_sum": ("A secure sum against a plain one, CPU time", "simulations.benchmarks.secure_sum"),
     "peers": ("The same study in other frameworks", "simulations.benchmarks.peers.compare"),
 }
-ON_REQUEST = frozenset({"deployment", "peers"})  # take minutes, or install packages: never without `--only`
+# Take minutes, or install packages: never without `--only`.
+ON_REQUEST = frozenset({"deployment", "peers", "secure_sum"})
 VERSIONS = ("torch", "opacus", "flwr", "numpy", "pydicom")
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 

@@ -110,7 +110,7 @@ def memory(case: Case) -> Row:
 
 def make_step(case: Case, way: str) -> Step:
     """One whole step of `private`, `plain` (without privacy) or `hooks` (stock Opacus) on its own copy of the model."""
-    model, batch = _model(case), _women(case)
+    model, batch = make_model(case), _women(case)
     terms = LossTerms(kind="bce", prevalence=0.3, pos_weight=2.0, focal_gamma=2.0, focal_alpha=0.5, auxiliary=0.5)
     loss = functools.partial(patient_loss_B, terms=terms, objective="fusion")
     if way == "hooks":
@@ -174,7 +174,8 @@ def _hooks_step(model: FusionModel, batch: PatientBatch, loss: PatientLoss) -> S
     return step
 
 
-def _model(case: Case) -> FusionModel:
+def make_model(case: Case) -> FusionModel:
+    """A model of the case, new."""
     config = FusionConfig(
         size=case.size, fusion="gated", n_clinical=FEATURES, height=case.height, width=case.width
     )

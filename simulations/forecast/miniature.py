@@ -23,6 +23,7 @@ from server.reporting import write_report
 from server.rounds.checkpoint import read_arrays
 from server.rounds.events import Event
 from server.rounds.loop import run_study
+from server.rounds.signer import one_machine_signing
 from server.rounds.summary import write_summary
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import Contract
@@ -181,7 +182,8 @@ def run(config: Config, protocol: Protocol, cohorts: Mapping[str, Path], folder:
         with pool:
             start_s = time.perf_counter() - began
             outcome = run_study(grid=LocalGrid(pool), protocol=few, run_dir=run_dir, initial=read_arrays(initial),
-                                observer=_ignore, stop=threading.Event())  # fmt: skip
+                                observer=_ignore, stop=threading.Event(),
+                                **one_machine_signing(few, run_dir))  # fmt: skip
             trainers = {t.process.pid for t in pool.trainers if t.process is not None}
     if outcome.status != "COMPLETE":
         raise RoundError("the study in miniature did not complete, so that nothing can be said of the large one",

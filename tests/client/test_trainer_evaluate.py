@@ -155,8 +155,14 @@ def test_image_only_sees_no_table(small_study: Make) -> None:
     assert torch.equal(seen.labels_B, full.labels_B)
 
 
+def test_a_report_on_few_women_is_withheld(small_study: Make, opened: Any) -> None:
+    reply = ask(opened(small_study().config("site-01")), small_study("again"), "site", thresholds=THRESHOLDS)
+    assert (reply.outcome, reply.report) == ("abstained", "{}")
+    assert "fewer than 5 women of a kind" in reply.reason
+
+
 def test_without_privacy_a_site_reports_its_own_women_exactly(small_study: Make, opened: Any) -> None:
-    study = small_study()
+    study = small_study(patients=150)
     reply = ask(opened(study.config("site-01")), study, "site", thresholds=THRESHOLDS)
     document = json.loads(reply.report)
     config = study.config("site-01")

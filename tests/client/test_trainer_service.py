@@ -402,7 +402,7 @@ def test_a_gpu_that_is_not_there_is_refused(small_study: Make, opened: Any) -> N
 def test_words_that_leave_carry_no_path_and_no_pseudonym() -> None:
     words = "cohort /data/jane doe/x.npy of 0123456789abcdef failed; found: ~/secret, ./a/b; see (/etc/x)"
     left = without_identity(words, paths=[Path("/data/jane doe")])
-    assert left == "cohort <path><path> of <patient> failed; found: <path>, <path>; see (<path>)"
+    assert left == "cohort <path> of <patient> failed; found: <path>, <path>; see (<path>)"
     assert without_identity("epsilon 3.2 of 8, 0.5 s/round", paths=[]) == "epsilon 3.2 of 8, 0.5 s/round"
     assert len(without_identity("x" * 2000, paths=[])) == 500
 

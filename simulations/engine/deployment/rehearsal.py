@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,6 +23,7 @@ import click
 from client.cli import site as site_group
 from client.deploy.home import Policy, SiteHome
 from client.deploy.join import trainer_environment
+from client.deploy.peer_keys import peer_keys, publish_key
 from client.trainer.client import listens
 from server.cli import server as server_group
 from server.deploy.home import CoordinatorHome, free_ports
@@ -132,6 +134,8 @@ class Rehearsal:
         door = f"localhost:{self._reached_by(settings.port)}"
         self.site(party.name, "init", "--invite", token, "--server", door, "--enrol-port", str(settings.enrol_port),
                   "--cohort", str(party.cohort), "--role", party.role.value)  # fmt: skip
+        if party.trainer:  # whose own `site join` runs no trainer
+            publish_key(self.sites[party.name])
         home = self.sites[party.name]  # what follows is the administrator's hand on the policy
         policy = Policy.read(home.policy_file).model_copy(update={
             "salt": party.salt, "test_fraction": party.test_fraction, "private_only": party.private_only,
@@ -163,7 +167,8 @@ class Rehearsal:
         """Each site's administrator says yes, once the proposal is there."""
         for name, home in self.sites.items():
             self.until(lambda home=home: _offered(home, study), f"{name} was not shown {study}")  # type: ignore[misc]
-            self.site(name, "approve", study, "--yes")
+            self.until(lambda home=home: _peers_there(home, study), f"{name} was not told the others' keys")  # type: ignore[misc]
+            self.site(name, "approve", study, "--yes", "--peers-compared")
         self._say(f"{study}: approved by {len(self.sites)} parties")
         self._share_trainers()
         for name, home in self.sites.items():
@@ -241,6 +246,14 @@ def call(group: click.Group, *arguments: str) -> str:
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
         group.main(args=list(arguments), prog_name="mammofed", standalone_mode=False)
     return said.getvalue()
+
+
+def _peers_there(home: SiteHome, study: str) -> bool:
+    """Whether the coordinator has handed out every key that the study's secure sum needs."""
+    from client.trainer.consent import proposals
+
+    signed = proposals(home, release=version("mammofed")).get(study)
+    return signed is not None and all(peer.key is not None for peer in peer_keys(home, signed.protocol))
 
 
 def _offered(home: SiteHome, study: str) -> bool:

@@ -29,14 +29,14 @@ closed      .       .          .           .          .      .       .          
 failed      .       .          .           .          .      .       .            .       .
 """
 STUDY = """
-            start   choose  test    complete  give_up     stop     resume_rounds  resume_chosen  resume_tested
-new         rounds  .       .       .         .           .        .              .              .
-rounds      .       chosen  .       .         INCOMPLETE  STOPPED  rounds         .              .
-chosen      .       .       tested  .         INCOMPLETE  STOPPED  .              chosen         .
-tested      .       .       .       COMPLETE  .           STOPPED  .              .              tested
-COMPLETE    .       .       .       .         .           .        .              .              .
-INCOMPLETE  .       .       .       .         .           .        rounds         chosen         tested
-STOPPED     .       .       .       .         .           .        rounds         chosen         tested
+            start   choose  test    explore  complete  give_up     stop     resume_rounds  resume_chosen  resume_tested
+new         rounds  .       .       .        .         .           .        .              .              .
+rounds      .       chosen  .       tested   .         INCOMPLETE  STOPPED  rounds         .              .
+chosen      .       .       tested  .        .         INCOMPLETE  STOPPED  .              chosen         .
+tested      .       .       .       .        COMPLETE  .           STOPPED  .              .              tested
+COMPLETE    .       .       .       .        .         .           .        .              .              .
+INCOMPLETE  .       .       .       .        .         .           .        rounds         chosen         tested
+STOPPED     .       .       .       .        .         .           .        rounds         chosen         tested
 """
 
 

@@ -15,8 +15,8 @@ CASE = Case(size="tiny", height=48, width=40, of_plain=0.1, of_hooks=0.1, memory
 
 def weights_after_a_step(way: str, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     models: list[torch.nn.Module] = []
-    build = dp_engines._model
-    monkeypatch.setattr(dp_engines, "_model", lambda case: models.append(build(case)) or models[-1])
+    build = dp_engines.make_model
+    monkeypatch.setattr(dp_engines, "make_model", lambda case: models.append(build(case)) or models[-1])
     dp_engines.make_step(CASE, way)()
     return torch.cat([p.detach().flatten() for p in models[0].parameters()])
 
@@ -25,7 +25,7 @@ def test_without_noise_private_steps_and_stock_hooks_agree(monkeypatch: pytest.M
     """Same model, same women, same clipping, same divisor: otherwise the ratio would compare two different things."""
     monkeypatch.setattr(dp_engines, "SIGMA", 0.0)
     monkeypatch.setattr(dp_engines, "CLIP", 0.05)
-    start = torch.cat([p.detach().flatten() for p in dp_engines._model(CASE).parameters()])
+    start = torch.cat([p.detach().flatten() for p in dp_engines.make_model(CASE).parameters()])
     private, hooks = (weights_after_a_step(way, monkeypatch) - start for way in ("private", "hooks"))
     assert float(private.norm()) > 0
     assert float((private - hooks).norm() / private.norm()) < 1e-3  # float32 differences of weights near one
@@ -34,7 +34,7 @@ def test_without_noise_private_steps_and_stock_hooks_agree(monkeypatch: pytest.M
 def test_without_clipping_all_three_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dp_engines, "SIGMA", 0.0)
     monkeypatch.setattr(dp_engines, "CLIP", 1e6)
-    start = torch.cat([p.detach().flatten() for p in dp_engines._model(CASE).parameters()])
+    start = torch.cat([p.detach().flatten() for p in dp_engines.make_model(CASE).parameters()])
     moves = [weights_after_a_step(way, monkeypatch) - start for way in dp_engines.WAYS]
     for one, other in itertools.combinations(moves, 2):
         assert float((one - other).norm() / one.norm()) < 1e-3
