@@ -27,6 +27,7 @@ def gain(
     Example:  mammofed site gain runs/quick-20261126-120000 --site site_01
     """
     from rich.console import Console
+    from rich.status import Status
 
     from client.gain.show import show, sites_of_evidence
 
@@ -41,8 +42,10 @@ def gain(
         for study in found:
             name = study.config.site
             with console.status(f"{name}: scoring its test women, training its own model") as status:
-                rows.append(work_out(study, local=local, tell=lambda done, of, name=name, status=status: status.update(
-                    f"{name}: own model, round {done} of {of}")))  # fmt: skip
+                def tell(done: int, of: int, name: str = name, status: Status = status) -> None:
+                    status.update(f"{name}: own model, round {done} of {of}")
+
+                rows.append(work_out(study, local=local, tell=tell))
     for row in rows:
         show(console, row)
     if output is not None:
