@@ -55,8 +55,10 @@ def cross_validation(
         train = {site: np.flatnonzero(found != fold) for site, found in folds.items()}
         tested = np.concatenate([np.asarray(labels[site])[rows] for site, rows in test.items()])
         if set(tested.tolist()) != {0, 1}:
-            raise CohortError(f"fold {fold} of {k} lacks a class",
-                              found=f"{int(tested.sum())} of {len(tested)} positive", expected="both classes in each fold", remedy="use fewer folds")  # fmt: skip
+            raise CohortError(
+                f"fold {fold} of {k} lacks a class", found=f"{int(tested.sum())} of {len(tested)} positive",
+                expected="both classes in each fold", remedy="use fewer folds",
+            )  # fmt: skip
         runs.append(Run(name=f"fold_{fold}", train=train, test=test))
     return runs
 
