@@ -92,8 +92,8 @@ class Cohort:
 
     @cached_property
     def attributes(self) -> pd.DataFrame:
-        """N rows of attributes for subgroups (vendor, age, density...), indexed by pseudonym; never a model input. `views`
-        is counted here: how many of a patient's views there are, as text."""
+        """N rows of attributes for subgroups (vendor, age, density...), indexed by pseudonym; never a model input.
+        `views` is counted here: how many of a patient's views there are, as text."""
         import pandas as pd  # half a second that a trainer does not need
 
         views = [str(n) for n in (self.view_index >= 0).sum(axis=1).tolist()]
