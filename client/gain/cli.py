@@ -31,7 +31,6 @@ def gain(
     Example:  mammofed site gain runs/quick-20261126-120000 --site site_01
     """
     from rich.console import Console
-    from rich.status import Status
 
     from client.gain.show import show, sites_of_evidence
 
