@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from client.deploy.home import Policy, SiteHome
+from client.privacy.egress_log import RELEASED, files_of
+from client.privacy.ledger import Ledger
+from client.trainer.record import ABSTAINED, EVALUATED, LOG_FILE, TRAINED, TURNED_AWAY
 from shared_model.audit.entries import Entry, read_entries
 from shared_model.errors import AuditError, MammoFedError
-
-TRAINED: Final = "round_trained"  # kinds of the trainer's audit log (client.trainer.record)
-EVALUATED: Final = "model_evaluated"
-ABSTAINED: Final = "request_abstained"
-REFUSED: Final = "message_refused"
-RELEASED: Final = "released"  # of the list of what left (client.privacy.egress_log)
 
 
 def own_record(home: SiteHome) -> dict[str, Any]:
@@ -44,13 +41,13 @@ def own_record(home: SiteHome) -> dict[str, Any]:
 
 def _rounds(home: SiteHome) -> dict[str, Any] | None:
     """By study: rounds trained, the last one, its time, how often it abstained; and when a message was refused last."""
-    path = home.state / "audit.jsonl"
+    path = home.state / LOG_FILE
     if not path.exists():
         return None
     studies: dict[str, dict[str, Any]] = {}
     refused: dict[str, Any] = {"count": 0, "last": None, "words": ""}
     for entry in _entries(path):
-        if entry.kind == REFUSED:
+        if entry.kind == TURNED_AWAY:
             refused = {"count": refused["count"] + 1 + _whole(entry, "unlisted_before"), "last": entry.time,
                        "words": str(entry.fields.get("words", ""))}  # fmt: skip
         if entry.kind not in (TRAINED, EVALUATED, ABSTAINED):
@@ -69,8 +66,6 @@ def _rounds(home: SiteHome) -> dict[str, Any] | None:
 
 
 def _ledger(home: SiteHome) -> dict[str, Any] | None:
-    from client.privacy.ledger import Ledger
-
     path = home.state / "ledger.json"
     if not home.state.exists():
         return None
@@ -84,8 +79,7 @@ def _ledger(home: SiteHome) -> dict[str, Any] | None:
 
 def _egress(home: SiteHome) -> dict[str, Any] | None:
     replies, size, last = set[str](), 0, ""
-    files = [*sorted(home.state.glob("egress-*.jsonl")), home.state / "egress.jsonl"]
-    there = [path for path in files if path.exists()]
+    there = [path for path in files_of(home.state) if path.exists()]
     if not there:
         return None
     for path in there:

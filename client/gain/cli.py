@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,13 +45,12 @@ def gain(
         for study in found:
             name = study.config.site
             with console.status(f"{name}: scoring its test women, training its own model") as status:
-                rows.append(work_out(study, local=local, tell=partial(_tell, status, name)))
+                def tell(done: int, of: int, name: str = name, status: Status = status) -> None:
+                    status.update(f"{name}: own model, round {done} of {of}")
+
+                rows.append(work_out(study, local=local, tell=tell))
     for row in rows:
         show(console, row)
     if output is not None:
         output.write_text(json.dumps(rows if len(rows) > 1 else rows[0], indent=2, allow_nan=False) + "\n")
         console.print(f"Figures  {output}", markup=False)
-
-
-def _tell(status: Status, name: str, done: int, of: int) -> None:
-    status.update(f"{name}: own model, round {done} of {of}")

@@ -102,7 +102,7 @@ def _alone(held_out: Mapping[str, Any]) -> str:
         return ""
     return (
         "Whether a hospital is better off than with a model of its own is not in this run: a comparison with "
-        "`baselines=[local]` trains them, and `mammofed site gain` asks it at the hospital."
+        "baselines=[local] trains them, and mammofed site gain asks it at the hospital."
     )
 
 

@@ -19,14 +19,14 @@ MATCHED = 0.85  # sensitivity at which the claim's recalls are worked out here; 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One claimed figure beside ours. ours: in words with its interval, or that it was not measured. met: None where
-    nothing was measured; True only when our figure is at least the claimed one."""
+    """One claimed figure beside ours. ours: in words with its interval, or that it was not measured. reached: `yes`
+    when the whole interval is at least the claimed figure, `no` when all of it is below, else `undecided`."""
 
     what: str
     claimed: str
     ours: str
     basis: str
-    met: bool | None
+    reached: str
 
 
 def sensitivity_at(auc: float, specificity: float) -> float:
@@ -83,21 +83,24 @@ def claims(
     return [
         Claim(what="AUC, films and table against films alone", claimed=f"{AUC_FUSED:.2f} against {AUC_IMAGE:.2f}",
               ours=f"{interval(fused, 'auc')} against {interval(image, 'auc')}; difference {gap}", basis=women,
-              met=_at_least(fused.get("auc"), AUC_FUSED)),
+              reached=_reached(fused, "auc", AUC_FUSED)),
         Claim(what=f"Sensitivity at {pct(SPECIFICITY)} specificity", claimed=f"{pct(SENSITIVITY)}",
               ours=f"{interval(fused, 'sensitivity', percent=True)}; realised specificity "
                    f"{interval(fused, 'specificity', percent=True)}",
-              basis=f"{women}; threshold from other women", met=_at_least(fused.get("sensitivity"), SENSITIVITY)),
+              basis=f"{women}; threshold from other women", reached=_reached(fused, "sensitivity", SENSITIVITY)),
         Claim(what=f"Fewer false recalls at the same sensitivity ({pct(pair.get('sensitivity', MATCHED))})",
               claimed=f"{pct(FEWER)}", ours=interval(pair, "fewer_recalls", percent=True), basis=women,
-              met=_at_least(pair.get("fewer_recalls"), FEWER)),
+              reached=_reached(pair, "fewer_recalls", FEWER)),
         Claim(what="p of the difference in AUC", claimed="< 0.01", ours=p_words(p), basis=women,
-              met=None if p is None else p < 0.01),
+              reached="not measured" if p is None else "yes" if p < 0.01 else "no"),
     ]  # fmt: skip
 
 
-def _at_least(value: object, claimed: float) -> bool | None:
-    return value >= claimed if isinstance(value, float) else None
+def _reached(row: Mapping[str, Any], name: str, claimed: float) -> str:
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    if row.get(name) is None:
+        return "not measured"
+    return "undecided" if low is None or high is None or low < claimed <= high else "yes" if low >= claimed else "no"
 
 
 def _gap(pair: Mapping[str, Any]) -> str:

@@ -92,10 +92,12 @@ class Cohort:
 
     @cached_property
     def attributes(self) -> pd.DataFrame:
-        """N rows of attributes for subgroups (vendor, age, density...), indexed by pseudonym; never a model input."""
+        """N rows of attributes for subgroups (vendor, age, density...), indexed by pseudonym; never a model input.
+        `views` is counted here: how many of a patient's views there are, as text."""
         import pandas as pd  # half a second that a trainer does not need
 
-        return pd.DataFrame(self._table[1], index=pd.Index(self.pseudonyms, name="pseudonym"))
+        views = [str(n) for n in (self.view_index >= 0).sum(axis=1).tolist()]
+        return pd.DataFrame(self._table[1] | {"views": views}, index=pd.Index(self.pseudonyms, name="pseudonym"))
 
     def batch(self, indices: Sequence[int] | NDArray[np.integer]) -> PatientBatch:
         """The patients at these positions, in this order, as float32 tensors of their own (B may be 0).

@@ -14,16 +14,13 @@ put together by random effects (`shared_model.evaluation.meta`), never by averag
 
 from __future__ import annotations
 
-import json
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from server.reporting.evidence_page import VERSION
 from shared_model.evaluation.auc import Difference, Interval, auc_interval, paired_delong, roc_auc
 from shared_model.evaluation.evidence import PREVALENCE, SENSITIVITY, adjusted, model_evidence, pair_evidence, three
 from shared_model.evaluation.gain import gain
@@ -31,77 +28,14 @@ from shared_model.evaluation.joint import joint_histogram, joint_result
 from shared_model.evaluation.meta import Pooled, pooled_difference, pooled_share
 from shared_model.evaluation.operating import operating_point
 from simulations.baselines.comparison import CONFIDENCE
-from simulations.baselines.jobs import FEDERATED, ONCE, Job
-from simulations.baselines.scores import FILE, HELD_OUT, PartyScores, read_scores
+from simulations.baselines.jobs import FEDERATED
+from simulations.baselines.scores import HELD_OUT
+from simulations.baselines.trained import Population, Trained, rival
 
-EVIDENCE_NAME = "evidence.json"
-EVIDENCE_VERSION = 1
 REPLICATES = 500
 PRIMARY = f"{FEDERATED}_vs_image_only"  # against a model of its own that never saw a table; the seeds' comparison
 BINS = 32  # of the joint histograms: AUCs within 0.002 of the unbinned ones
 Document = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """One job's scores and what its own `selection` chose. thresholds: by score. temperature: of the fused logit."""
-
-    job: Job
-    scores: Mapping[str, PartyScores]
-    thresholds: Mapping[str, float]
-    temperature: float
-    summary: Mapping[str, Any]
-
-    def logits(self, party: str) -> NDArray[np.float64]:
-        """The score that the job is judged by, [N]."""
-        found: NDArray[np.float64] = getattr(self.scores[party], self.job.score)
-        return found
-
-    def labels(self, party: str) -> NDArray[np.uint8]:
-        """Of the same women."""
-        return self.scores[party].labels
-
-    @property
-    def threshold(self) -> float | None:
-        """Of that score."""
-        return self.thresholds.get(self.job.score)
-
-
-Population = Mapping[str, Trained]  # by job name
-
-
-def read_population(jobs: Sequence[Job], folder: Path) -> Population:
-    """All jobs of one population from its folder.
-
-    Raises:
-        StorageError: a job's scores are absent or damaged.
-    """
-    return {job.name: _trained(job, folder / job.name) for job in jobs}
-
-
-def _trained(job: Job, home: Path) -> Trained:
-    path = home / "summary.json"
-    summary = json.loads(path.read_bytes()) if path.exists() else {}
-    chosen = _selection(home / "journal.sqlite", summary)
-    return Trained(
-        job=job, scores=read_scores(home / FILE), thresholds=chosen.get("thresholds") or {},
-        temperature=float(chosen.get("temperature") or 1.0), summary=summary,
-    )  # fmt: skip
-
-
-def _selection(journal: Path, summary: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The `selection` document of the chosen round; empty for a job that chose nothing."""
-    chosen = summary.get("model")
-    if not journal.exists() or not chosen:
-        return {}
-    connection = sqlite3.connect(f"{journal.resolve().as_uri()}?mode=ro", uri=True)
-    try:
-        row = connection.execute(
-            "SELECT document FROM reports WHERE scope = 'selection' AND round = ?", (chosen["round"],)
-        ).fetchone()
-    finally:
-        connection.close()
-    return json.loads(row[0]) if row else {}
 
 
 def evidence(study: str, kind: str, populations: Sequence[Population], *, specificity: float) -> Document:
@@ -115,7 +49,7 @@ def evidence(study: str, kind: str, populations: Sequence[Population], *, specif
     arms = list(dict.fromkeys(t.job.arm for t in populations[0].values() if t.job.baseline == FEDERATED))
     arms.sort(key=lambda arm: [t.job.arm for t in populations[0].values()].index(arm))
     return {
-        "evidence_version": EVIDENCE_VERSION, "study": study, "cohort": kind, "confidence": CONFIDENCE,
+        "evidence_version": VERSION, "study": study, "cohort": kind, "confidence": CONFIDENCE,
         "specificity": specificity, "sensitivity": SENSITIVITY, "prevalence": PREVALENCE, "replicates": REPLICATES,
         "populations": [
             {"seed": t.job.seed, "n": len(t.labels(HELD_OUT)), "positives": int(t.labels(HELD_OUT).sum())}
@@ -127,7 +61,7 @@ def evidence(study: str, kind: str, populations: Sequence[Population], *, specif
 
 
 def _arm(arm: str, plain: str, populations: Sequence[Population], specificity: float) -> Document:
-    rivals = {name: [_rival(arm, name, p) for p in populations] for name in
+    rivals = {name: [rival(arm, name, p) for p in populations] for name in
               ("image_only", "clinical_only", "logistic", "public_only", "pooled")}  # fmt: skip
     known = {name: [t for t in found if t is not None] for name, found in rivals.items()}
     own = [p[f"{arm}/{FEDERATED}"] for p in populations]
@@ -150,13 +84,6 @@ def _made(trained: Trained) -> Document:
     found = trained.summary
     return {"seed": trained.job.seed, "protocol_sha256": found.get("protocol_sha256"), "model": found.get("model"),
             "versions": found.get("versions") or {}, "participation": found.get("participation") or {}}  # fmt: skip
-
-
-def _rival(arm: str, baseline: str, population: Population) -> Trained | None:
-    """The arm's own, else the first arm's of what no setting changes."""
-    if (found := population.get(f"{arm}/{baseline}")) is not None or baseline not in ONCE:
-        return found
-    return next((t for t in population.values() if t.job.baseline == baseline), None)
 
 
 def _privacy(own: Sequence[Trained]) -> Document:
@@ -256,7 +183,7 @@ def site_gain(arm: str, site: str, population: Population, *, plain: str, specif
     left the site, so there was nothing to protect with noise. `local_noised` is its own model under this arm's terms.
     """
     shared = population[f"{arm}/{FEDERATED}"]
-    rivals = {"local": population.get(f"{plain}/local/{site}"), "public": _rival(arm, "public_only", population),
+    rivals = {"local": population.get(f"{plain}/local/{site}"), "public": rival(arm, "public_only", population),
               "local_noised": population.get(f"{arm}/local/{site}") if arm != plain else None}  # fmt: skip
     known = {"shared": shared} | {name: found for name, found in rivals.items() if found is not None}
     return gain(
@@ -307,7 +234,7 @@ def _matrix(arm: str, populations: Sequence[Population]) -> Document:
 def _counts(arm: str, population: Population) -> Document | None:
     """The federated against the public model on all sites' test women, once from pooled scores and once from the sites'
     joint histograms: what a federation would see without a score leaving a site."""
-    shared, public = population[f"{arm}/{FEDERATED}"], _rival(arm, "public_only", population)
+    shared, public = population[f"{arm}/{FEDERATED}"], rival(arm, "public_only", population)
     if public is None:
         return None
     sites = sorted(set(shared.scores) - {HELD_OUT})

@@ -36,7 +36,8 @@ def pool_cohorts(sources: Sequence[Path], destination: Path) -> Path:
             cohort = cohorts[k]
             films = cohort.batch([row]).pixels_BVCHW[0].numpy()
             views = {view: films[v] for v, view in enumerate(VIEWS) if cohort.view_index[row, v] >= 0}
-            attributes = {str(key): value for key, value in cohort.attributes.iloc[row].items() if pd.notna(value)}
+            stated = cohort.attributes.drop(columns="views").iloc[row]  # views are counted, not stated
+            attributes = {str(key): value for key, value in stated.items() if pd.notna(value)}
             table = cohort.clinical[row] if cohort.clinical_mask[row] else None
             writer.add(name, views, table, int(cohort.labels[row]), attributes)
     return destination

@@ -16,12 +16,14 @@ from rich.table import Table
 
 from server.reporting import write_evidence_report
 from server.reporting.evidence_answer import headline
+from server.reporting.evidence_page import EVIDENCE_NAME
 from simulations.baselines.answers import Answers, markdown, tables
 from simulations.baselines.comparison import compare
-from simulations.baselines.evidence import EVIDENCE_NAME, evidence, read_population
+from simulations.baselines.evidence import evidence
 from simulations.baselines.jobs import POOLED_SITE, Config
 from simulations.baselines.pooled import pool_cohorts
 from simulations.baselines.suite import Population, check_arms, jobs_of, run_jobs
+from simulations.baselines.trained import read_population
 from simulations.live import LiveView, stop_on_interrupt
 from simulations.parties import HELD_OUT, write_small
 

@@ -108,8 +108,7 @@ def test_a_capture_keeps_the_films_pixels_in_place(
     factor = capture.Columns // header.Columns
     assert capture.Rows > factor * header.Rows, "words stand below the film and not on it"
     assert list(capture.PatientOrientation) == list(header.PatientOrientation)
-    assert capture.BurnedInAnnotation == "NO"
-    assert capture.get("ImageLaterality", "R") == "R"
+    assert capture.BurnedInAnnotation == "NO" and capture.Laterality == "R"
 
 
 def test_a_film_that_was_deidentified_gives_no_object(hospital: Hospital, scorer: Scorer, chosen: Prediction) -> None:

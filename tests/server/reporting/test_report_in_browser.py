@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from server.reporting import write_report
+from server.reporting import write_evidence_report, write_report
+from simulations.baselines.evidence import evidence
 from tests.handmade_run import write_run_dir
+from tests.simulations.baselines.test_baselines_evidence import population
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -23,10 +27,20 @@ QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
          "--enable-logging=stderr")  # fmt: skip
 
 
-def picture(folder: Path, *, width: int, dark: bool) -> tuple[np.ndarray, str]:
-    """The upper part of the page as grey values [H, W] in 0..255, and what the page said on the console."""
+def study_page(folder: Path) -> Path:
     write_run_dir(folder / "run")
-    report = write_report(folder / "run")
+    return write_report(folder / "run")
+
+
+def comparison_page(folder: Path) -> Path:
+    found = evidence("unit", "synthetic", [population(seed, held_out=200, own=120) for seed in (1, 2)],
+                     specificity=0.85)  # fmt: skip
+    (folder / "evidence.json").write_text(json.dumps(found))
+    return write_evidence_report(folder)
+
+
+def picture(folder: Path, report: Path, *, width: int, dark: bool) -> tuple[np.ndarray, str]:
+    """The upper part of a page as grey values [H, W] in 0..255, and what it said on the console."""
     shot = folder / "shot.png"
     scheme = [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
     command = [str(CHROMIUM), *QUIET, *scheme, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},1600",
@@ -38,8 +52,12 @@ def picture(folder: Path, *, width: int, dark: bool) -> tuple[np.ndarray, str]:
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [500, 1280])
-def test_page_is_drawn_legibly(tmp_path: Path, width: int, dark: bool) -> None:
-    grey, spoken = picture(tmp_path, width=width, dark=dark)
+@pytest.mark.parametrize("page", [study_page, comparison_page])
+def test_page_is_drawn_legibly(
+    tmp_path: Path, page: Callable[[Path], Path], width: int, dark: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulations.baselines.evidence.REPLICATES", 20)
+    grey, spoken = picture(tmp_path, page(tmp_path), width=width, dark=dark)
     assert spoken == ""
     paper = np.median(grey)
     assert (paper < 40) if dark else (paper > 240)

@@ -148,6 +148,7 @@ def test_numpy_scalars_are_taken_as_labels_and_attributes(kit: Any, write: Calla
     row = {**kit.patient(1), "label": np.int64(1), "attributes": {"age": np.float32(50.5), "n": np.int32(3)}}
     cohort = write([row])
     cohort.verify()
+    assert cohort.attributes["views"].tolist() == [str(int((cohort.view_index[0] >= 0).sum()))]
     assert cohort.attributes["age"].tolist() == [50.5] and cohort.labels.tolist() == [1]
 
 

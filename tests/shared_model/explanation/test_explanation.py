@@ -166,8 +166,7 @@ def test_leaving_out_is_scoring_without(model: FusionModel, women: PatientBatch)
     woman = women.patient(0)
     found = leave_out(model, woman)
     with torch.no_grad():
-        nothing = torch.zeros_like(woman.clinical_BF)
-        no_table = replace(woman, clinical_mask_B=torch.tensor([False]), clinical_BF=nothing)
+        no_table = replace(woman, clinical_mask_B=torch.tensor([False]), clinical_BF=0 * woman.clinical_BF)
         assert found.without["clinical"] == pytest.approx(float(model(no_table).logit_B[0]), abs=1e-6)
         assert found.full == pytest.approx(float(model(woman).logit_B[0]), abs=1e-6)
     assert found.effect("image") is not None and len(found.views) == 4

@@ -14,9 +14,10 @@ from server.reporting.evidence_answer import headline
 from server.reporting.evidence_page import render_evidence
 from shared_model.errors import StorageError
 from shared_model.evaluation.auc import paired_delong, roc_auc
-from simulations.baselines.evidence import Trained, evidence
+from simulations.baselines.evidence import evidence
 from simulations.baselines.jobs import Job
 from simulations.baselines.scores import HELD_OUT, PartyScores
+from simulations.baselines.trained import Trained
 
 SITES, SEEDS = ("north", "south"), (1, 2, 3)
 
