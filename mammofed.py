@@ -12,14 +12,16 @@ import typer
 # name -> (module, attribute, one line of help); the module is imported only when the command is called
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "simulate": ("simulations.cli", "simulate", "Launch a multi-site study on this machine (also: resume, bench)."),
-    "site": ("client.cli", "site", "What a hospital runs: import, data, quarantine, exclude."),
-    "status": ("server.monitor.status_cli", "status", "How a study stands; the exit code says it, for scripts."),
+    "site": ("client.cli", "site", "What a hospital runs: import, data, predict, explain, serve, ..."),
     "pretrain": ("simulations.pretrain", "app", "Pre-train the image branch on public procedural films."),
     "server": ("server.cli", "server", "What a coordinator runs: init, invite, enrol, propose, start, status, ..."),
     "privacy": ("simulations.privacy_cli", "privacy", "Audit the privacy promise; plan what it costs."),
     "audit": ("shared_model.audit.cli", "audit", "Check an audit log offline."),
     "bundle": ("shared_model.bundle.cli", "bundle", "Everything for an installation without a network."),
     "monitor": ("server.monitor.cli", "monitor", "Watch federated rounds, live: a page, a terminal, metrics."),
+    "status": ("server.monitor.status_cli", "status", "How a study stands; the exit code says it, for scripts."),
+    "passport": ("shared_model.passport.cli", "passport", "Show or check the passport of a model, offline."),
+    "export": ("shared_model.export.cli", "export", "Write a released model as ONNX, checked on real cases."),
     "report": ("server.cli", "report", "Write the report of a finished run again."),
 }
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from client.deploy.cli import COMMANDS
+from client.gain.cli import gain
+from client.inference.cli import COMMANDS as INFERENCE
 
 if TYPE_CHECKING:
     from client.ingest.imports import Imported
@@ -26,7 +28,7 @@ def site() -> None:
     """
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, *INFERENCE, gain):
     site.add_command(command)
 
 

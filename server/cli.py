@@ -22,13 +22,17 @@ HOME = click.argument("home", type=click.Path(file_okay=False, path_type=Path))
 @click.command()
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def report(run_dir: Path) -> None:
-    """Write summary.json and report.html of RUN_DIR again from its journal.
+    """Write summary.json and report.html of RUN_DIR again from its journal; of a comparison, from its evidence.json.
 
     Example:  mammofed report runs/quick-20261122-120000
     """
-    from server.reporting import write_report
+    from server.reporting import write_evidence_report, write_report
+    from server.reporting.evidence_page import EVIDENCE_NAME
     from server.rounds.summary import write_summary
 
+    if (run_dir / EVIDENCE_NAME).exists():
+        click.echo(f"Report: {write_evidence_report(run_dir)}")
+        return
     write_summary(run_dir)
     click.echo(f"Report: {write_report(run_dir)}")
 
@@ -39,6 +43,21 @@ def server() -> None:
 
     Start with:  mammofed server init coordinator --name hub --host fl.example.org
     """
+
+
+@server.command()
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def release(run_dir: Path, folder: Path) -> None:
+    """Write the model of a finished study, with its thresholds and its test, into FOLDER, to be handed to the sites.
+
+    Example:  mammofed server release coordinator/studies/density-2027 density-2027-model
+    """
+    from server.release import write_release
+
+    made = write_release(run_dir, folder)
+    click.echo(f"Model       {made.model_sha256[:16]} of round {made.round}, study {made.study}")
+    click.echo(f"Next        at a site: `mammofed site predict site.yaml --model {folder} --out results`")
 
 
 @server.command()
@@ -232,6 +251,80 @@ def serve(home: Path) -> None:
     click.echo(f"Watch  `mammofed monitor {home}` shows its studies live, in another terminal or over SSH")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     run(_open(home))
+
+
+@server.command()
+@click.argument("passport", type=click.Path(exists=True, path_type=Path))
+@click.option("--study", "name", required=True, help="Name of the next study.")
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), required=True,
+              help="Folder for protocol.yaml and initial.safetensors.")  # fmt: skip
+@click.option("--margin", default=0.02, show_default=True, help="Of AUC, on all held-out women.")
+@click.option("--group-margin", default=0.05, show_default=True, help="Of AUC, at each site and in each subgroup.")
+@click.option("--least-positives", default=20, show_default=True,
+              help="A site or subgroup with fewer women with cancer is named and not judged.")  # fmt: skip
+def retrain(
+    passport: Path, name: str, output: Path, margin: float, group_margin: float, least_positives: int
+) -> None:
+    """Write the protocol of the next study from the released model of PASSPORT, which it may replace at its end.
+
+    All terms are those of the earlier study; `mammofed simulate protocol ... weights=PASSPORT` changes them and
+    calibrates the noise anew.
+
+    Example:  mammofed server retrain density-2027/passport.json --study density-2028 --output next
+    """
+    from server.retrain import Margins
+    from server.retrain import retrain as plan_retraining
+
+    plan = plan_retraining(passport, name, output, Margins(margin, group_margin, least_positives))
+    for line in plan.words():
+        click.echo(line)
+    click.echo(f"Next      `mammofed server propose HOME {plan.protocol_file} --weights {plan.weights_file}`")
+
+
+@server.command()
+@click.argument("old", type=click.Path(exists=True, path_type=Path))
+@click.argument("new", type=click.Path(exists=True, path_type=Path))
+@click.option("--evaluator", required=True, type=click.Path(exists=True, path_type=Path),
+              help="Home of the evaluator, whose disk has the scores of either model.")  # fmt: skip
+@click.option("--earlier-evaluator", type=click.Path(exists=True, path_type=Path),
+              help="That of the old study, where it is another.")  # fmt: skip
+@click.option("--drift", "drift", nargs=2, multiple=True, metavar="THEN NOW",
+              type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Two prepared cohorts whose tables are compared; may be given again.")  # fmt: skip
+def judge(
+    old: Path, new: Path, evaluator: Path, earlier_evaluator: Path | None, drift: tuple[tuple[Path, Path], ...]
+) -> None:
+    """Decide whether the model of NEW replaces that of OLD: not inferior overall, at each site, in each subgroup.
+
+    The exit code is 0 when it does and 62 when it does not.
+
+    Example:  mammofed server judge density-2027 density-2028 --evaluator evaluator
+    """
+    from server.reporting.replacement import REPLACEMENT, decide, words_of
+    from shared_model.errors import ReplacementError
+
+    pairs = {str(now): (then, now) for then, now in drift}
+    decision = decide(old, new, evaluator=evaluator, earlier_evaluator=earlier_evaluator, cohorts=pairs)
+    for line in words_of(decision):
+        click.echo(line)
+    click.echo(f"Written   {(new if new.is_dir() else new.parent) / REPLACEMENT}")
+    if not decision.verdict.replaces:
+        raise ReplacementError(f"{decision.old.passport.study} stays in use", remedy="read why above")
+
+
+@server.command()
+@HOME
+@click.argument("study")
+def passport(home: Path, study: str) -> None:
+    """Sign the passport of a STUDY that has ended, where the daemon could not; one that is there stays.
+
+    Example:  mammofed server passport coordinator density-2027
+    """
+    from server.deploy.passports import sign_passport
+
+    path, signed = sign_passport(_open(home), study)
+    click.echo(f"Passport  {path} ({signed.sha256[:16]})")
+    click.echo(f"Next      `mammofed passport verify {path.parent}`")
 
 
 server.add_command(doctor)

@@ -145,6 +145,12 @@ class QuorumError(RoundError):
     exit_code = 61
 
 
+class ReplacementError(MammoFedError):
+    """A new model was not shown to be as good as the one that it was to replace; the old one stays in use."""
+
+    exit_code = 62
+
+
 class StorageError(MammoFedError):
     """A durable record could not be written or read back (disk full, damaged file)."""
 
@@ -173,6 +179,18 @@ class BundleError(MammoFedError):
     """An air-gap bundle cannot be made, or is not the one that was made."""
 
     exit_code = 81
+
+
+class PassportError(MammoFedError):
+    """A model passport is malformed, or a file beside it is not the one that it names."""
+
+    exit_code = 82
+
+
+class ExportError(MammoFedError):
+    """An exported model is not the model that it was made from; nothing was written."""
+
+    exit_code = 83
 
 
 class EnrolmentError(MammoFedError):

@@ -11,9 +11,17 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from shared_model.errors import ProtocolError
 from shared_model.strategies import (
@@ -246,6 +254,9 @@ class EvaluationTerms(Terms):
     every: evaluate on `selection` after every n-th round (the last one always).
     specificity: level at which sensitivity is reported, threshold taken from `selection`.
     collapse_auc: alarm when the image branch's selection AUC falls below it after having been above.
+    primary: the one comparison whose test is the study's; all others are adjusted for being many. prevalence: of cancer
+        among the women to be screened, at which recalls and predictive values are stated. sensitivity: level at which
+        two models' recalls are compared. None, as in protocols of earlier checkouts: not declared, and not in the hash.
     """
 
     selection_rule: Literal["best_selection_auc", "last"]
@@ -255,6 +266,16 @@ class EvaluationTerms(Terms):
     confidence: float = Field(gt=0, lt=1)
     bootstrap: int = Field(ge=0, le=100_000)
     collapse_auc: Fraction
+    primary: Literal["fused_vs_image", "fused_vs_clinical", "fused_vs_public"] | None = None
+    prevalence: float | None = Field(default=None, gt=0, lt=1)
+    sensitivity: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_serializer(mode="wrap")
+    def _without_undeclared(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was not declared is not written, so that earlier protocols keep their hash."""
+        values: dict[str, Any] = handler(self)
+        undeclared = {name for name in ("primary", "prevalence", "sensitivity") if values.get(name) is None}
+        return {name: value for name, value in values.items() if name not in undeclared}
 
 
 class ExplorationTerms(Terms):
@@ -269,6 +290,24 @@ class ExplorationTerms(Terms):
     fields: tuple[Name, ...] = Field(default=(), max_length=200)
     bins: int = Field(ge=2, le=64)
     suppress_below: int = Field(ge=0, le=1000)
+
+
+class ReplacementTerms(Terms):
+    """When this study's model may replace the one that it began from; stated before anything is trained.
+
+    study, passport_sha256, model_sha256: of the released model. margin: of AUC, dimensionless; the new model is not
+    inferior where the interval of its AUC minus the old one's, on the same women, lies above -margin. group_margin: the
+    same at each site and in each subgroup. least_positives: a site or subgroup with fewer women with cancer is named
+    and not judged. epsilon_before: of the patient who was exposed most by then; it is part of `privacy.epsilon`.
+    """
+
+    study: Name
+    passport_sha256: Sha256
+    model_sha256: Sha256
+    margin: float = Field(gt=0, lt=0.5)
+    group_margin: float = Field(gt=0, lt=0.5)
+    least_positives: int = Field(ge=2)
+    epsilon_before: NonNegative
 
 
 class Protocol(Terms):
@@ -288,9 +327,22 @@ class Protocol(Terms):
     federation: FederationTerms
     evaluation: EvaluationTerms
     exploration: ExplorationTerms | None = None
+    replacement: ReplacementTerms | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_replacement(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A study that replaces nothing says nothing of it, so that earlier protocols keep their hash."""
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "replacement" or value is not None}
 
     @model_validator(mode="after")
     def _consistent(self) -> Protocol:
+        if self.replacement is not None and self.initial_weights.origin != "study":
+            raise ValueError("replacement: of a study that begins from another's model, initial_weights.origin=study")
+        if self.replacement is not None and self.replacement.model_sha256 != self.initial_weights.sha256:
+            raise ValueError("replacement.model_sha256: not the hash of the initial weights")
+        if self.private and self.replacement is not None and self.replacement.epsilon_before >= self.privacy.epsilon:
+            raise ValueError("replacement.epsilon_before: nothing of privacy.epsilon is left for this study")
         names = [s.name for s in self.federation.sites]
         if len(set(names)) != len(names):
             raise ValueError(f"federation.sites: names must be unique, found {names}")

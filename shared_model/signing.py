@@ -43,6 +43,7 @@ class Purpose(StrEnum):
     """What a signature is for. A name is never given a new meaning."""
 
     AUDIT_HEAD = "audit-head"
+    PASSPORT = "passport"
     PROTOCOL = "protocol"
     REQUEST = "request"
     SECURE_SUM = "secure-sum"

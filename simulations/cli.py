@@ -149,6 +149,25 @@ def compare(run_dirs: tuple[Path, ...], output: Path | None) -> None:
 
 
 @simulate.command()
+@click.argument("model_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--women", default=150, show_default=True, type=click.IntRange(min=2), help="With a cancer, at most.")
+@click.option("--method", "methods", multiple=True, default=("hirescam", "gradcam", "integrated_gradients"),
+              show_default=True, help="Also: occlusion (four seconds a woman).")  # fmt: skip
+def localise(model_dir: Path, source: Path, women: int, methods: tuple[str, ...]) -> None:
+    """Do the heat maps of a released model point to lesions? Measured on synthetic women that it never saw.
+
+    SOURCE is a folder of the generator with truth.csv (~/.cache/mammofed/populations/.../held_out). Writes
+    localisation.json into MODEL_DIR; sites then print its figure beside each map.
+
+    Example:  mammofed simulate localise density-2027-model ~/.cache/mammofed/populations/0123456789abcdef/held_out
+    """
+    from simulations.localisation import localise_model
+
+    localise_model(model_dir, source, women=women, methods=methods)
+
+
+@simulate.command()
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the rows here.")
 @click.option("--only", multiple=True, help="Sections to run (default: all but `peers`).")
 @click.option("--peers-folder", type=click.Path(file_okay=False, path_type=Path),

@@ -22,7 +22,7 @@ import click
 from omegaconf import DictConfig, OmegaConf
 
 from client.ingest import prepare_site
-from server.reporting import write_report
+from server.reporting import Signature, write_passport, write_report
 from server.rounds.checkpoint import read_arrays
 from server.rounds.loop import StudyOutcome, run_study
 from server.rounds.signer import one_machine_signing
@@ -32,7 +32,6 @@ from shared_model.contract import Contract, load_contract
 from shared_model.errors import ConfigError, QuorumError, StorageError
 from shared_model.imaging import DIGITISED_FILMS, FilmPool, PipelineConfig
 from shared_model.protocol import Protocol
-from shared_model.weights import public_weights
 from simulations.baselines.study import run_comparison, wanted
 from simulations.companion import check_monitor, companion
 from simulations.deltas import write_other_deltas
@@ -44,6 +43,7 @@ from simulations.live import LiveView, stop_on_interrupt
 from simulations.page import live_page
 from simulations.parties import HELD_OUT, install_sites, split_of, write_small
 from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases, pipeline_of
+from simulations.released import carry_ledgers, check_weights, continued, judge_run
 from simulations.strategy import check_strategy
 
 COMPARISON = "comparison"  # folder that marks a run directory of many trainings
@@ -63,7 +63,7 @@ def launch(config: DictConfig, run_dir: Path, *, overrides: Sequence[str] = ()) 
     """
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
-    settings: Config = {**{str(k): v for k, v in values.items()}, "overrides": list(overrides)}
+    settings: Config = continued({**{str(k): v for k, v in values.items()}, "overrides": list(overrides)})
     check(settings)
     with _in_words(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -121,8 +121,7 @@ def check(config: Config) -> None:
     phases(config)
     check_strategy(config)
     check_monitor(config.get("monitor") or {})
-    if config["weights"] == "public":
-        public_weights(config["model"]["size"])  # not shipped for every size: better said now than after the films
+    check_weights(config)
 
 
 def _run(config: Config, run_dir: Path) -> int:
@@ -139,6 +138,8 @@ def _run(config: Config, run_dir: Path) -> int:
     summary = write_summary(run_dir)
     if outcome.status == "COMPLETE":
         write_other_deltas(run_dir, summary, config["report_deltas"])
+        write_passport(run_dir, Signature.of_run())  # a rehearsed coordinator has signed one already
+        judge_run(config, run_dir, view.note)
     report = write_report(run_dir)
     view.final(summary, report)
     return {"COMPLETE": 0, "INCOMPLETE": QuorumError.exit_code, "STOPPED": EXIT_STOPPED}[outcome.status]
@@ -146,6 +147,7 @@ def _run(config: Config, run_dir: Path) -> int:
 
 def prepare_alone(settings: Config, run_dir: Path, view: LiveView) -> None:
     """Make the run directory of a study that Flower itself has started (`flwr run .`); it is run there, not here."""
+    settings = continued(settings)
     check(settings)
     run_dir.mkdir(parents=True, exist_ok=True)
     write_small(run_dir / "launch.json", json.dumps(settings, indent=2) + "\n")
@@ -167,7 +169,10 @@ def prepare(config: Config, run_dir: Path, view: LiveView) -> list[Path]:
             pending = child.submit(calibrate_and_initialise, config, contract.n_features, run_dir / INITIAL)
         cohorts = _cohorts(config, contract, pipeline, view)
         protocol = _protocol(config, run_dir, contract, pipeline, cohorts, pending)
-    return install_sites(config, run_dir, protocol, cohorts)
+    files = install_sites(config, run_dir, protocol, cohorts)
+    if carried := carry_ledgers(config, run_dir):
+        view.note(f"Ledgers go on from the earlier study at {', '.join(carried)}")
+    return files
 
 
 def _on_trainer_processes(

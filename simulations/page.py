@@ -6,6 +6,7 @@ A process of its own, because whatever it costs must not be taken from the round
 from __future__ import annotations
 
 import contextlib
+import queue
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from shared_model import guard
 
 LAST_LOOK_S: Final = 2.5  # a page looks once a second: its readers see the end before it goes
 STOP_S: Final = 5.0
+START_S: Final = 20.0  # an interpreter and a socket; a second on a machine that is not busy
 
 
 @contextlib.contextmanager
@@ -33,8 +35,11 @@ def live_page(settings: Mapping[str, Any], run_dir: Path, say: Callable[[str], N
         [sys.executable, guard.__file__, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
-    threading.Thread(target=_tell, args=(process, say), daemon=True).start()
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(process, lines), daemon=True).start()
     try:
+        with contextlib.suppress(queue.Empty):  # said from here: a rehearsal takes standard output for itself at times
+            say(lines.get(timeout=START_S))
         yield
         if process.poll() is None:
             _last_look(settings, say)
@@ -48,11 +53,11 @@ def live_page(settings: Mapping[str, Any], run_dir: Path, say: Callable[[str], N
             process.wait()
 
 
-def _tell(process: subprocess.Popen[str], say: Callable[[str], None]) -> None:
-    """Hand on the address, and whatever keeps the page from being served."""
+def _read(process: subprocess.Popen[str], lines: queue.SimpleQueue[str]) -> None:
+    """The address, or whatever keeps the page from being served; the rest is read so that the pipe never fills."""
     assert process.stdout is not None
     for line in process.stdout:
-        say(line.strip())
+        lines.put(line.strip())
 
 
 def _last_look(settings: Mapping[str, Any], say: Callable[[str], None]) -> None:

@@ -24,7 +24,8 @@ def split_of(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     else:
         share = float(config["cohort"]["test_fraction"])
         fractions = {"train": 1.0 - share, "test": share}
-    return {"salt": f"{config['name']}-{config['seed']}", "fractions": fractions}
+    # A study that goes on from a released model keeps its split: who trained it must not judge its successor.
+    return {"salt": config.get("salt") or f"{config['name']}-{config['seed']}", "fractions": fractions}
 
 
 def install_sites(config: Mapping[str, Any], run_dir: Path, protocol: Protocol, cohorts: dict[str, Path]) -> list[Path]:

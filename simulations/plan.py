@@ -11,6 +11,7 @@ from typing import Any
 from shared_model.errors import ConfigError
 from shared_model.imaging import PipelineConfig
 from shared_model.protocol import Protocol
+from simulations.released import is_released, read_released, replacement_of, spent_before
 from simulations.strategy import federation, suited_training
 
 Config = dict[str, Any]  # the resolved Hydra tree as plain values
@@ -53,7 +54,12 @@ def rounded(patients: int, to: int) -> int:
 
 def noise_multipliers(config: Config) -> tuple[float, ...]:
     """Sigma of each phase: as configured, or the least that keep epsilon over all planned steps (PRV); zeros without
-    privacy."""
+    privacy. From a released model, epsilon bounds its study and this one together: what that one spent is taken off
+    (basic composition; the hospitals' ledgers compose more tightly).
+
+    Raises:
+        ConfigError: nothing is left.
+    """
     privacy, parts = config["privacy"], config["training"]["phases"]
     if privacy["mode"] == "none":
         return (0.0,) * len(parts)
@@ -69,7 +75,12 @@ def noise_multipliers(config: Config) -> tuple[float, ...]:
         )
         for part, phase in zip(parts, phases(config), strict=True)
     ]
-    return noise_multipliers_for(epsilon=float(privacy["epsilon"]), delta=float(privacy["delta"]), phases=spendings)
+    left = float(privacy["epsilon"]) - spent_before(config)
+    if round(left, 2) <= 0:
+        raise ConfigError("privacy.epsilon: the patients were exposed to as much before, in the released model's study",
+                          found=privacy["epsilon"], expected=f"more than {spent_before(config):.2f}",
+                          remedy="raise it, if the hospitals agree; it bounds both studies together")  # fmt: skip
+    return noise_multipliers_for(epsilon=left, delta=float(privacy["delta"]), phases=spendings)
 
 
 def write_initial_weights(config: Config, *, n_features: int, destination: Path) -> dict[str, str]:
@@ -82,7 +93,7 @@ def write_initial_weights(config: Config, *, n_features: int, destination: Path)
     """
     from safetensors.numpy import save_file
 
-    from shared_model.fusion import FusionConfig, arrays_of, build_model, load_public_weights
+    from shared_model.fusion import FusionConfig, arrays_of, build_model, load_arrays, load_public_weights
     from shared_model.messages import weights_sha256
 
     model = build_model(
@@ -96,11 +107,14 @@ def write_initial_weights(config: Config, *, n_features: int, destination: Path)
     if config["weights"] == "public":
         info = load_public_weights(model, config["model"]["size"])
         recipe = f"public {info.size} {info.sha256[:16]}: {info.recipe}"[:200]
-    elif config["weights"] != "random":
-        raise ConfigError("weights: unknown choice", found=config["weights"], expected="public or random")
+    origin = config["weights"]
+    if is_released(config):
+        released = read_released(Path(config["weights"]))
+        load_arrays(model, released.weights)
+        origin, recipe = "study", released.recipe
     arrays = arrays_of(model)
     save_file(arrays, destination)
-    return {"sha256": weights_sha256(arrays), "origin": config["weights"], "recipe": recipe}
+    return {"sha256": weights_sha256(arrays), "origin": origin, "recipe": recipe}
 
 
 def calibrate_and_initialise(
@@ -152,6 +166,7 @@ def build_protocol(
             "privacy": {**privacy, "noise_multiplier": sigma},
             "federation": federation(config, sizes),
             "evaluation": config["evaluation"],
+            "replacement": replacement_of(config),
         }
     )
 

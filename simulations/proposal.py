@@ -16,11 +16,11 @@ from shared_model.contract import load_contract
 from shared_model.errors import ConfigError, StorageError
 from shared_model.proposal import protocol_yaml
 from shared_model.protocol import Protocol
-from shared_model.weights import public_weights
 from simulations.composition import compose_study
 from simulations.launch import INITIAL, one_child
 from simulations.parties import write_small
 from simulations.plan import Config, build_protocol, calibrate_and_initialise, phases, pipeline_of
+from simulations.released import check_weights
 from simulations.strategy import check_strategy
 
 PROTOCOL: Final = "protocol.yaml"
@@ -121,5 +121,4 @@ def _check(config: Config, sites: Mapping[str, int]) -> None:
     if len(sites) < int(config["strategy"]["quorum"] or 1):
         raise ConfigError("strategy.quorum: more than there are sites", found=config["strategy"]["quorum"],
                           expected=f"at most {len(sites)}")  # fmt: skip
-    if config["weights"] == "public":
-        public_weights(config["model"]["size"])
+    check_weights(config)

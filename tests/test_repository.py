@@ -36,7 +36,7 @@ WITHOUT_TORCH = ("mammofed.py", "client/app.py", "client/app/", "client/trainer/
                  "shared_model/fingerprint.py", "shared_model/signed_protocol.py", "shared_model/signed_request.py",
                  "simulations/cli.py", "simulations/launch.py", "simulations/live.py",
                  "shared_model/secagg/", "simulations/proposal.py", "shared_model/tensors.py",
-                 "shared_model/proposal.py")  # fmt: skip
+                 "shared_model/proposal.py", "shared_model/passport/", "simulations/released.py")  # fmt: skip
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "yaml.load", "yaml.unsafe_load", "os.system"}
 FORBIDDEN_METHODS = {"extractall", "unsafe_load", "full_load"}
@@ -101,7 +101,8 @@ def test_light_parts_do_not_name_torch() -> None:
 @pytest.mark.parametrize(
     "modules",
     ["mammofed simulations.cli simulations.launch simulations.forecast.command", "client.app client.trainer.client",
-     "shared_model.contract", "shared_model.audit.cli shared_model.signed_protocol shared_model.signed_request",
+     "shared_model.contract", "shared_model.passport.cli shared_model.passport.show simulations.released",
+     "shared_model.audit.cli shared_model.signed_protocol shared_model.signed_request",
      "client.deploy.presence server.control.server server.enrolment.gateway server.enrolment.enrol_door",
      "client.deploy.doctor client.deploy.doctor_cli server.doctor shared_model.bundle.make",
      "server.app server.rounds.loop server.rounds.summary server.reporting server.cli", "shared_model.imaging",
@@ -163,7 +164,8 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 def shipped_data() -> list[str]:
-    kinds = (".yaml", ".yml", ".json", ".safetensors", ".j2", ".txt", ".service", ".timer", ".conf")
+    kinds = (".yaml", ".yml", ".json", ".safetensors", ".j2", ".txt", ".service", ".timer", ".conf", ".js", ".css",
+             ".html", ".svg")  # fmt: skip
     files = [path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in kinds]
     return sorted(path.relative_to(ROOT).as_posix() for path in files)
 

@@ -225,4 +225,4 @@ def _proposal(home: SiteHome, study: str) -> SignedProtocol:
     return found[study]
 
 
-COMMANDS = (init, status, watch, review, approve, decline, join, leave, doctor, egress, withdraw, *PRIVACY)
+COMMANDS = (init, status, review, approve, decline, join, leave, doctor, egress, watch, withdraw, *PRIVACY)

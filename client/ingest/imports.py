@@ -77,7 +77,7 @@ class _Remembering:
         return out
 
 
-class _RememberingNames:
+class RememberingNames:
     """The same for clinical sources."""
 
     def __init__(self, deidentifier: Deidentifier, vault: Vault) -> None:
@@ -130,8 +130,8 @@ def import_site(site: SiteFile, *, stage: Stage | None = None, contract: Contrac
         sweep(site.cohort)
         # First, because they are read in seconds and most often wrong; fetching films may take a night.
         with show("Read clinical sources"):
-            contents = read_sources(site.clinical, contract=contract, identities=_RememberingNames(deidentifier, vault))
-        films, collected = _films(site, vault, deidentifier, show, stack)
+            contents = read_sources(site.clinical, contract=contract, identities=RememberingNames(deidentifier, vault))
+        films, collected = films_of(site, vault, deidentifier, show, stack)
         vault.set_note(PLACES_OF, "")
         vault.set_places("film", (os.fspath(film.path) for film in films))
         pool = stack.enter_context(FilmPool(
@@ -199,7 +199,7 @@ def former_summary(site: SiteFile) -> Summary | None:
                           remedy=f"check {site.work / SUMMARY}") from None  # fmt: skip
 
 
-def _films(
+def films_of(
     site: SiteFile, vault: Vault, deidentifier: Deidentifier, show: Stage, stack: ExitStack
 ) -> tuple[list[SourceFilm], dict[str, Collected]]:
     """Films of all sources in order; those of archives are fetched first."""

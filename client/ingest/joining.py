@@ -48,14 +48,16 @@ class JoinResult:
 
 
 def join(
-    exams: Mapping[str, Collection[str]], contents: Sequence[Content], *, contract: Contract, policy: JoinPolicy
-) -> JoinResult:
+    exams: Mapping[str, Collection[str]], contents: Sequence[Content], *, contract: Contract, policy: JoinPolicy,
+    labelled: bool = True,
+) -> JoinResult:  # fmt: skip
     """One row for each woman who has rows, or facts and an exam.
 
     Args:
         exams: pseudonym -> days of her exams (YYYYMMDD, "" where the films do not say), shifted; women who have rows
             only need not be there.
         contents: the sources, the most trusted first.
+        labelled: False for women who are to be scored: the latest exam is taken and labels are not looked at (-1).
     """
     known = KnownCells(contents, contract)
     rows: dict[str, list[list[Row]]] = {}
@@ -69,7 +71,7 @@ def join(
     notes: Counter[str] = Counter()
     for pseudonym in dict.fromkeys([*rows, *told]):
         woman = _Woman(pseudonym, rows.get(pseudonym, [[] for _ in contents]), contents, policy)
-        if woman.choose(exams.get(pseudonym, ())):
+        if woman.choose(exams.get(pseudonym, ()), labelled=labelled):
             women[pseudonym] = woman.joined(known, notes)
         else:
             refused[pseudonym] = woman.failure
@@ -98,7 +100,7 @@ class _Woman:
         self._diagnoses += [span for listed in self._dated for span in diagnoses_of(listed)]
         self._clear = max((content.clear_until.get(pseudonym, "") for content in contents), default="")
 
-    def choose(self, exams: Collection[str]) -> bool:
+    def choose(self, exams: Collection[str], *, labelled: bool) -> bool:
         """Find the latest exam that has a label; without films the exams that rows name."""
         self._films = frozenset(exams)
         candidates = sorted(self._films or {row.exam for listed in self._dated for row in listed}, reverse=True)
@@ -107,6 +109,9 @@ class _Woman:
         if not candidates:
             self.failure = "undated_exam" if exams else "undated_row"
             return False
+        if not labelled:
+            self.exam = candidates[0]
+            return True
         for exam in candidates if self.policy.earlier_exams else candidates[:1]:
             label = self._label(exam, latest=exam == candidates[0])
             if isinstance(label, int):

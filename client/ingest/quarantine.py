@@ -74,6 +74,11 @@ class Quarantine:
         assert key not in self._entries, f"{entry.kind} {entry.ordinal} is set aside twice"
         self._entries[key] = entry
 
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """All that was set aside, in the order in which it was."""
+        return tuple(self._entries.values())
+
     def count(self, kind: Kind) -> int:
         """How many of a kind were set aside."""
         return sum(entry.kind == kind for entry in self._entries.values())

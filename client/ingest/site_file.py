@@ -16,6 +16,7 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from client.ingest.join_policy import JoinPolicy
+from client.ingest.outbox import OutboxTarget
 from client.ingest.settings import Settings, SitePath
 from client.ingest.sources import DicomWebSource, DimseSource
 from client.ingest.tables import ClinicalSource
@@ -77,6 +78,7 @@ class SiteFile(Settings):
     site: public name. cohort: folder of the prepared cohort, which the trainer reads. work: the importer's own folder
     (what was fetched, de-identified; its memory). key: file of at least 32 secret bytes that its owner alone can read.
     threshold: least count besides 0 that `mammofed site data` shows. workers: processes that decode; null: one a core.
+    results: the PACS that takes results of `mammofed site predict --send`; null: none does.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
@@ -92,6 +94,7 @@ class SiteFile(Settings):
     clinical_policy: JoinPolicy
     films: tuple[FilmSource, ...] = Field(max_length=32)
     clinical: tuple[ClinicalSource, ...] = Field(min_length=1, max_length=32)
+    results: OutboxTarget | None = None
 
     @field_validator("films")
     @classmethod

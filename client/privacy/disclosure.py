@@ -20,7 +20,8 @@ def disclosed(report: Mapping[str, Any], *, below: int, totals: bool) -> Documen
     Args:
         report: a document of `shared_model.evaluation.report`.
         below: least number of women that a count may have.
-        totals: whether the whole is withheld (an empty document) when positives or negatives are fewer than `below`.
+        totals: whether the whole is withheld (an empty document) when positives or negatives are fewer than `below`,
+            and `evidence` in any case.
             A site's own report: yes. The evaluator's women are the coordinator's, who must choose a model by them: no.
     """
     document = dict(report)
@@ -28,6 +29,8 @@ def disclosed(report: Mapping[str, Any], *, below: int, totals: bool) -> Documen
         positives, negatives = int(document["positives"]), int(document["n"]) - int(document["positives"])
         if min(positives, negatives) < below:
             return {}
+    if totals:
+        document.pop("evidence", None)  # bands and curves of few women, which nobody asks a hospital for
     if "subgroups" in document:
         document["subgroups"] = _rows(document["subgroups"], below)
     return document

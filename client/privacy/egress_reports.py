@@ -9,27 +9,28 @@ from __future__ import annotations
 import json
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from client.privacy.egress_evidence import (
+    MOST_ROWS,
+    Bounded,
+    Count,
+    EvidencePart,
+    Pair,
+    Score,
+    Shape,
+    Share,
+    SubgroupRow,
+    WithheldRow,
+)
 from shared_model.errors import EgressError
 
 MOST_POINTS: Final = 1 << 20  # of a ROC curve: one a woman at most
-MOST_ROWS: Final = 1000  # of subgroups
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Difference = Annotated[float, Field(ge=-1, le=1)]
-Count = Annotated[int, Field(ge=0, le=1 << 40)]
-Bounded = Annotated[float, Field(ge=-1e9, le=1e9)]
-Score = Literal["fused", "image", "clinical"]
-Pair = Literal["fused_vs_image", "fused_vs_clinical", "fused_vs_public"]
-Word = Annotated[str, Field(max_length=100)]
 
 
-class _Shape(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
-
-
-class NoisedMetrics(_Shape):
+class NoisedMetrics(Shape):
     """From one noised histogram: what a hospital says of its own women under privacy. Sums of counts are noised."""
 
     n: Annotated[float, Field(ge=0, le=1e12)]
@@ -40,7 +41,7 @@ class NoisedMetrics(_Shape):
     brier: Share | None
 
 
-class SelectionReport(_Shape):
+class SelectionReport(Shape):
     """By which the evaluator's women choose a round."""
 
     n: Count
@@ -51,7 +52,7 @@ class SelectionReport(_Shape):
     brier: Share | None
 
 
-class ModelRow(_Shape):
+class ModelRow(Shape):
     """One score on the split `test`."""
 
     auc: Share | None
@@ -73,7 +74,7 @@ class ModelRow(_Shape):
     calibration: Annotated[list[tuple[Share, Share, Bounded]], Field(max_length=MOST_ROWS)]
 
 
-class ComparisonRow(_Shape):
+class ComparisonRow(Shape):
     """Paired DeLong."""
 
     difference: Difference | None
@@ -82,34 +83,14 @@ class ComparisonRow(_Shape):
     p: Share | None
 
 
-class GateRow(_Shape):
+class GateRow(Shape):
     """How much of the fused score comes from the films."""
 
     image_mean: Share | None
     image_sd: Share | None
 
 
-class SubgroupRow(_Shape):
-    """One level of an attribute, shown."""
-
-    name: Word
-    level: Word
-    n: Count
-    positives: Count
-    auc: Share | None
-    auc_low: Share | None
-    auc_high: Share | None
-
-
-class WithheldRow(_Shape):
-    """One level of an attribute, of too few women."""
-
-    name: Word
-    level: Word
-    suppressed: Literal[True]
-
-
-class BootstrapInterval(_Shape):
+class BootstrapInterval(Shape):
     """Of a model."""
 
     auc_low: Share | None
@@ -118,14 +99,14 @@ class BootstrapInterval(_Shape):
     sensitivity_high: Share | None
 
 
-class DifferenceInterval(_Shape):
+class DifferenceInterval(Shape):
     """Of a comparison."""
 
     low: Difference | None
     high: Difference | None
 
 
-class BootstrapPart(_Shape):
+class BootstrapPart(Shape):
     """Percentile intervals."""
 
     replicates: Count
@@ -133,7 +114,7 @@ class BootstrapPart(_Shape):
     comparisons: dict[Pair, DifferenceInterval]
 
 
-class TestReport(_Shape):
+class TestReport(Shape):
     """Of the split `test`."""
 
     __test__ = False  # no test of pytest's
@@ -144,10 +125,11 @@ class TestReport(_Shape):
     comparisons: dict[Pair, ComparisonRow]
     gate: GateRow
     subgroups: Annotated[list[SubgroupRow | WithheldRow], Field(max_length=MOST_ROWS)]
+    evidence: EvidencePart | None = None  # of the evaluator's women; a hospital's own stays there
     bootstrap: BootstrapPart | None = None
 
 
-SHAPES: Final[dict[str, type[_Shape]]] = {
+SHAPES: Final[dict[str, type[Shape]]] = {
     "noised": NoisedMetrics, "selection": SelectionReport, "test": TestReport,
 }  # fmt: skip
 

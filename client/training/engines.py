@@ -113,7 +113,4 @@ def parts(batch: PatientBatch, size: int) -> Iterator[PatientBatch]:
 
 def select(batch: PatientBatch, chosen: slice | Tensor) -> PatientBatch:
     """The patients in a slice or at int64 positions."""
-    return PatientBatch(
-        batch.pixels_BVCHW[chosen], batch.view_mask_BV[chosen], batch.clinical_BF[chosen],
-        batch.clinical_mask_B[chosen], batch.labels_B[chosen],
-    )  # fmt: skip
+    return batch.select(chosen)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from typing import Protocol as Interface
 
@@ -64,8 +65,7 @@ class EncodedCohort:
         """The patients at these positions."""
         rows = self._cohort.rows(indices)
         chosen = torch.as_tensor(np.asarray(indices, dtype=np.int64))
-        return PatientBatch(self._encoded_NVD[chosen].unsqueeze(-1).unsqueeze(-1), rows.view_mask_BV, rows.clinical_BF,
-                            rows.clinical_mask_B, rows.labels_B)  # fmt: skip
+        return replace(rows, pixels_BVCHW=self._encoded_NVD[chosen].unsqueeze(-1).unsqueeze(-1))
 
 
 class TableOnly:
@@ -83,8 +83,7 @@ class TableOnly:
         """The patients at these positions."""
         rows = self._cohort.rows(indices)
         empty = torch.zeros(len(rows), len(VIEWS), self._width, 1, 1)
-        return PatientBatch(empty, torch.zeros_like(rows.view_mask_BV), rows.clinical_BF, rows.clinical_mask_B,
-                            rows.labels_B)  # fmt: skip
+        return replace(rows, pixels_BVCHW=empty, view_mask_BV=torch.zeros_like(rows.view_mask_BV))
 
 
 class FeatureCache:

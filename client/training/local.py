@@ -217,8 +217,4 @@ class _Loader:
     def _move(self, batch: PatientBatch) -> PatientBatch:
         if self._device.type != "cuda":
             return batch
-        pinned = PatientBatch(
-            batch.pixels_BVCHW.pin_memory(), batch.view_mask_BV.pin_memory(), batch.clinical_BF.pin_memory(),
-            batch.clinical_mask_B.pin_memory(), batch.labels_B.pin_memory(),
-        )  # fmt: skip
-        return pinned.to(self._device)
+        return batch.each(lambda tensor: tensor.pin_memory()).to(self._device)

@@ -58,7 +58,7 @@ class Housekeeper:
         self._home, self._audit, self._supervisor = home, audit, supervisor
         self._registry = home.registry()
         self._membership = Membership(home, link, self._registry, report=self._say)
-        self._reconciler = Reconciler(home, link, patience_s=PATIENCE_S, report=self._say)
+        self._reconciler = Reconciler(home, link, patience_s=PATIENCE_S, report=self._say, head=audit.head)
         self._steps: tuple[tuple[str, Callable[[], None]], ...] = (
             ("commands' entries", self._drain), ("doors' entries", doorkeeper.step),
             ("journals", StudyRecord(home, audit).step),

@@ -22,10 +22,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from server.deploy.home import CoordinatorHome
 from server.deploy.link import Link
 from server.enrolment.registry import MemberState
-from server.reporting import write_report
+from server.reporting import Signature, write_passport, write_report
 from server.rounds.checkpoint import read_arrays
 from server.rounds.follow import last_closed, last_step, read_events, study_state
 from server.rounds.states import StudyState
+from shared_model.audit.heads import SignedHead
 from shared_model.certificates import Role
 from shared_model.errors import ConfigError, ProtocolError, RoundError, StorageError, WeightsError
 from shared_model.messages import weights_sha256
@@ -33,7 +34,7 @@ from shared_model.private_files import is_held, make_private_folder, read_privat
 from shared_model.protocol import Protocol
 from shared_model.signed_protocol import SignedProtocol
 
-INITIAL, SIGNED, WANTED = "initial.safetensors", "signed.json", "wanted.json"
+INITIAL, SIGNED, WANTED, MODEL = "initial.safetensors", "signed.json", "wanted.json", "model.safetensors"
 STOP_FILE = "stop"  # as `server.app` reads it
 LOOK_S = 5.0  # between looks at a run that does not hold its study's lock
 STARTING_S = 180.0  # a run that has not begun by then is given up and submitted again
@@ -177,13 +178,14 @@ class Reconciler:
     Args:
         patience_s: how long a study waits for its sites at its start.
         report: is told what was done: study, words.
+        head: how far the coordinator's audit log reaches, for the passports of studies; None: they are made without.
     """
 
     def __init__(
         self, home: CoordinatorHome, link: Link, *, patience_s: float, report: Callable[[str, str], None],
-        clock: Callable[[], float] = time.time,
+        head: Callable[[], SignedHead] | None = None, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        self._home, self._link, self._patience_s = home, link, patience_s
+        self._home, self._link, self._patience_s, self._head = home, link, patience_s, head
         self._report, self._clock = report, clock
         self._next_look: dict[str, float] = {}
 
@@ -244,12 +246,31 @@ class Reconciler:
         self._report(study.name, f"submitted as Flower run {run_id}")
 
     def _end(self, study: StudyFolder, wish: Wish, reason: str) -> None:
+        if wish is Wish.ENDED:
+            self._sign(study)
         try:
             write_report(study.path)
         except Exception as error:  # the study has ended all the same, and `mammofed report` makes its report again
             self._report(study.name, f"its report could not be written: {type(error).__name__}: {error}")
         study.want(study.wanted().model_copy(update={"wish": wish, "reason": reason[:500], "run_id": None}))
         self._report(study.name, reason)
+
+    def _sign(self, study: StudyFolder) -> None:
+        """Make the passport of a complete study; one without has ended all the same, and an exploration has none."""
+        if not (study.path / MODEL).exists():
+            return
+        try:
+            signed = write_passport(study.path, coordinator_signature(self._home, head=self._head))
+        except Exception as error:
+            words = f"{type(error).__name__}: {error}"
+            self._report(study.name, f"its passport could not be made (`mammofed server passport`): {words}")
+        else:
+            self._report(study.name, f"passport {signed.sha256}")
+
+
+def coordinator_signature(home: CoordinatorHome, *, head: Callable[[], SignedHead] | None) -> Signature:
+    """The coordinator as it signs the passport of a study."""
+    return Signature(kind="coordinator", name=home.settings.name, key=home.signing_key, head=head)
 
 
 def last_reason(study: StudyFolder) -> str:

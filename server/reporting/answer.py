@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.reporting.facts import mapping
+from server.reporting.words import level
 from shared_model.protocol import Protocol
 
 # By origin of the initial weights. Those of a study before (`server rollback`) have seen other hospitals' women.
@@ -37,7 +38,8 @@ def answer(summary: Mapping[str, Any], protocol: Protocol) -> list[str]:
         summary: the content of `summary.json`.
     """
     held_out = mapping(mapping(summary.get("metrics")).get("held_out"))
-    sentences = [_result(summary, held_out, protocol), _added(held_out, protocol), _cost(summary, protocol)]
+    sentences = [_result(summary, held_out, protocol), _added(held_out, protocol), _cost(summary, protocol),
+                 _whom(held_out), _alone(held_out)]  # fmt: skip
     return [sentence for sentence in sentences if sentence]
 
 
@@ -80,6 +82,27 @@ def _added(held_out: Mapping[str, Any], protocol: Protocol) -> str:
     return (
         f"{start} alone, with {seen}, reach {public['auc']:.3f}: hospitals added {difference:.3f} "
         f"(interval {low:.3f} to {high:.3f}, {judged} zero; {how})."
+    )
+
+
+def _whom(held_out: Mapping[str, Any]) -> str:
+    """Subgroups in which the fused model does clearly worse than over all women."""
+    whole = mapping(mapping(held_out.get("models")).get("fused")).get("auc")
+    found = [row for row in held_out.get("subgroups") or [] if row.get("auc_high") is not None and whole is not None
+             and row["auc_high"] < whole]  # fmt: skip
+    if not found:
+        return ""
+    groups = "; ".join(f"{row['name'].replace('_', ' ')} {level(row)}: AUC {row['auc']:.3f} ({row['auc_low']:.3f} to "
+                       f"{row['auc_high']:.3f}), n = {row['n']:,}" for row in found)  # fmt: skip
+    return f"It works less well for some women (interval wholly below the AUC of all): {groups}."
+
+
+def _alone(held_out: Mapping[str, Any]) -> str:
+    if not held_out:
+        return ""
+    return (
+        "Whether a hospital is better off than with a model of its own is not in this run: a comparison with "
+        "`baselines=[local]` trains them, and `mammofed site gain` asks it at the hospital."
     )
 
 

@@ -53,23 +53,25 @@ def learning_curves(curves: Sequence[Curve], *, chosen: int | None) -> str:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=len(curves))
 
     last = ", ".join(f"{LABELS[curve.model]} {curve.values[-1]:.3f}" for curve in curves)
-    return _svg("learning", draw, title="Learning curves", size=(6.6, 4.2),
+    return svg("learning", draw, title="Learning curves", size=(6.6, 4.2),
                 description=f"AUC by round; at the last round: {last}.")  # fmt: skip
 
 
-def roc(points: Mapping[str, Sequence[Sequence[float]]], *, auc: Mapping[str, float]) -> str:
-    """ROC curves. points: by model, (false positive rate, true positive rate) in [0, 1]; auc: by model."""
+def roc(
+    points: Mapping[str, Sequence[Sequence[float]]], *, auc: Mapping[str, float], labels: Mapping[str, str] = LABELS
+) -> str:
+    """ROC curves. points: by model, (false positive rate, true positive rate) in [0, 1]; auc, labels: by model."""
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=GRID, linewidth=1)
         for name, curve in points.items():
             axes.plot([p[0] for p in curve], [p[1] for p in curve], DASHES[name], color=SERIES[name],
-                      label=f"{LABELS[name]} ({auc[name]:.3f})")  # fmt: skip
+                      label=f"{labels[name]} ({auc[name]:.3f})")  # fmt: skip
         axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
         axes.legend(loc="lower right", fontsize=9)
 
-    words = ", ".join(f"{LABELS[name]} {auc[name]:.3f}" for name in points)
-    return _svg(
+    words = ", ".join(f"{labels[name]} {auc[name]:.3f}" for name in points)
+    return svg(
         "roc", draw, title="ROC on the test split", description=f"Area under the curve: {words}.", size=(5.2, 5.2)
     )
 
@@ -88,11 +90,11 @@ def calibration(bins: Sequence[Sequence[float]], *, slope: float | None, ece: fl
 
     found = {"slope": slope, "calibration error": ece}
     words = "; ".join(f"{name} {value:.3f}" for name, value in found.items() if value is not None)
-    return _svg("calibration", draw, title="Calibration on the test split", size=(5.2, 5.2),
+    return svg("calibration", draw, title="Calibration on the test split", size=(5.2, 5.2),
                 description=f"Observed share against predicted risk, dots sized by patients. {words}.")  # fmt: skip
 
 
-def _svg(name: str, draw: Any, *, title: str, description: str, size: tuple[float, float]) -> str:
+def svg(name: str, draw: Any, *, title: str, description: str, size: tuple[float, float]) -> str:
     """One figure as an `<svg>` element that names and describes itself; size in inches at 72 units each."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": f"mammofed-{name}"}):
         figure = Figure(figsize=size, layout="constrained")

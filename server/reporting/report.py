@@ -14,16 +14,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from server.reporting import plots
+from server.reporting import evidence_plots, plots
 from server.reporting.answer import answer, model_rows, unheard_sites
 from server.reporting.data_words import data_words
 from server.reporting.facts import Facts, mapping, read_facts
-from shared_model.errors import StorageError
+from server.reporting.study_evidence import evidence_parts
+from server.reporting.words import FILTERS, write_page
 
-REPORT_NAME = "report.html"
 MAX_STRIP_CELLS = 20_000  # sites x rounds drawn one by one; above, the counts alone
 SITE_METRICS = ("auc", "sensitivity", "specificity", "brier", "n", "positives")
-LETTERS = {"contributed": "C", "abstained": "A", "late": "L", "refused": "R", "failed": "F", "not_sampled": "·"}
 OUTCOMES = ("contributed", "abstained", "late", "refused", "failed", "not_sampled")
 
 
@@ -34,16 +33,7 @@ def write_report(run_dir: Path) -> Path:
         StorageError: summary or journal cannot be read, or the report cannot be written.
         ProtocolError: the frozen protocol cannot be read or was changed.
     """
-    page = render(read_facts(run_dir))
-    path = run_dir / REPORT_NAME
-    draft = path.with_name(f".{REPORT_NAME}.partial")
-    try:
-        draft.write_text(page, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise StorageError(f"cannot write {path}: {error.strerror}", remedy="make room, ask again") from None
-    return path
+    return write_page(run_dir, render(read_facts(run_dir)))
 
 
 def render(facts: Facts) -> str:
@@ -66,6 +56,7 @@ def render(facts: Facts) -> str:
         site_sizes=", ".join(f"{patients[site]:,}" for site in facts.sites), curve_rows=_curve_rows(facts),
         fused=mapping(mapping(facts.held_out.get("models")).get("fused")), data=data_words(facts.data),
         versions=mapping(facts.summary.get("versions")), model=mapping(facts.summary.get("model")),
+        **evidence_parts(facts),
     )  # fmt: skip
 
 
@@ -98,6 +89,11 @@ def _figures(facts: Facts) -> dict[str, Markup]:
     curves = {name: row["roc"] for name, row in rows.items() if row.get("roc")}
     if curves:
         figures["roc"] = Markup(plots.roc(curves, auc={name: rows[name]["auc"] for name in curves}))  # noqa: S704
+    evidence = mapping(facts.held_out.get("evidence"))
+    if curve := mapping(mapping(evidence.get("models")).get("fused")).get("decision"):
+        figures["decision"] = Markup(  # noqa: S704
+            evidence_plots.decision(curve, prevalence=evidence["prevalence"])
+        )
     fused = rows.get("fused", {})
     if fused.get("calibration"):
         figures["calibration"] = Markup(  # noqa: S704
@@ -128,33 +124,3 @@ def _sites_metrics(facts: Facts) -> list[tuple[str, Mapping[str, Any]]]:
 def _curve_rows(facts: Facts) -> list[tuple[int, list[float | None]]]:
     values = [dict(zip(curve.rounds, curve.values, strict=True)) for curve in facts.curves]
     return [(r, [curve.get(r) for curve in values]) for r in sorted({r for curve in values for r in curve})]
-
-
-def _number(value: object, digits: int = 3) -> str:
-    return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "–"
-
-
-def _general(value: object) -> str:
-    return f"{value:g}" if isinstance(value, (int, float)) else "–"
-
-
-def _p_value(value: object) -> str:
-    return "–" if not isinstance(value, (int, float)) else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _percent(value: object) -> str:
-    return f"{100 * value:.0f} %" if isinstance(value, (int, float)) else "–"
-
-
-def _interval(row: Mapping[str, Any], name: str, *, percent: bool = False) -> str:
-    """`0.87 (0.84 to 0.90)` out of the keys `name`, `name_low`, `name_high`."""
-    show = _percent if percent else _number
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    words = show(row.get(name))
-    return words if low is None or high is None else f"{words} ({show(low)} to {show(high)})"
-
-
-FILTERS = {
-    "number": _number, "general": _general, "p_value": _p_value, "percent": _percent, "interval": _interval,
-    "words": lambda name: str(name).replace("_", " "), "letter": lambda outcome: LETTERS.get(outcome, ""),
-}  # fmt: skip

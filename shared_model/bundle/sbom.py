@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import HeaderParser
+from importlib.metadata import PackageMetadata
 from pathlib import Path
 from urllib.parse import quote
 
@@ -49,8 +50,9 @@ def read_wheel(path: Path) -> Wheel:
         raise BundleError("not a wheel", found=path.name, remedy="remove it and make the bundle again") from None
     headers = HeaderParser().parsestr(text)
     return Wheel(
-        file=path.name, name=normal(str(headers["Name"])), version=str(headers["Version"]), license=_license(headers),
-        summary=str(headers["Summary"] or ""), sha256=sha256_of(path), needs=_needs(headers),
+        file=path.name, name=normal(str(headers["Name"])), version=str(headers["Version"]), license=licence_of(headers),
+        summary=str(headers["Summary"] or ""), sha256=sha256_of(path),
+        needs=needs_of(list(map(str, headers.get_all("Requires-Dist", [])))),
     )  # fmt: skip
 
 
@@ -101,19 +103,20 @@ def _purl(wheel: Wheel) -> str:
     return f"pkg:pypi/{wheel.name}@{quote(wheel.version, safe='')}"
 
 
-def _license(headers: Message) -> str:
+def licence_of(headers: Message | PackageMetadata) -> str:
     """SPDX expression where there is one, else the classifiers, else the first line of the old field."""
     if expression := headers["License-Expression"]:
         return str(expression)
-    classifiers = [str(c).rpartition(" :: ")[2] for c in headers.get_all("Classifier", [])
+    classifiers = [str(c).rpartition(" :: ")[2] for c in headers.get_all("Classifier", []) or []
                    if str(c).startswith("License :: ") and str(c).count(" :: ") > 1]  # fmt: skip
     lines = str(headers["License"] or "").strip().splitlines()
     return " and ".join(classifiers) or (lines[0] if lines else "")
 
 
-def _needs(headers: Message) -> list[str]:
+def needs_of(requires: Sequence[str]) -> list[str]:
+    """Names of what a distribution asks for (its `Requires-Dist`), normalised, extras left out."""
     found = []
-    for text in map(str, headers.get_all("Requires-Dist", [])):
+    for text in requires:
         requirement, _, marker = text.partition(";")
         if "extra" not in marker and (match := _NAME.match(requirement)):
             found.append(normal(match[1]))

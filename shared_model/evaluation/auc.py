@@ -150,3 +150,27 @@ def roc_points(labels: ArrayLike, scores: ArrayLike, *, limit: int = 200) -> lis
     if len(curve) > limit:
         curve = curve[np.linspace(0, len(curve) - 1, limit).round().astype(int)]
     return [[float(x), float(y)] for x, y in curve]
+
+
+def partial_auc(labels: ArrayLike, scores: ArrayLike, *, max_fpr: float) -> float | None:
+    """Area left of a false positive rate, standardised so that 0.5 is chance and 1 is perfect (McClish 1989, Medical
+    Decision Making 9:190); None without both classes. scikit-learn's `roc_auc_score(max_fpr=...)` is the same.
+
+    Raises:
+        ValueError: max_fpr not in (0, 1].
+
+    >>> partial_auc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8], max_fpr=0.5)
+    0.666...
+    """
+    if not 0 < max_fpr <= 1:
+        raise ValueError(f"max_fpr must be in (0, 1], found {max_fpr}")
+    positives, negatives = split_classes(labels, scores)
+    if len(positives) == 0 or len(negatives) == 0:
+        return None
+    levels = np.unique(np.concatenate([positives, negatives]))[::-1]
+    height = np.concatenate([[0.0], 1 - np.searchsorted(np.sort(positives), levels, "left") / len(positives)])
+    width = np.concatenate([[0.0], 1 - np.searchsorted(np.sort(negatives), levels, "left") / len(negatives)])
+    inside = width <= max_fpr
+    x, y = np.append(width[inside], max_fpr), np.append(height[inside], np.interp(max_fpr, width, height))
+    area, least = float(np.trapezoid(y, x)), max_fpr**2 / 2
+    return 0.5 * (1 + (area - least) / (max_fpr - least)) if max_fpr < 1 else area

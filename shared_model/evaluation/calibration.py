@@ -9,29 +9,44 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
+from scipy.special import expit, ndtri
 
-from shared_model.evaluation.auc import Floats
+from shared_model.evaluation.auc import Floats, Interval
 
 BINS = 10
+ADAPTIVE_BINS = 15  # of the adaptive calibration error (Nixon et al. 2019, arXiv 1904.01685)
 TEMPERATURE_BOUNDS = (0.05, 20.0)
 
 
 @dataclass(frozen=True)
 class Calibration:
     """brier: mean squared error of the probability. ece: expected calibration error over :func:`reliability`'s bins.
-    slope: of the calibration line, 1 is right, below 1 too extreme. intercept: calibration in the large (slope held at
-    1), 0 is right, negative when risks are stated too high (Van Calster et al. 2019, BMC Medicine 17:230). slope and
-    intercept are None where the data do not determine them."""
+    adaptive_ece: the same over 15 bins of equally many women. slope: of the calibration line, 1 is right, below 1 too
+    extreme. intercept: calibration in the large (slope held at 1), 0 is right, negative when risks are stated too high
+    (Van Calster et al. 2019, BMC Medicine 17:230). slope and intercept are None where the data do not determine them;
+    their intervals are Wald's, of the confidence asked for."""
 
     brier: float
     ece: float
     slope: float | None
     intercept: float | None
     bins: list[list[float]]
+    adaptive_ece: float
+    slope_interval: Interval
+    intercept_interval: Interval
 
 
-def calibration(labels: ArrayLike, logits: ArrayLike, *, temperature: float = 1.0) -> Calibration:
+@dataclass(frozen=True)
+class Fit:
+    """Maximum likelihood of a logistic regression. beta [P], errors [P]: standard errors."""
+
+    beta: Floats
+    errors: Floats
+
+
+def calibration(
+    labels: ArrayLike, logits: ArrayLike, *, temperature: float = 1.0, confidence: float = 0.95
+) -> Calibration:
     """All of it for logits divided by a temperature.
 
     Raises:
@@ -42,33 +57,53 @@ def calibration(labels: ArrayLike, logits: ArrayLike, *, temperature: float = 1.
         raise ValueError("calibration needs patients and finite logits")
     p = expit(z)
     bins = reliability(y, p)
-    ece = sum(n * abs(stated - observed) for stated, observed, n in bins) / len(y)
     slope, intercept = _line(y, z)
-    return Calibration(float(np.mean((p - y) ** 2)), float(ece), slope, intercept, bins)
+    reach = float(ndtri((1 + confidence) / 2))
+    return Calibration(
+        float(np.mean((p - y) ** 2)), _error(bins), None if slope is None else float(slope.beta[1]),
+        None if intercept is None else float(intercept.beta[0]), bins, _error(reliability(y, p, bins=ADAPTIVE_BINS)),
+        _interval(slope, 1, reach), _interval(intercept, 0, reach),
+    )  # fmt: skip
 
 
-def reliability(labels: Floats, probabilities: Floats) -> list[list[float]]:
-    """[mean stated probability, observed share, patients] of up to ten bins of equally many patients, in order."""
+def reliability(labels: Floats, probabilities: Floats, *, bins: int = BINS) -> list[list[float]]:
+    """[mean stated probability, observed share, patients] of up to `bins` bins of equally many patients, in order."""
     order = np.argsort(probabilities, kind="stable")
-    parts = [part for part in np.array_split(order, min(BINS, len(order))) if len(part)]
+    parts = [part for part in np.array_split(order, min(bins, len(order))) if len(part)]
     return [[float(probabilities[i].mean()), float(labels[i].mean()), len(i)] for i in parts]
 
 
-def _line(y: Floats, z: Floats) -> tuple[float | None, float | None]:
+def _error(bins: list[list[float]]) -> float:
+    return float(sum(n * abs(stated - observed) for stated, observed, n in bins) / sum(n for _, _, n in bins))
+
+
+def _interval(fit: Fit | None, place: int, reach: float) -> Interval:
+    if fit is None:
+        return Interval(None, None, None)
+    value, error = float(fit.beta[place]), float(fit.errors[place])
+    return Interval(value, value - reach * error, value + reach * error)
+
+
+def _line(y: Floats, z: Floats) -> tuple[Fit | None, Fit | None]:
     if y.min() == y.max():
         return None, None
-    intercept = _newton(y, np.ones((len(y), 1)), offset=z)
-    joint = _newton(y, np.column_stack([np.ones_like(z), z]), offset=np.zeros_like(z)) if np.ptp(z) > 0 else None
-    return (None if joint is None else float(joint[1])), (None if intercept is None else float(intercept[0]))
+    intercept = newton(y, np.ones((len(y), 1)), offset=z)
+    joint = newton(y, np.column_stack([np.ones_like(z), z]), offset=np.zeros_like(z)) if np.ptp(z) > 0 else None
+    return joint, intercept
 
 
-def _newton(y: Floats, x: NDArray[np.float64], *, offset: Floats) -> Floats | None:
-    """Maximum likelihood of a logistic regression; None where it does not exist (classes apart)."""
-    beta = np.zeros(x.shape[1])
+def newton(y: Floats, x: NDArray[np.float64], *, offset: Floats, weights: Floats | None = None) -> Fit | None:
+    """Maximum likelihood of a logistic regression; None where it does not exist (classes apart).
+
+    Args:
+        y: outcomes [N]; x: [N, P]; offset: [N], added to the linear predictor.
+        weights: how many patients a row stands for, [N]; None: one each.
+    """
+    beta, w = np.zeros(x.shape[1]), np.ones(len(y)) if weights is None else weights
     for _ in range(100):
         p = expit(x @ beta + offset)
-        hessian = (x * (p * (1 - p))[:, None]).T @ x
-        gradient = x.T @ (y - p)
+        hessian = (x * (w * p * (1 - p))[:, None]).T @ x
+        gradient = x.T @ (w * (y - p))
         if np.linalg.cond(hessian) > 1e12:
             return None
         step = np.linalg.solve(hessian, gradient)
@@ -76,7 +111,7 @@ def _newton(y: Floats, x: NDArray[np.float64], *, offset: Floats) -> Floats | No
         if np.abs(beta).max() > 1e3:
             return None
         if np.abs(step).max() < 1e-10:
-            return beta
+            return Fit(beta, np.sqrt(np.diag(np.linalg.inv(hessian))))
     return None
 
 

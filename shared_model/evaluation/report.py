@@ -16,8 +16,11 @@
         `reference` also "fused_vs_public"),
      "bootstrap": {"replicates", "models": {name: {"auc_low", "auc_high", "sensitivity_low", "sensitivity_high"}},
         "comparisons": {name: {"low", "high"}}}   (only with replicates and both classes),
+     "evidence": {"prevalence", "sensitivity", "primary", "replicates",
+        "models": {name: model_evidence}, "pairs": {name: pair_evidence with "p_adjusted"}}   (see `evidence`),
      "gate": {"image_mean", "image_sd"}   (over women with both modalities; null without),
-     "subgroups": [{"name", "level", "n", "positives", "auc", "auc_low", "auc_high"} | {"name", "level", "suppressed"}]}
+     "subgroups": [{"name", "level", "n", "positives", "auc", "auc_low", "auc_high"} | {"name", "level", "suppressed"}]
+        (with a threshold for the fused model also its sensitivity and specificity there, with intervals)}
 
 A number that the patients do not determine (no positive, say) is null. Thresholds are on logits, `score > threshold` is
 positive, and they come from `selection` alone; a model without a threshold gets null there. The temperature was fitted
@@ -37,6 +40,7 @@ from shared_model.errors import CohortError
 from shared_model.evaluation.auc import auc_interval, average_precision, paired_delong, roc_auc, roc_points
 from shared_model.evaluation.bootstrap import bootstrap, percentile_interval
 from shared_model.evaluation.calibration import calibration, fit_temperature
+from shared_model.evaluation.evidence import PREVALENCE, SENSITIVITY, adjusted, model_evidence, pair_evidence
 from shared_model.evaluation.operating import operating_point, threshold_at_specificity
 from shared_model.evaluation.scores import Scores
 from shared_model.evaluation.subgroups import subgroup_table
@@ -110,8 +114,10 @@ def test_report(
             f"{a}_vs_{b}": _comparison(scores.labels, scores.models[a], scores.models[b], terms) for a, b in COMPARISONS
         },
         "gate": _gate(scores),
-        "subgroups": subgroup_table(scores.labels, scores.fused, attributes, confidence=terms.confidence),
-    }
+        "subgroups": subgroup_table(scores.labels, scores.fused, attributes, confidence=terms.confidence,
+                                    threshold=thresholds.get("fused")),
+        "evidence": _evidence(scores, thresholds, temperature, terms, reference),
+    }  # fmt: skip
     if reference is not None:
         document["comparisons"]["fused_vs_public"] = _comparison(scores.labels, scores.fused, reference, terms)
     if terms.bootstrap and 0 < document["positives"] < len(scores):
@@ -140,6 +146,31 @@ def _model(
         for what, share in (("sensitivity", point.sensitivity), ("specificity", point.specificity)):
             document |= {what: share.value, f"{what}_low": share.low, f"{what}_high": share.high}
     return document
+
+
+def _evidence(
+    scores: Scores, thresholds: Mapping[str, float], temperature: float, terms: EvaluationTerms,
+    reference: NDArray[np.float64] | None,
+) -> Document:  # fmt: skip
+    prevalence, sensitivity = terms.prevalence or PREVALENCE, terms.sensitivity or SENSITIVITY
+    others = {"image": scores.image, "clinical": scores.clinical} | ({} if reference is None else {"public": reference})
+    pairs = {
+        f"fused_vs_{name}": pair_evidence(scores.labels, scores.fused, other, confidence=terms.confidence,
+                                          sensitivity=sensitivity, replicates=terms.bootstrap)
+        for name, other in others.items()
+    }  # fmt: skip
+    p = adjusted(pairs, primary=terms.primary)
+    return {
+        "prevalence": prevalence, "sensitivity": sensitivity, "primary": terms.primary, "replicates": terms.bootstrap,
+        "models": {
+            name: model_evidence(
+                scores.labels, s, threshold=thresholds.get(name), confidence=terms.confidence, prevalence=prevalence,
+                temperature=temperature if name == "fused" else 1.0, curves=False,
+            )
+            for name, s in scores.models.items()
+        },
+        "pairs": {name: row | {"p_adjusted": p[name]} for name, row in pairs.items()},
+    }  # fmt: skip
 
 
 def _comparison(

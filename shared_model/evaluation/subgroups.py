@@ -1,4 +1,4 @@
-"""AUC by subgroup, with small groups suppressed; used by the test report. Needs no torch."""
+"""A model in subgroups of women, at the global threshold, with small groups suppressed; used by reports. No torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from shared_model.evaluation.auc import auc_interval
+from shared_model.evaluation.operating import operating_point
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,12 +21,17 @@ AGE_BANDS = ((50, "under 50"), (60, "50-59"), (70, "60-69"), (np.inf, "70 and ov
 
 
 def subgroup_table(
-    labels: ArrayLike, scores: ArrayLike, attributes: pd.DataFrame, *, confidence: float
+    labels: ArrayLike, scores: ArrayLike, attributes: pd.DataFrame, *, confidence: float, threshold: float | None = None
 ) -> list[dict[str, Any]]:
     """One row for each level of each attribute, in the order of columns and then of levels.
 
     Attributes in words make groups as they are, `age_years` by decade; other numbers and columns of more than
-    `MAX_LEVELS` levels make none. Groups of fewer than `SUPPRESS_BELOW` women say only that they exist.
+    `MAX_LEVELS` levels make none. Groups of fewer than `SUPPRESS_BELOW` women say only that they exist; where one group
+    of an attribute is suppressed, so is the next smallest, or the total would give the first away.
+
+    Args:
+        threshold: the model's one threshold, from other women: sensitivity and specificity of each group are at it, not
+            at a threshold of the group's own. None: neither is stated.
 
     Raises:
         ValueError: `attributes` has another number of rows than `labels`.
@@ -36,9 +42,19 @@ def subgroup_table(
     rows: list[dict[str, Any]] = []
     for name in attributes.columns:
         groups = _levels(str(name), attributes[name].tolist())
+        hidden = _hidden({level: int(members.sum()) for level, members in groups.items()})
         for level, members in groups.items():
-            rows.append({"name": str(name), "level": level, **_cell(y[members], s[members], confidence)})
+            cell = {"suppressed": True} if level in hidden else _cell(y[members], s[members], confidence, threshold)
+            rows.append({"name": str(name), "level": level, **cell})
     return rows
+
+
+def _hidden(sizes: Mapping[str, int]) -> set[str]:
+    """Levels that are not shown; never exactly one of several."""
+    hidden = {level for level, n in sizes.items() if n < SUPPRESS_BELOW}
+    if len(hidden) == 1 and len(sizes) > 1:
+        hidden.add(min((level for level in sizes if level not in hidden), key=lambda level: sizes[level]))
+    return hidden
 
 
 def _levels(name: str, values: list[object]) -> Mapping[str, NDArray[np.bool_]]:
@@ -63,8 +79,18 @@ def _band(value: object) -> str:
     return next(band for limit, band in AGE_BANDS if value < limit)
 
 
-def _cell(y: NDArray[Any], s: NDArray[Any], confidence: float) -> dict[str, Any]:
-    if len(y) < SUPPRESS_BELOW:
-        return {"suppressed": True}
+def _cell(y: NDArray[Any], s: NDArray[Any], confidence: float, threshold: float | None) -> dict[str, Any]:
     auc = auc_interval(y, s, confidence=confidence)
-    return {"n": len(y), "positives": int(y.sum()), "auc": auc.value, "auc_low": auc.low, "auc_high": auc.high}
+    cell: dict[str, Any] = {
+        "n": len(y), "positives": int(y.sum()), "auc": auc.value, "auc_low": auc.low, "auc_high": auc.high,
+    }  # fmt: skip
+    if threshold is not None:
+        point = operating_point(y, s, threshold=threshold, confidence=confidence)
+        for what, share in (("sensitivity", point.sensitivity), ("specificity", point.specificity)):
+            cell |= {what: share.value, f"{what}_low": share.low, f"{what}_high": share.high}
+    return cell
+
+
+def subgroup_members(name: str, values: list[object]) -> Mapping[str, NDArray[np.bool_]]:
+    """Members by level of one attribute, bool [N], by the rules of :func:`subgroup_table`; small levels among them."""
+    return _levels(name, values)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -63,7 +64,8 @@ def augment(
     view_mask_BV = view_mask_BV & image_B.unsqueeze(1)
     pixels_BVCHW = batch.pixels_BVCHW if encoded else _change_films(batch.pixels_BVCHW, view_mask_BV, draw, terms)
     clinical_BF = _drop_features(batch.clinical_BF, draw, terms.feature_dropout, fields)
-    return PatientBatch(pixels_BVCHW, view_mask_BV, clinical_BF, batch.clinical_mask_B & table_B, batch.labels_B)
+    return replace(batch, pixels_BVCHW=pixels_BVCHW, view_mask_BV=view_mask_BV, clinical_BF=clinical_BF,
+                   clinical_mask_B=batch.clinical_mask_B & table_B)  # fmt: skip
 
 
 class _Draw:

@@ -71,7 +71,8 @@ class FusionConfig:
     """What fixes the model's shape: the same at every party of a study.
 
     size: row of :data:`SIZES`. fusion: how image and table are joined. n_clinical: F, encoded clinical features.
-    height, width: of the prepared films in pixels.
+    height, width: of the prepared films in pixels. others: names of further modalities in the registry
+        (`shared_model.fusion.modalities`); only `gated` and `late` can join them.
 
     Raises:
         ConfigError: an unknown name, no clinical feature, or films smaller than four cells of the feature map.
@@ -82,8 +83,12 @@ class FusionConfig:
     n_clinical: int
     height: int
     width: int
+    others: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.others and self.fusion not in ("gated", "late"):
+            raise ConfigError(f"fusion {self.fusion} joins films and table only", found=", ".join(self.others),
+                              expected="fusion gated or late for further modalities")  # fmt: skip
         for name, value, known in (("size", self.size, get_args(Size)), ("fusion", self.fusion, get_args(Fusion))):
             if value not in known:
                 raise ConfigError(f"model.{name} is unknown", found=value, expected=list(known))

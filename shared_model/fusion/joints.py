@@ -19,6 +19,15 @@ from shared_model.fusion.config import FusionConfig
 
 
 @dataclass(frozen=True)
+class OtherEvidence:
+    """What a joint reads of a further modality; zeros where it is missing."""
+
+    token_BD: Tensor
+    evidence_B: Tensor
+    present_B: Tensor
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What a joint reads: tokens are zero and evidences are 0 where `present_B2` (bool: image, clinical) says no."""
 
@@ -30,11 +39,27 @@ class Evidence:
     views_BVD: Tensor
     view_mask_BV: Tensor
     row_BF: Tensor
+    others: tuple[OtherEvidence, ...] = ()
 
     @property
     def both_B(self) -> Tensor:
         """float 1 where image and table are both there."""
         return self.present_B2.all(dim=1).to(self.image_B.dtype)
+
+    @property
+    def present_BM(self) -> Tensor:
+        """bool [B, M]: image, clinical, then the further modalities."""
+        return torch.cat([self.present_B2, *(one.present_B.unsqueeze(1) for one in self.others)], dim=1)
+
+    @property
+    def evidences(self) -> list[Tensor]:
+        """M evidences [B], in that order."""
+        return [self.image_B, self.clinical_B, *(one.evidence_B for one in self.others)]
+
+    @property
+    def tokens(self) -> list[Tensor]:
+        """M tokens [B, D], in that order."""
+        return [self.image_BD, self.clinical_BD, *(one.token_BD for one in self.others)]
 
 
 class Joint(nn.Module):
@@ -45,11 +70,11 @@ class Joint(nn.Module):
 
     @abstractmethod
     def forward(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
-        """Joined evidence [B] and gate [B, 2], whose present entries sum to 1."""
+        """Joined evidence [B] and gate [B, M] (image, clinical, further ones), whose present entries sum to 1."""
 
 
-def _equal_gate(present_B2: Tensor) -> Tensor:
-    return masked_softmax(torch.zeros_like(present_B2, dtype=torch.float32), present_B2)
+def _equal_gate(present_BM: Tensor) -> Tensor:
+    return masked_softmax(torch.zeros_like(present_BM, dtype=torch.float32), present_BM)
 
 
 class _Head(nn.Module):
@@ -65,28 +90,34 @@ class _Head(nn.Module):
 
 
 class GatedJoint(Joint):
-    """Two-token gated attention (default): evidence = 2 (g_i e_i + g_c e_c) + joint([g_i z_i ; g_c z_c]).
+    """Gated attention over M tokens (default; M is 2): evidence = n sum(g_m e_m) + joint([g_m z_m]).
 
-    The gate says per patient how much image and table counted; the factor 2 lets two equal voices add up, as the log
-    odds of conditionally independent findings do. With one modality: its gate is 1, the factor 1, the joint term gone.
+    n is how many modalities a patient has. The gate says per patient how much each counted; the factor n lets equal
+    voices add up, as the log odds of conditionally independent findings do. With one modality: its gate is 1, the
+    factor 1, the joint term gone. A further modality (`modalities`) is one token more and nothing else.
     """
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__(config)
         spec = config.spec
-        self.gate_hidden = nn.Linear(2 * spec.embedding, spec.attention)
-        self.gate_final = nn.Linear(spec.attention, 2)
-        self.head = _Head(2 * spec.embedding, spec.attention)
+        tokens = 2 + len(config.others)
+        self.gate_hidden = nn.Linear(tokens * spec.embedding, spec.attention)
+        self.gate_final = nn.Linear(spec.attention, tokens)
+        self.head = _Head(tokens * spec.embedding, spec.attention)
 
     def forward(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
-        tokens = torch.cat([evidence.image_BD, evidence.clinical_BD], dim=1)
-        score_B2 = self.gate_final(torch.tanh(self.gate_hidden(tokens)))
-        gate_B2 = masked_softmax(score_B2, evidence.present_B2)
-        image, table = gate_B2[:, 0], gate_B2[:, 1]
-        both = evidence.both_B
-        weighed = torch.cat([image.unsqueeze(1) * evidence.image_BD, table.unsqueeze(1) * evidence.clinical_BD], dim=1)
-        voices = (1 + both) * (image * evidence.image_B + table * evidence.clinical_B)
-        return voices + both * self.head(weighed), gate_B2
+        tokens = torch.cat(evidence.tokens, dim=1)
+        score_BM = self.gate_final(torch.tanh(self.gate_hidden(tokens)))
+        present_BM = evidence.present_BM
+        gate_BM = masked_softmax(score_BM, present_BM)
+        weights = gate_BM.unbind(dim=1)
+        weighed = torch.cat([g.unsqueeze(1) * z for g, z in zip(weights, evidence.tokens, strict=True)], dim=1)
+        count_B = present_BM.sum(dim=1).to(gate_BM.dtype)
+        total_B = torch.zeros_like(evidence.image_B)
+        for weight_B, evidence_B in zip(weights, evidence.evidences, strict=True):
+            total_B = total_B + weight_B * evidence_B
+        several_B = (count_B > 1).to(gate_BM.dtype)
+        return count_B * total_B + several_B * self.head(weighed), gate_BM
 
 
 class EarlyJoint(Joint):
@@ -127,7 +158,10 @@ class LateJoint(Joint):
     """Late: the evidences add up; no parameter of its own."""
 
     def forward(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
-        return evidence.image_B + evidence.clinical_B, _equal_gate(evidence.present_B2)
+        joined = evidence.image_B + evidence.clinical_B
+        for one in evidence.others:
+            joined = joined + one.evidence_B
+        return joined, _equal_gate(evidence.present_BM)
 
 
 JOINTS: dict[str, type[Joint]] = {

@@ -6,21 +6,23 @@ Letters: B patients, V = 4 views, C = 2 channels, H W pixels, F clinical feature
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from shared_model.cohort.batch import VIEWS, PatientBatch
+from shared_model.cohort.batch import VIEWS, OtherInput, PatientBatch
 from shared_model.errors import ConfigError
 from shared_model.fusion.attention import ClinicalEncoder, ViewBag
 from shared_model.fusion.config import FusionConfig, Objective, Scope
 from shared_model.fusion.encoder import ViewEncoder
 from shared_model.fusion.joints import JOINTS, Evidence
+from shared_model.fusion.modalities import OtherBranch
 
 IMAGE_REPRESENTATION = ("encoder", "view_embedding", "bag")
 IMAGE_BRANCH = (*IMAGE_REPRESENTATION, "image_head")
-STARTS_AT_ZERO = ("clinical_head", "clinical_direct", "image_direct", "gate_final", "head.final")
+STARTS_AT_ZERO = ("other_head", "clinical_head", "clinical_direct", "image_direct", "gate_final", "head.final")
 CLINICAL_BRANCH = ("clinical", "clinical_head", "clinical_direct")
 
 
@@ -29,7 +31,8 @@ class FusionOutput(NamedTuple):
 
     logit_B: log odds of cancer from all that is there; image_logit_B, clinical_logit_B: from one modality alone (the
         prior where it is missing). gate_B2: how much image and table counted, present entries sum to 1, exactly 0 for a
-        missing modality. view_weights_BV: attention over the views, exactly 0 for a missing one.
+        missing modality. view_weights_BV: attention over the views, exactly 0 for a missing one. other_gate_BK: the
+        gate of the K further modalities of `config.others`, in their order; K is 0 in a study of this release.
     """
 
     logit_B: Tensor
@@ -37,6 +40,7 @@ class FusionOutput(NamedTuple):
     clinical_logit_B: Tensor
     gate_B2: Tensor
     view_weights_BV: Tensor
+    other_gate_BK: Tensor
 
 
 class FusionModel(nn.Module):
@@ -70,11 +74,12 @@ class FusionModel(nn.Module):
         self.clinical_head = nn.Linear(spec.embedding, 1)
         self.clinical_direct = nn.Linear(config.n_clinical, 1)
         self.joint = JOINTS[config.fusion](config)
+        self.others = nn.ModuleDict({name: OtherBranch(name, config) for name in config.others})
 
     def forward(self, batch: PatientBatch) -> FusionOutput:
         """Score the patients of a batch."""
         return self.forward_tensors(
-            batch.pixels_BVCHW, batch.view_mask_BV, batch.clinical_BF, batch.modality_mask_B2
+            batch.pixels_BVCHW, batch.view_mask_BV, batch.clinical_BF, batch.modality_mask_B2, others=batch.others
         )
 
     def forward_tensors(
@@ -84,6 +89,7 @@ class FusionModel(nn.Module):
         clinical_BF: Tensor,
         modality_mask_B2: Tensor,
         view_index_BV: Tensor | None = None,
+        others: Mapping[str, OtherInput] | None = None,
     ) -> FusionOutput:
         """The same from bare tensors, for gradient and explanation libraries.
 
@@ -98,7 +104,7 @@ class FusionModel(nn.Module):
         row_BF = clinical_BF.masked_fill(~present_B2[:, 1:], 0.0)
         views_BVD = self.describe_views(pixels_BVCHW, view_mask_BV, view_index_BV)
         image_BD, weights_BV = self.bag(views_BVD, view_mask_BV)
-        return self.fuse(image_BD, row_BF, present_B2, views_BVD, view_mask_BV, weights_BV)
+        return self.fuse(image_BD, row_BF, present_B2, views_BVD, view_mask_BV, weights_BV, others)
 
     def describe_views(self, pixels_BVCHW: Tensor, view_mask_BV: Tensor, view_index_BV: Tensor | None = None) -> Tensor:
         """Descriptors of the films [B, V, D], view embedding added; meaningless where a view is missing."""
@@ -134,7 +140,7 @@ class FusionModel(nn.Module):
 
     def fuse(
         self, image_BD: Tensor, row_BF: Tensor, present_B2: Tensor, views_BVD: Tensor, view_mask_BV: Tensor,
-        weights_BV: Tensor,
+        weights_BV: Tensor, others: Mapping[str, OtherInput] | None = None,
     ) -> FusionOutput:  # fmt: skip
         """From image token and clinical row on; what table attributions evaluate with the image token cached."""
         present = present_B2.to(image_BD.dtype)
@@ -147,11 +153,13 @@ class FusionModel(nn.Module):
         image_B = (image_B1 + self.image_direct(image_B1)).squeeze(1) * present[:, 0]
         clinical_B = (self.clinical_head(clinical_BD) + self.clinical_direct(row_BF)).squeeze(1) * present[:, 1]
         evidence = Evidence(
-            image_BD * present[:, :1], clinical_BD, image_B, clinical_B, present_B2, views_BVD, view_mask_BV, row_BF
-        )
-        joined_B, gate_B2 = self.joint(evidence)
+            image_BD * present[:, :1], clinical_BD, image_B, clinical_B, present_B2, views_BVD, view_mask_BV, row_BF,
+            tuple(branch(len(row_BF), (others or {}).get(name)) for name, branch in self.others.items()),
+        )  # fmt: skip
+        joined_B, gate_BM = self.joint(evidence)
         prior = self.prior_logit
-        return FusionOutput(prior + joined_B, prior + image_B, prior + clinical_B, gate_B2, weights_BV)
+        return FusionOutput(prior + joined_B, prior + image_B, prior + clinical_B, gate_BM[:, :2], weights_BV,
+                            gate_BM[:, 2:])  # fmt: skip
 
     def encoder_parameters(self) -> tuple[str, ...]:
         """Names of the image representation's parameters: encoder, view embedding, bag (the low learning rate)."""

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from shared_model.imaging.breast import Breast, find_breast
 from shared_model.imaging.config import PipelineConfig
+from shared_model.imaging.geometry import Placement
 from shared_model.imaging.reasons import refuse
 from shared_model.imaging.resample import Axis, area_average, area_axis
 from shared_model.imaging.text import refuse_text
@@ -29,11 +30,13 @@ class Channels:
     pixels_CHW: float32 [2, H, W] in [0, 1], chest wall at column 0, breast centred along the rows.
     spacing_mm: edge of a canvas pixel; the configured one, or coarser where the breast would not fit.
     factor: native pixels a canvas pixel (rows, columns); below 1 the film was enlarged, which adds no detail.
+    placement: where each canvas pixel is in the film as stored.
     """
 
     pixels_CHW: NDArray[np.float32]
     spacing_mm: float
     factor: tuple[float, float]
+    placement: Placement
 
 
 def film_to_channels(
@@ -71,13 +74,19 @@ def film_to_channels(
     else:
         breast = Breast(mask_HW, True if chest_left is None else chest_left)
     greys, mask = _hang(pixels_HW, breast, flip_rows)
-    greys, mask = _crop(greys, mask)
+    greys, mask, corner = _crop(greys, mask)
     if config.denoise == "median":
         greys = ndimage.median_filter(greys, size=3, mode="nearest")
     rows, columns, spacing = _canvas(mask.shape, spacing_mm, config)
     tables = _tables(greys, mask, brightness, config.percentiles)
     pixels_CHW = _average(greys, mask, tables, rows, columns)
-    return Channels(pixels_CHW, spacing, (spacing / spacing_mm[0], spacing / spacing_mm[1]))
+    factor = (spacing / spacing_mm[0], spacing / spacing_mm[1])
+    placement = Placement(
+        film=(pixels_HW.shape[0], pixels_HW.shape[1]), flip_rows=flip_rows, flip_columns=not breast.chest_left,
+        origin=(corner[0] + _top(mask.shape[0], config.height, factor[0]), float(corner[1])), factor=factor,
+        canvas=(config.height, config.width),
+    )  # fmt: skip
+    return Channels(pixels_CHW, spacing, factor, placement)
 
 
 def _check_greys(pixels_HW: NDArray[np.uint16], mask_HW: NDArray[np.bool_]) -> None:
@@ -112,13 +121,20 @@ def _hang(
     return pixels_HW[view], breast.mask_HW[view]
 
 
-def _crop(pixels: NDArray[np.uint16], mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
-    """The bounding box of the breast."""
+def _crop(
+    pixels: NDArray[np.uint16], mask: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint16], NDArray[np.bool_], tuple[int, int]]:
+    """The bounding box of the breast, and its upper left corner in the hung film."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size == 0:
         raise refuse("no_breast", found="an empty mask")
     box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
-    return np.ascontiguousarray(pixels[box]), np.ascontiguousarray(mask[box])
+    return np.ascontiguousarray(pixels[box]), np.ascontiguousarray(mask[box]), (int(rows[0]), int(columns[0]))
+
+
+def _top(height: int, canvas_height: int, by_row: float) -> float:
+    """Row of the breast's box where the canvas begins, so that the breast is centred."""
+    return height / 2.0 - canvas_height / 2.0 * by_row
 
 
 def _canvas(
@@ -128,7 +144,7 @@ def _canvas(
     height_mm, width_mm = shape[0] * spacing_mm[0], shape[1] * spacing_mm[1]
     spacing = max(config.spacing_mm, height_mm / config.height, width_mm / config.width)
     by_row, by_column = spacing / spacing_mm[0], spacing / spacing_mm[1]
-    top = shape[0] / 2.0 - config.height / 2.0 * by_row
+    top = _top(shape[0], config.height, by_row)
     rows = area_axis(n_in=shape[0], n_out=config.height, start=top, factor=by_row)
     return rows, area_axis(n_in=shape[1], n_out=config.width, start=0.0, factor=by_column), spacing
 

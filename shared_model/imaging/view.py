@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from shared_model.errors import ImagingError
 from shared_model.imaging.admission import Film, admit
-from shared_model.imaging.channels import film_to_channels
+from shared_model.imaging.channels import Channels, film_to_channels
 from shared_model.imaging.codecs import check_whole, decode
 from shared_model.imaging.config import PipelineConfig
-from shared_model.imaging.greys import canonical
+from shared_model.imaging.greys import Greys, canonical
 from shared_model.imaging.header import FilmFile, quiet_pydicom, read_film
 from shared_model.imaging.policy import AdmissionPolicy
 from shared_model.imaging.reasons import FilmRefusedError, refuse
@@ -85,6 +85,41 @@ def prepare_view(
     Raises:
         ImagingError: with a stable `reason` (see REASONS); its text names no file and no person.
     """
+    picture = read_picture(path, config, declared_spacing_mm=declared_spacing_mm, policy=policy)
+    film, channels = picture.film, picture.channels
+    return View(
+        pixels=channels.pixels_CHW, view=film.view, patient_id=film.patient_id, study_uid=film.study_uid,
+        sop_uid=film.sop_uid, study_date=film.study_date, vendor=film.vendor, spacing_mm=film.spacing_mm[0],
+        spacing_source=film.spacing_source, age_years=film.age_years, canvas_spacing_mm=channels.spacing_mm,
+        factor=channels.factor[0], shrunk=channels.spacing_mm > config.spacing_mm,
+        pixel_digest=_digest(picture.greys.pixels_HW),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One film as stored, beside what became of it. film: its header. greys: of the stored picture. channels: on the
+    canvas, with the placement of one on the other."""
+
+    film: Film
+    greys: Greys
+    channels: Channels
+
+    def shown(self) -> NDArray[np.uint8]:
+        """uint8 [rows, columns]: what the film's own VOI shows, tissue bright, as stored (not hung)."""
+        table = np.rint(np.clip(self.greys.brightness, 0.0, 1.0) * 255.0).astype(np.uint8)
+        shown: NDArray[np.uint8] = table[self.greys.pixels_HW]
+        return shown
+
+
+def read_picture(
+    path: Path,
+    config: PipelineConfig,
+    *,
+    declared_spacing_mm: float | None = None,
+    policy: AdmissionPolicy | None = None,
+) -> Picture:
+    """As :func:`prepare_view`, with the picture itself: for maps that are shown in the film's own geometry."""
     with quiet_pydicom():
         file = read_film(path, max_bytes=config.max_bytes)
         with _named(file):
@@ -96,13 +131,7 @@ def prepare_view(
                 greys.pixels_HW, spacing_mm=film.spacing_mm, config=config, brightness=greys.brightness,
                 chest_left=film.chest_left, flip_rows=film.flip_rows, padding=greys.padding,
             )  # fmt: skip
-    return View(
-        pixels=channels.pixels_CHW, view=film.view, patient_id=film.patient_id, study_uid=film.study_uid,
-        sop_uid=film.sop_uid, study_date=film.study_date, vendor=film.vendor, spacing_mm=film.spacing_mm[0],
-        spacing_source=film.spacing_source, age_years=film.age_years, canvas_spacing_mm=channels.spacing_mm,
-        factor=channels.factor[0], shrunk=channels.spacing_mm > config.spacing_mm,
-        pixel_digest=_digest(greys.pixels_HW),
-    )  # fmt: skip
+    return Picture(film, greys, channels)
 
 
 def _digest(pixels_HW: NDArray[np.uint16]) -> str:

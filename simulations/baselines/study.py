@@ -14,8 +14,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from server.reporting import write_evidence_report
+from server.reporting.evidence_answer import headline
 from simulations.baselines.answers import Answers, markdown, tables
 from simulations.baselines.comparison import compare
+from simulations.baselines.evidence import EVIDENCE_NAME, evidence, read_population
 from simulations.baselines.jobs import POOLED_SITE, Config
 from simulations.baselines.pooled import pool_cohorts
 from simulations.baselines.suite import Population, check_arms, jobs_of, run_jobs
@@ -49,7 +52,7 @@ def run_comparison(config: Config, run_dir: Path, *, overrides: Sequence[str], c
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
         child.submit(check_arms, dict(config), list(overrides)).result()
     stop = threading.Event()
-    populations = []
+    documents, populations = [], []
     with LiveView(run_dir) as view, stop_on_interrupt(stop, view):
         for seed in config["seeds"] or [config["seed"]]:
             population = _population({**config, "seed": seed}, run_dir, cohorts, view)
@@ -59,8 +62,14 @@ def run_comparison(config: Config, run_dir: Path, *, overrides: Sequence[str], c
                 return EXIT_STOPPED
             document = compare(jobs, population.folder)
             write_small(population.folder / "comparison.json", json.dumps(document, indent=2) + "\n")
-            populations.append(document)
-    _tell(tables(populations), run_dir)
+            documents.append(document)
+            populations.append(read_population(jobs, population.folder))
+        with view.stage("Evidence: intervals, hospitals, subgroups", None):
+            found = evidence(config["name"], config["cohort"]["kind"], populations,
+                             specificity=config["evaluation"]["specificity"])  # fmt: skip
+            write_small(run_dir / EVIDENCE_NAME, json.dumps(found, indent=1, allow_nan=False) + "\n")
+            report = write_evidence_report(run_dir)
+    _tell(tables(documents), headline(found), run_dir, report)
     return 0
 
 
@@ -75,9 +84,11 @@ def _population(config: Config, run_dir: Path, cohorts: Cohorts, view: LiveView)
     return Population(seed=config["seed"], cohorts=found, folder=folder)
 
 
-def _tell(answers: Sequence[Answers], run_dir: Path) -> None:
-    """Print the tables and keep them as Markdown."""
+def _tell(answers: Sequence[Answers], sentences: Sequence[str], run_dir: Path, report: Path) -> None:
+    """Print the answer and the tables, and keep the tables as Markdown."""
     console = Console()
+    for sentence in sentences:
+        console.print(sentence, markup=False, highlight=False)
     for answer in answers:
         table = Table(title=answer.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for position, head in enumerate(answer.heads):
@@ -88,4 +99,4 @@ def _tell(answers: Sequence[Answers], run_dir: Path) -> None:
     path = run_dir / "comparison.md"
     write_small(path, "\n".join(markdown(answer) for answer in answers))
     console.print(f"All women, films and tables are simulated or public; nothing here says how well cancer is found.\n"
-                  f"Tables  {path}\nRuns    {run_dir}/seed-*/<arm>/<baseline>")  # fmt: skip
+                  f"Report  {report}\nTables  {path}\nRuns    {run_dir}/seed-*/<arm>/<baseline>")  # fmt: skip

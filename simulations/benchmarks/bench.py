@@ -31,6 +31,7 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "round": ("A round with next to nothing to train", "simulations.benchmarks.rounds"),
     "scaling": ("Ten hospitals against a hundred", "simulations.benchmarks.scaling"),
     "monitor": ("Watching a study: a refresh, and what it costs the study", "simulations.benchmarks.monitor"),
+    "serve": ("Scores by HTTP at a site, decoding included", "simulations.benchmarks.serving"),
     "start": ("The default study from an empty cache", "simulations.benchmarks.start"),
     "deployment": ("A deployed round against plain Flower's", "simulations.benchmarks.deployment.compare"),
     "secure_sum": ("A secure sum against a plain one, CPU time", "simulations.benchmarks.secure_sum"),

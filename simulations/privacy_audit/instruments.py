@@ -115,5 +115,8 @@ def unreadable(count: int, like: PatientBatch) -> Women:
 
 def joined(parts: Sequence[PatientBatch]) -> Women:
     """All women of the parts, in order."""
-    names = ("pixels_BVCHW", "view_mask_BV", "clinical_BF", "clinical_mask_B", "labels_B")
-    return Women(PatientBatch(*(torch.cat([getattr(part, name) for part in parts]) for name in names)))
+    pixels, views, table, table_mask, labels = (
+        torch.cat([getattr(part, name) for part in parts])
+        for name in ("pixels_BVCHW", "view_mask_BV", "clinical_BF", "clinical_mask_B", "labels_B")
+    )
+    return Women(PatientBatch(pixels, views, table, table_mask, labels))

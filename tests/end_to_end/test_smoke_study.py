@@ -18,6 +18,7 @@ from jsonschema import Draft202012Validator
 from safetensors.numpy import load_file
 
 from shared_model.messages import weights_sha256
+from shared_model.passport import verify
 from shared_model.protocol import Protocol
 from simulations.forecast.command import plan
 
@@ -59,7 +60,8 @@ def summary(run: Path) -> dict[str, object]:
 
 
 def test_the_run_directory_keeps_its_contract(private_run: Path) -> None:
-    for name in ("protocol.json", "journal.sqlite", "model.safetensors", "summary.json", "report.html"):
+    for name in ("protocol.json", "journal.sqlite", "model.safetensors", "summary.json", "report.html", "passport.json",
+                 "sbom.cdx.json"):
         assert (private_run / name).stat().st_size > 0, name
     rounds = sorted(p.name for p in (private_run / "checkpoints").glob("round-*.safetensors"))
     assert rounds == [f"round-{r:04d}.safetensors" for r in range(len(rounds))] or rounds == [
@@ -70,6 +72,28 @@ def test_the_run_directory_keeps_its_contract(private_run: Path) -> None:
     assert document["status"] == "COMPLETE" and document["rounds_completed"] == 3
     protocol = Protocol.read(private_run / "protocol.json")
     assert document["protocol_sha256"] == protocol.sha256
+
+
+def test_the_passport_vouches_for_the_model_and_the_model_is_exported(private_run: Path, tmp_path: Path) -> None:
+    said = verify(private_run).signed.passport
+    assert said.model.sha256 == summary(private_run)["model"]["sha256"]  # type: ignore[index]
+    assert said.data.kind == "synthetic" and max(row.epsilon or 0.0 for row in said.privacy.sites) <= 8.0
+    pytest.importorskip("onnxruntime")
+    from shared_model.export.export import export_onnx
+
+    assert export_onnx(private_run, tmp_path / "model.onnx").parity.worst < 1e-4
+
+
+def test_the_next_study_goes_on_with_model_split_and_ledgers(place: Path, private_run: Path) -> None:
+    run = simulate(place, "next", "name=next", f"weights={private_run}", "privacy.epsilon=14")
+    terms = Protocol.read(run / "protocol.json").replacement
+    assert terms is not None and terms.passport_sha256 == verify(private_run).signed.sha256
+    spent = {row.site: row.epsilon or 0.0 for row in verify(run).signed.passport.privacy.sites}
+    before = {row.site: row.epsilon or 0.0 for row in verify(private_run).signed.passport.privacy.sites}
+    assert all(before[site] < spent[site] <= 14.0 for site in before), "the ledger counts both studies"
+    decision = json.loads((run / "replacement.json").read_text())
+    assert decision["replaces"] in (True, False) and "site_01" in decision["drift"]
+    assert all(row["index"] == 0.0 for row in decision["drift"]["site_01"]), "the same women"
 
 
 def test_every_site_spent_what_the_protocol_says_and_not_more(private_run: Path) -> None:

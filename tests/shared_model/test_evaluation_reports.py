@@ -123,7 +123,9 @@ def test_test_document() -> None:
             test_report(scores, chosen["thresholds"], chosen["temperature"], TERMS, attributes), allow_nan=False
         )
     )
-    assert set(document) == {"n", "positives", "models", "comparisons", "gate", "subgroups", "bootstrap"}
+    assert set(document) == {
+        "n", "positives", "models", "comparisons", "gate", "subgroups", "bootstrap", "evidence",
+    }  # fmt: skip
     assert set(document["models"]) == {"fused", "image", "clinical"}
     fused = document["models"]["fused"]
     assert set(fused) == {
@@ -195,6 +197,7 @@ def test_subgroups_are_banded_and_small_ones_suppressed() -> None:
         ("age_years", "unknown"),
     ]  # fmt: skip
     assert rows[2] == {"name": "vendor", "level": "C", "suppressed": True}
+    assert rows[1] == {"name": "vendor", "level": "B", "suppressed": True}, "100 - 60 - 31 would tell the nine"
     first = auc_interval(scores.labels[:60], scores.fused[:60], confidence=0.95)
     assert (rows[0]["n"], rows[0]["auc"], rows[0]["auc_low"]) == (60, first.value, first.low)
     with pytest.raises(ValueError, match="99"):

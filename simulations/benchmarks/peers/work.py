@@ -145,7 +145,7 @@ def _private(
 
 def _loss(model: Any, tensors: list[Tensor], protocol: Protocol) -> Tensor:
     """Mean loss of the patients of a batch, all branches trained."""
-    batch = PatientBatch(*tensors)
+    batch = PatientBatch(*tensors)  # type: ignore[arg-type]  # five tensors
     return patient_loss_B(model(batch), batch, terms=protocol.loss, objective="fusion").mean()
 
 

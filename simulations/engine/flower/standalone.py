@@ -13,7 +13,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.app import run
-from server.reporting import write_report
+from server.reporting import Signature, write_passport, write_report
 from server.rounds.summary import write_summary
 from shared_model.errors import ConfigError
 from simulations.engine.flower.place import run_directory
@@ -43,7 +43,9 @@ def main(grid: Grid, context: Context) -> None:
     with LiveView(folder) as view:
         prepare_alone(compose(str(values["study"]), str(values["overrides"]), sites=sites), folder, view)
         run(grid, folder, patience_s=patience_s, observer=view.observe)
-        view.final(write_summary(folder), write_report(folder))
+        summary = write_summary(folder)
+        write_passport(folder, Signature.of_run())
+        view.final(summary, write_report(folder))
 
 
 def compose(study: str, overrides: str, *, sites: int) -> dict[str, object]:

@@ -102,6 +102,18 @@ def test_every_part_is_there(page: Page) -> None:
     assert "an ordinary line" not in page.text
 
 
+def test_evidence_of_a_study(page: Page) -> None:
+    for words in (
+        "0.94 against 0.88 0.873 (0.843 to 0.898) against 0.842", "n = 400, 80 with cancer", "54 % of false recalls",
+        "Sensitivity at 85 % specificity 92 % 77 % (67 % to 85 %)", "carried over to a prevalence of 0.6 %",
+        "fused against image *", "the primary endpoint, declared in the protocol", "low 0 % to 2 %",
+        "Model card", "Primary endpoint not declared", "Datasheet of each hospital", "north 300 61 12 12 7.43",
+        "TRIPOD+AI 2024", "18a-b Funding, conflicts of interest not done", "CLAIM 2024",
+        "`mammofed site gain` asks it at the hospital",
+    ):  # fmt: skip
+        assert words in page.text, words
+
+
 def test_nothing_comes_from_outside_and_nothing_runs(page: Page) -> None:
     for name in ("src", "href", "xlink:href", "data", "action", "poster", "srcset"):
         assert [value for value in page.attributes(name) if not value.startswith("#")] == [], name
@@ -130,8 +142,8 @@ def test_page_is_well_formed_and_accessible(page: Page) -> None:
     for names in page.attributes("aria-labelledby"):
         assert set(names.split()) <= set(ids)
     figures = [attrs for tag, attrs in page.tags if tag == "svg"]
-    assert len(figures) == 3 and all(f.get("role") == "img" and f.get("aria-labelledby") for f in figures)
-    assert sum(tag == "title" for tag, _ in page.tags) == 1 + 3  # the page's and one of each figure
+    assert len(figures) == 4 and all(f.get("role") == "img" and f.get("aria-labelledby") for f in figures)
+    assert sum(tag == "title" for tag, _ in page.tags) == 1 + 4  # the page's and one of each figure
     assert all(attrs.get("scope") in ("col", "row") for tag, attrs in page.tags if tag == "th")
     assert ("html", {"lang": "en"}) in page.tags
 

@@ -34,7 +34,8 @@ def evaluate(message: Message, context: Context) -> Message:
     here = work.study(Path(str(context.run_config["run-dir"])))
     women = here.sites[int(context.node_config["partition-id"])]
     model = here.model(message.content["arrays"].to_torch_state_dict()).eval()  # type: ignore[union-attr]
-    batch = PatientBatch(*(torch.stack(parts) for parts in zip(*(women[i] for i in range(len(women))), strict=True)))
+    tensors = [torch.stack(parts) for parts in zip(*(women[i] for i in range(len(women))), strict=True)]
+    batch = PatientBatch(*tensors)  # type: ignore[arg-type]  # five tensors
     with torch.no_grad():
         loss = float(patient_loss_B(model(batch), batch, terms=here.protocol.loss, objective="fusion").mean())
     metrics = MetricRecord({"loss": loss, "num-examples": len(women)})

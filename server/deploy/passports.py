@@ -1,0 +1,36 @@
+"""Signs the passport of a study by hand: `mammofed server passport`, for when the daemon could not, or was older."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from server.deploy.home import CoordinatorHome
+from server.deploy.studies import coordinator_signature, find_study
+from server.reporting import write_passport
+from server.rounds.states import StudyState
+from shared_model.audit.heads import Head, SignedHead
+from shared_model.audit.verify import verify as verify_log
+from shared_model.errors import ConfigError
+from shared_model.passport import PASSPORT, SignedPassport
+
+
+def sign_passport(home: CoordinatorHome, name: str) -> tuple[Path, SignedPassport]:
+    """Write the passport of a study, or give the one that is there.
+
+    Raises:
+        ConfigError: there is no such study, or it is not complete.
+        AuditError: the coordinator's audit log was changed; while the daemon is writing a line, try again.
+    """
+    study = find_study(home, name)
+    if study.state() is not StudyState.COMPLETE:
+        raise ConfigError(f"{name} is not complete", found=study.state().value, expected=StudyState.COMPLETE.value,
+                          remedy=f"`mammofed server resume {home.folder} {name}`")  # fmt: skip
+
+    def head() -> SignedHead:
+        log = verify_log(home.audit_file, key=home.signing_key.public)  # the daemon may hold the log: it is only read
+        reached = Head(owner=log.owner, log=log.log, sequence=log.entries, sha256=log.sha256, time=log.last)
+        return SignedHead.sign(reached, home.signing_key)
+
+    signed = write_passport(study.path, coordinator_signature(home, head=head))
+    home.record("passport_signed", study=name, sha256=signed.sha256)
+    return study.path / PASSPORT, signed

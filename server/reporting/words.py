@@ -1,0 +1,72 @@
+"""How reports print numbers, and how a page reaches the disk; for the reports of studies and comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shared_model.errors import StorageError
+
+REPORT_NAME = "report.html"
+LETTERS = {"contributed": "C", "abstained": "A", "late": "L", "refused": "R", "failed": "F", "not_sampled": "·"}
+
+
+def write_page(run_dir: Path, page: str) -> Path:
+    """Write the report into a run directory, all or nothing, and return its path.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    path = run_dir / REPORT_NAME
+    draft = path.with_name(f".{REPORT_NAME}.partial")
+    try:
+        draft.write_text(page, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path}: {error.strerror}", remedy="make room, ask again") from None
+    return path
+
+
+def _number(value: object, digits: int = 3) -> str:
+    if not isinstance(value, (int, float)):
+        return "–"
+    words = f"{value:.{digits}f}"
+    return words.removeprefix("-") if float(words) == 0 else words
+
+
+def _general(value: object) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else "–"
+
+
+def _p_value(value: object) -> str:
+    return "–" if not isinstance(value, (int, float)) else "<\u00a00.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _percent(value: object) -> str:
+    return f"{100 * value:.0f}\u00a0%" if isinstance(value, (int, float)) else "–"
+
+
+def _interval(row: Mapping[str, Any], name: str, *, percent: bool = False) -> str:
+    """`0.87 (0.84 to 0.90)` out of the keys `name`, `name_low`, `name_high`."""
+    show = _percent if percent else _number
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    words = show(row.get(name))
+    # no-break spaces within the brackets: a narrow cell breaks before them
+    return words if low is None or high is None else f"{words} ({show(low)}\u00a0to\u00a0{show(high)})"
+
+
+INPUTS = {"table": "table alone, no films", "image": "films alone, no table", "both": "films and table"}
+
+
+def level(row: Mapping[str, Any]) -> str:
+    """A subgroup's level in words."""
+    return INPUTS.get(row["level"], row["level"]) if row["name"] == "inputs" else str(row["level"])
+
+
+FILTERS = {
+    "number": _number, "general": _general, "p_value": _p_value, "percent": _percent, "interval": _interval,
+    "level": level, "words": lambda name: str(name).replace("_", " "),
+    "letter": lambda outcome: LETTERS.get(outcome, ""),
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""Hands a released model to other software: ONNX with a parity check on real cases; for `mammofed export`."""

@@ -1,0 +1,7 @@
+"""Model passports: what a model is, who trained it, at which price in privacy, and what it must not be used for."""
+
+from shared_model.passport.document import PASSPORT, SBOM, Passport
+from shared_model.passport.signed import SignedPassport
+from shared_model.passport.verify import Verified, find_passport, verify
+
+__all__ = ["PASSPORT", "SBOM", "Passport", "SignedPassport", "Verified", "find_passport", "verify"]
