@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -101,7 +102,8 @@ def test_the_command_shows_all_of_it_and_nobody_else(
     with courier_log(home.courier, "north"):
         show(status_of(home), as_json=False)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "Last contact │ 12 s ago" in printed and "1 trained, the last is round 2, epsilon 3.50 of 8.00" in printed
+    assert re.search(r"Last contact │ \d+ (s|min) ago", printed)  # how long ago hangs on how busy this machine is
+    assert "1 trained, the last is round 2, epsilon 3.50 of 8.00" in printed
     assert "Ledger" in printed and "1 entries, 1 unsettled" in printed
     done = CliRunner().invoke(site_group, ["status", str(home.folder), "--json"])
     assert json.loads(done.output)["own"]["rounds"]["studies"].keys() == {"pilot"}
