@@ -181,7 +181,7 @@ def words(prediction: Prediction, scorer: Scorer, view: str) -> list[str]:
     if prediction.why:
         lines.insert(2, f"Unlike the cases that the model was measured on: {'; '.join(prediction.why)}.")
     if not score.positive:
-        lines.insert(2, "The score is low: colours do not mean that a cancer is there.")
+        lines.insert(2, "The score is not above the threshold: colours do not mean that a cancer is there.")
     return lines
 
 
