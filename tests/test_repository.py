@@ -164,8 +164,8 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 def shipped_data() -> list[str]:
-    kinds = (".yaml", ".yml", ".json", ".safetensors", ".j2", ".txt", ".service", ".timer", ".conf", ".js", ".css", ".html",
-             ".svg")  # fmt: skip
+    kinds = (".yaml", ".yml", ".json", ".safetensors", ".j2", ".txt", ".service", ".timer", ".conf", ".js", ".css",
+             ".html", ".svg")  # fmt: skip
     files = [path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in kinds]
     return sorted(path.relative_to(ROOT).as_posix() for path in files)
 
