@@ -37,7 +37,7 @@ def finish(study: Any, *, rounds: int = 3, chosen: int = 2, spent: bool = True) 
     write_safetensors(root / "model.safetensors", weights, "model", {"round": chosen})
     held_out = scores(90)
     selection = selection_report(held_out, protocol.evaluation)
-    attributes = pd.DataFrame({"vendor": ["A"] * 60 + ["B"] * 25 + ["C"] * 5})
+    attributes = pd.DataFrame({"vendor": ["A"] * 60 + ["B"] * 21 + ["C"] * 5 + ["D"] * 4})
     tested = test_report(held_out, thresholds=selection["thresholds"], temperature=selection["temperature"],
                          terms=protocol.evaluation, attributes=attributes,
                          reference=scores(90, seed=1, gain=0.2).fused)  # fmt: skip
