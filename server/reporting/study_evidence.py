@@ -8,6 +8,7 @@ from typing import Any
 from server.reporting.checklists import CLAIM, TRIPOD_AI, checklist, counted
 from server.reporting.claims import Claim, claims, contradictions
 from server.reporting.facts import Facts, mapping
+from shared_model.passport import PASSPORT
 
 SUPPRESS_BELOW = 10
 LABELS = {"fused": "Images + clinical (fused)", "image": "Images only", "clinical": "Clinical table only"}
@@ -70,6 +71,8 @@ def _model_card(facts: Facts) -> list[tuple[str, str]]:
         ("Primary endpoint", (protocol.evaluation.primary or "not declared").replace("_", " ")),
         ("Privacy", privacy),
         ("Weights (SHA-256)", str(model.get("sha256") or "not done")),
+        ("Passport", "passport.json beside the weights; `mammofed passport verify` checks both"
+         if (facts.run_dir / PASSPORT).is_file() else "not done"),
         ("Explanations", "not done in this run: made at a site, for its own patients"),
         ("Known limits", "the cautions at the head, and the subgroups"),
     ]  # fmt: skip
