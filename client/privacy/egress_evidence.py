@@ -131,9 +131,22 @@ class PairEvidence(Shape):
     false_positive_rates: tuple[Share | None, Share | None]
 
 
+class RuleOut(Shape):
+    """Women whom a threshold sets aside, simulated; missed: cancers among them per 1,000 women screened."""
+
+    wanted: Share
+    threshold: Bounded
+    sensitivity: Share | None
+    sensitivity_low: Share | None
+    sensitivity_high: Share | None
+    set_aside: Share
+    missed: Annotated[float, Field(ge=0, le=1000)]
+
+
 class EvidencePart(Shape):
     """All of it."""
 
+    rule_out: RuleOut | None
     prevalence: Share
     sensitivity: Share
     primary: Pair | None

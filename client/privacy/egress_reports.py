@@ -47,7 +47,7 @@ class SelectionReport(Shape):
     n: Count
     positives: Count
     auc: dict[Score, Share | None]
-    thresholds: dict[Score, Bounded | None]
+    thresholds: dict[Score | Literal["rule_out"], Bounded | None]
     temperature: Annotated[float, Field(gt=0, le=1e9)]
     brier: Share | None
 

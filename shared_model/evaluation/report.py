@@ -2,7 +2,7 @@
 
 `selection` (every evaluated round)::
 
-    {"n", "positives", "auc": {"fused", "image", "clinical"}, "thresholds": {the same names}, "temperature",
+    {"n", "positives", "auc": {"fused", "image", "clinical"}, "thresholds": {the same names, "rule_out"}, "temperature",
      "brier" (fused, after temperature)}
 
 `test` (opened once, at the end)::
@@ -17,6 +17,7 @@
      "bootstrap": {"replicates", "models": {name: {"auc_low", "auc_high", "sensitivity_low", "sensitivity_high"}},
         "comparisons": {name: {"low", "high"}}}   (only with replicates and both classes),
      "evidence": {"prevalence", "sensitivity", "primary", "replicates",
+        "rule_out": {"wanted", "threshold", "sensitivity"*, "set_aside", "missed"} | null,
         "models": {name: model_evidence}, "pairs": {name: pair_evidence with "p_adjusted"}}   (see `evidence`),
      "gate": {"image_mean", "image_sd"}   (over women with both modalities; null without),
      "subgroups": [{"name", "level", "n", "positives", "auc", "auc_low", "auc_high"} | {"name", "level", "suppressed"}]
@@ -40,10 +41,11 @@ from shared_model.errors import CohortError
 from shared_model.evaluation.auc import auc_interval, average_precision, paired_delong, roc_auc, roc_points
 from shared_model.evaluation.bootstrap import bootstrap, percentile_interval
 from shared_model.evaluation.calibration import calibration, fit_temperature
-from shared_model.evaluation.evidence import PREVALENCE, SENSITIVITY, adjusted, model_evidence, pair_evidence
+from shared_model.evaluation.evidence import PREVALENCE, SENSITIVITY, adjusted, model_evidence, pair_evidence, three
 from shared_model.evaluation.operating import operating_point, threshold_at_specificity
 from shared_model.evaluation.scores import Scores
 from shared_model.evaluation.subgroups import subgroup_table
+from shared_model.evaluation.use import rule_out, rule_out_threshold
 from shared_model.protocol import EvaluationTerms
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 COMPARISONS = (("fused", "image"), ("fused", "clinical"))
+RULE_OUT = 0.97  # share of cancers that ruling out must keep, on `selection`; `test` shows what it keeps there
 BOOTSTRAP_SEED = 20_261_122  # fixed and public: who repeats the report gets the same bounds
 
 
@@ -68,13 +71,14 @@ def selection_report(scores: Scores, terms: EvaluationTerms) -> Document:
         )  # fmt: skip
     models, labels = scores.models, scores.labels
     temperature = fit_temperature(labels, scores.fused)
+    lowest = rule_out_threshold(labels, scores.fused, sensitivity=RULE_OUT)
     return {
         "n": len(scores),
         "positives": positives,
         "auc": {name: roc_auc(labels, s) for name, s in models.items()},
         "thresholds": {
             name: threshold_at_specificity(labels, s, specificity=terms.specificity) for name, s in models.items()
-        },
+        } | ({} if lowest is None else {"rule_out": lowest}),
         "temperature": temperature,
         "brier": calibration(labels, scores.fused, temperature=temperature).brier,
     }
@@ -161,6 +165,7 @@ def _evidence(
     }  # fmt: skip
     p = adjusted(pairs, primary=terms.primary)
     return {
+        "rule_out": _rule_out(scores, thresholds.get("rule_out"), prevalence, terms.confidence),
         "prevalence": prevalence, "sensitivity": sensitivity, "primary": terms.primary, "replicates": terms.bootstrap,
         "models": {
             name: model_evidence(
@@ -171,6 +176,17 @@ def _evidence(
         },
         "pairs": {name: row | {"p_adjusted": p[name]} for name, row in pairs.items()},
     }  # fmt: skip
+
+
+def _rule_out(scores: Scores, threshold: float | None, prevalence: float, confidence: float) -> Document | None:
+    """Women whom the model would set aside as at no need of a reader, by a threshold that `selection` chose."""
+    found = None if threshold is None else rule_out(
+        scores.labels, scores.fused, threshold=threshold, prevalence=prevalence, confidence=confidence
+    )  # fmt: skip
+    if found is None:
+        return None
+    return {"wanted": RULE_OUT, "threshold": found.threshold, **three("sensitivity", found.sensitivity),
+            "set_aside": found.set_aside, "missed": found.missed}  # fmt: skip
 
 
 def _comparison(

@@ -26,7 +26,7 @@ def women(n: int, positives: int, *, seed: int = 0) -> Scores:
 
 
 @pytest.mark.parametrize("reference", [False, True])
-@pytest.mark.parametrize("thresholds", [{}, {"fused": 0.5, "image": 0.0, "clinical": -1e3}])
+@pytest.mark.parametrize("thresholds", [{}, {"fused": 0.5, "image": 0.0, "clinical": -1e3, "rule_out": -0.5}])
 @pytest.mark.parametrize(("n", "positives"), [(400, 120), (40, 3), (12, 0), (12, 12), (2, 1)])
 def test_whatever_the_women_are_the_test_report_may_leave(
     small_protocol: Callable[..., Protocol], n: int, positives: int, thresholds: dict[str, float], reference: bool

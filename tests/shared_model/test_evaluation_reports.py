@@ -104,7 +104,9 @@ def test_selection_document() -> None:
     scores = made_up()
     document = json.loads(json.dumps(selection_report(scores, TERMS), allow_nan=False))
     assert set(document) == {"n", "positives", "auc", "thresholds", "temperature", "brier"}
-    assert set(document["auc"]) == set(document["thresholds"]) == {"fused", "image", "clinical"}
+    assert set(document["auc"]) == {"fused", "image", "clinical"}
+    assert set(document["thresholds"]) == {"fused", "image", "clinical", "rule_out"}
+    assert (scores.fused[scores.labels == 1] > document["thresholds"]["rule_out"]).mean() >= 0.97
     assert document["auc"]["fused"] == pytest.approx(roc_auc(scores.labels, scores.fused))
     negatives = scores.fused[scores.labels == 0]
     assert (negatives <= document["thresholds"]["fused"]).mean() == pytest.approx(0.85, abs=0.005)
@@ -150,6 +152,8 @@ def test_test_document() -> None:
         ("vendor", "A", 200), ("vendor", "B", 200),
     ]  # fmt: skip
     assert document["gate"]["image_mean"] == pytest.approx(0.6)
+    aside = document["evidence"]["rule_out"]
+    assert aside["threshold"] == chosen["thresholds"]["rule_out"] and 0 < aside["set_aside"] < 1
 
 
 def test_temperature_changes_the_fused_probabilities_alone() -> None:
