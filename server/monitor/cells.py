@@ -189,10 +189,10 @@ def _round(
 
 
 def _cell(row: Row) -> Cell:
-    _, site, raw, reason, seconds, up, down, epsilon, loss = row
+    _, site, raw, reason, seconds, up, down, epsilon, loss, norm, cosine = row
     outcome, code = outcome_of(raw, reason)
     return Cell(site=site, outcome=outcome, reason=reason, code=code, seconds=seconds, bytes_up=up, bytes_down=down,
-                loss=loss, epsilon=epsilon)  # fmt: skip
+                loss=loss, epsilon=epsilon, norm=norm, cosine=cosine)  # fmt: skip
 
 
 def events_of(rows: Rows | None) -> tuple[EventView, ...]:

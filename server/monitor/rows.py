@@ -169,7 +169,11 @@ def _new(db: sqlite3.Connection, event: int, step: int, *, whole: bool) -> dict[
         "SELECT p.round, p.attempt, p.site, p.outcome, p.reason, p.seconds, p.bytes_up, p.bytes_down, "
         "(SELECT epsilon FROM privacy v WHERE v.round = p.round AND v.site = p.site AND v.release = 'training'), "
         "(SELECT value FROM metrics m WHERE m.round = p.round AND m.scope = 'training' AND m.site = p.site "
-        "AND m.name = 'loss') FROM (SELECT * FROM participation WHERE true {}) p ORDER BY p.round, p.attempt, p.site"
+        "AND m.name = 'loss'), "
+        "(SELECT value FROM metrics m WHERE m.round = p.round AND m.scope = 'influence' AND m.site = p.site "
+        "AND m.name = 'norm'), "
+        "(SELECT value FROM metrics m WHERE m.round = p.round AND m.scope = 'influence' AND m.site = p.site "
+        "AND m.name = 'cosine') FROM (SELECT * FROM participation WHERE true {}) p ORDER BY p.round, p.attempt, p.site"
     ):
         cells[number].append(tuple(rest))
     measured: dict[int, dict[str, float]] = defaultdict(dict)

@@ -49,7 +49,8 @@ class Cell:
     """One site in one round. reason: in words, empty when all is well; code: its stable first word.
 
     seconds: of the trainer, as the site says; bytes: of tensors and fields; loss: None under privacy; epsilon: spent by
-    its training patients after this round, None without privacy.
+    its training patients after this round, None without privacy. norm: L2 length of its update; cosine: to the mean
+    update of the others; both None where the coordinator did not see it by itself (`server.rounds.influence`).
     """
 
     site: str
@@ -61,6 +62,8 @@ class Cell:
     bytes_down: int = 0
     loss: float | None = None
     epsilon: float | None = None
+    norm: float | None = None
+    cosine: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

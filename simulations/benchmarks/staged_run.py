@@ -68,6 +68,7 @@ class StagedRun:
     def __init__(self, run_dir: Path, protocol: Protocol, *, started: float) -> None:
         self.run_dir, self.protocol, self.now = run_dir, protocol, started
         self.sites = [site.name for site in protocol.federation.sites]
+        self.gave: list[str] = []  # whose update is in the round
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "protocol.json").write_text(protocol.to_json(), encoding="utf-8")
         self._lock: TextIO | None = (run_dir / "journal.lock").open("w")
@@ -122,6 +123,7 @@ class StagedRun:
     ) -> None:  # fmt: skip
         """Everybody has answered. outcomes: (outcome, reason) of sites that did not contribute."""
         self.now += seconds
+        self.gave.clear()
         share = math.sqrt(number / self.protocol.rounds)
         with self.journal.round_step(number, attempt, RoundStep.COLLECT):
             for name in self.sites:
@@ -137,13 +139,15 @@ class StagedRun:
                     self.journal.privacy(number, name, "training", spent)
                     data |= {"epsilon": 8.0 * share, "budget": 8.0}
                 good = outcome == "contributed"
+                self.gave += [name] if good else []
                 self.note("site_replied", reason, severity="info" if good else "warning", code="" if good else outcome,
                           number=number, attempt=attempt, site=name, data=data)  # fmt: skip
 
     def close(self, number: int, *, attempt: int = 1) -> None:
         """Aggregate, evaluate, save, close."""
         with self.journal.round_step(number, attempt, RoundStep.AGGREGATE):
-            pass
+            for name in self.gave:
+                self.journal.metrics(number, "influence", name, {"norm": 1.5, "cosine": 0.25, "shift": 0.1})
         self.now += 1.0
         with self.journal.round_step(number, attempt, RoundStep.EVALUATE):
             self.measure(number, 0.9 - 0.2 * math.exp(-4 * number / self.protocol.rounds), scope="selection")

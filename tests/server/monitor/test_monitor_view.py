@@ -52,6 +52,17 @@ def test_a_running_study_says_round_sites_and_end(tmp_path: Path) -> None:
     assert [r.number for r in view.rounds] == [0, 1, 2, 3] and view.phase == "fusion"
 
 
+def test_of_each_update_that_was_seen_norm_and_cosine_are_told(tmp_path: Path) -> None:
+    with staged(tmp_path) as run:
+        run.round(1, outcomes={"west": ("failed", "absent: gone")})
+        run.open(2)
+        run.collect(2)
+        first, second = seen(run).rounds[1:]
+    assert {cell.site: (cell.norm, cell.cosine) for cell in first.cells} == {
+        "east": (1.5, 0.25), "north": (1.5, 0.25), "south": (1.5, 0.25), "west": (None, None)}  # fmt: skip
+    assert {(cell.norm, cell.cosine) for cell in second.cells} == {(None, None)}, "it is measured when all are there"
+
+
 def test_each_end_has_its_own_word(tmp_path: Path) -> None:
     ends = {StudyStep.COMPLETE: "complete", StudyStep.GIVE_UP: "incomplete", StudyStep.STOP: "incomplete"}
     for step, word in ends.items():

@@ -52,7 +52,7 @@ export async function show(node, state, go, ask) {
   const round = loaded.round;
   const collected = round.steps.filter(([, name]) => name === "collect").at(-1)?.[2], opened = round.steps.filter(([, name]) => name === "open").at(-1)?.[2];
   const rows = round.cells.map((c) => [c.site, outcome(c.outcome), span(c.seconds), collected && opened && c.seconds !== null ? span(Math.max(0, collected - opened - c.seconds)) : "–",
-    bytes(c.bytes_up), bytes(c.bytes_down), c.loss === null ? (state.head.private ? "private" : "–") : number(c.loss), c.epsilon === null ? "–" : number(c.epsilon, 2), c.code || "–", c.reason || "–"]);
+    bytes(c.bytes_up), bytes(c.bytes_down), c.loss === null ? (state.head.private ? "private" : "–") : number(c.loss), c.epsilon === null ? "–" : number(c.epsilon, 2), c.norm === null ? "–" : number(c.norm), c.cosine === null ? "–" : number(c.cosine, 2), c.code || "–", c.reason || "–"]);
   const move = (to) => { wanted = to >= last ? null : Math.max(numbers[0], to); go("rounds"); };
   renew(node, h("h2", null, `Round ${n} of ${state.head.planned}`),
     h("p", { class: "controls" },
@@ -66,7 +66,7 @@ export async function show(node, state, go, ask) {
         ["AUC", round.auc[state.head.score] ? interval(round.auc[state.head.score]) : "not measured", MODELS[state.head.score]],
         ["Checkpoint", short(round.after), round.before ? `from ${short(round.before)}` : ""]].map(([name, value, more]) => h("div", { class: "fact" }, h("dt", null, name), h("dd", null, value, h("span", { class: "quiet" }, ` ${more || ""}`))))),
     h("figure", null, timeline(round, state.now), h("figcaption", { class: "quiet" }, "Filled: training, as the site says. Pale: waiting, loading and transfer, until the coordinator had all replies. The journal keeps no finer phases.")),
-    table(`Sites in round ${n}`, ["Site", "Outcome", "Training", "Waiting and transfer", "Sent", "Received", "Loss", "Epsilon", "Code", "Reason"], rows, { stack: true }),
+    table(`Sites in round ${n}`, ["Site", "Outcome", "Training", "Waiting and transfer", "Sent", "Received", "Loss", "Epsilon", "Update's norm", "Cosine to the others", "Code", "Reason"], rows, { stack: true }),
     table("What the coordinator did", ["Time", "Step", "Attempt"], round.steps.map(([attempt, name, time]) => [clock(time, true), plainKind(name), String(attempt)])),
-    h("p", { class: "quiet" }, "An update's norm is told where the sanity gate refused it. The journal holds no other norms and no cosines."));
+    h("p", { class: "quiet" }, "Norm and cosine are of what the coordinator saw: none where updates are summed securely. With privacy most of an update is noise, so that cosines lie near 0 for everybody."));
 }
