@@ -75,10 +75,11 @@ def noise_multipliers(config: Config) -> tuple[float, ...]:
         )
         for part, phase in zip(parts, phases(config), strict=True)
     ]
-    left = float(privacy["epsilon"]) - spent_before(config)
-    if round(left, 2) <= 0:
+    before = spent_before(config)
+    left = float(privacy["epsilon"]) - before
+    if before and round(left, 2) <= 0:
         raise ConfigError("privacy.epsilon: the patients were exposed to as much before, in the released model's study",
-                          found=privacy["epsilon"], expected=f"more than {spent_before(config):.2f}",
+                          found=privacy["epsilon"], expected=f"more than {before:.2f}",
                           remedy="raise it, if the hospitals agree; it bounds both studies together")  # fmt: skip
     return noise_multipliers_for(epsilon=left, delta=float(privacy["delta"]), phases=spendings)
 

@@ -30,7 +30,7 @@ LEDGER = ("state-ledger.anchor", "state/ledger.json")  # of one simulated hospit
 
 
 @dataclass(frozen=True)
-class Released:
+class ReleasedStart:
     """A verified model. folder: where its passport lies."""
 
     folder: Path
@@ -48,14 +48,14 @@ def is_released(config: Mapping[str, Any]) -> bool:
     return config["weights"] not in NAMED
 
 
-def read_released(place: Path) -> Released:
+def read_released(place: Path) -> ReleasedStart:
     """Verify a released model and read its weights.
 
     Raises:
         PassportError, SignatureError: it is not what its passport says.
     """
     found = verify(place)
-    return Released(found.folder, found.signed, read_weights(found.folder / WEIGHTS))
+    return ReleasedStart(found.folder, found.signed, read_weights(found.folder / WEIGHTS))
 
 
 def check_weights(config: Mapping[str, Any]) -> None:

@@ -94,10 +94,12 @@ def write_cohort(folder: Path, *, site: str, patients: int, seed: int, pipeline:
 
 
 def make_study(
-    root: Path, *, sites: int = 2, patients: int = 30, held_out: int = 60, private: bool = False, **changes: Any
+    root: Path, *, sites: int = 2, patients: int = 30, held_out: int = 60, private: bool = False,
+    suppress_below: int = 5, **changes: Any
 ) -> SmallStudy:
     """Cohorts, protocol, initial weights and the parties' installations under `root`.
 
+    suppress_below: of the parties' own policies: a site of few women says nothing of its own test women.
     changes: protocol values by dotted name with `__`, e.g. `training__steps_per_round=3`.
     """
     from shared_model.fusion import FusionConfig, arrays_of, build_model
@@ -127,6 +129,7 @@ def make_study(
         (home / "protocols" / "approved.json").write_text(protocol.to_json())
         config = SiteConfig(
             coordinator=None, private_only=False,  # all parties live on this machine
+            suppress_below=suppress_below,
             site=name, role=role, cohort=home / "cohort", state=home / "state", protocols=home / "protocols",  # type: ignore[arg-type]
             device="cpu", salt="unit",
             fractions={"selection": 0.5, "test": 0.5} if role == "evaluator" else {"train": 0.7, "test": 0.3},

@@ -117,6 +117,8 @@ def test_every_command_of_a_home_says_what_makes_one(run: Run, tmp_path: Path, w
     if words[-1] == "propose":
         (tmp_path / "p.yaml").write_text("study: x")
         given = [tmp_path / "nothing", tmp_path / "p.yaml", "--weights", tmp_path / "p.yaml"]
+    if words[-1] == "rollback":
+        given += ["--without", "x", "--to", tmp_path / "new"]
     done = run(*words, *given)
     assert done.code == 10, (done.out, done.err)
     assert re.search(r"is no (coordinator|site)'s home", done.err) and f"mammofed {words[0]} init" in done.err
@@ -345,7 +347,7 @@ def test_what_the_trainer_would_refuse_is_said_at_the_approval(consortium: Conso
     policy = SiteHome.open(consortium.site("site-01")).policy_file
     policy.write_text(policy.read_text().replace("delta_limit: 1.0e-5", "delta_limit: 1.0e-9"))
     done = consortium.run("site", "approve", consortium.site("site-01"), "unit", "--yes")
-    assert done.code == 0 and "the trainer would refuse it: its delta 1e-05" in done.err
+    assert done.code == 0 and "the trainer would refuse it: its delta is greater than this site allows" in done.err
     assert "serves it once that is put right" in done.out
 
 

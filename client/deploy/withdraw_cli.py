@@ -8,7 +8,7 @@ import click
 
 
 @click.command()
-@click.argument("home", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("home", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("study")
 @click.option("--reason", default="", help="In this site's own record; it is not sent.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

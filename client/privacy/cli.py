@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from client.privacy.ledger import Ledger
     from shared_model.protocol import Protocol
 
-HOME = click.argument("home", type=click.Path(exists=True, file_okay=False, path_type=Path))
+HOME = click.argument("home", type=click.Path(file_okay=False, path_type=Path))
 JSON = click.option("--json", "as_json", is_flag=True, help="For machines.")
 DELTA = click.option("--delta", type=click.FloatRange(0, 1, min_open=True, max_open=True),
                      help="At which epsilon is told (default: the policy's delta_limit).")  # fmt: skip
@@ -97,7 +97,7 @@ def policy(home: Path, check: bool) -> None:
     from client.deploy.home import Policy
     from client.privacy.shown import print_policy
 
-    path = home.resolve() / "policy.yaml"
+    path = _open(home).policy_file
     if not check:
         print_policy(path)
     Policy.read(path)

@@ -8,7 +8,7 @@ import click
 
 
 @click.command()
-@click.argument("home", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("home", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--study", help="This study only.")
 @click.option("--json", "as_json", is_flag=True, help="Every value, one JSON document a reply.")
 def egress(home: Path, study: str | None, as_json: bool) -> None:
@@ -20,11 +20,13 @@ def egress(home: Path, study: str | None, as_json: bool) -> None:
     """
     from rich.console import Console
 
+    from client.deploy.home import SiteHome
     from client.privacy.egress_log import LOG_FILE, read_list
     from client.privacy.egress_table import as_json as lines
     from client.privacy.egress_table import chosen, show
 
-    state = home / "trainer" / "state" if (home / "policy.yaml").exists() else home / "state"
+    simulated = home / "state"
+    state = simulated if simulated.is_dir() else SiteHome.open(home).state
     found = chosen(read_list(state), study=study)
     if as_json:
         click.echo(lines(found))

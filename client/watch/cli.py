@@ -8,7 +8,7 @@ import click
 
 
 @click.command()
-@click.argument("home", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("home", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--url", help="https://HOST:PORT of the coordinator, to be sure that it is the one that is meant.")
 @click.option("--study", help="This study only.")
 @click.option("--proxy", envvar="MAMMOFED_PROXY",

@@ -8,7 +8,7 @@ import click
 
 
 @click.command()
-@click.argument("home", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("home", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("study")
 @click.option("--without", required=True, metavar="SITE", help="Whose contribution must not be in the model.")
 @click.option("--to", "folder", required=True, type=click.Path(file_okay=False, path_type=Path),

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.app import ARRAYS, JSON, MESSAGE, app, content_of, frame_of
+from client.privacy import egress
 from client.trainer import client
 from client.trainer.server import listening
 from client.trainer.service import TrainerService
@@ -149,7 +150,8 @@ class Describes:
     """A trainer that only says who it is."""
 
     def exchange(self, data: bytes, *, wanted: Callable[[], bool]) -> bytes:
-        return encode(Frame(DescribeReply(site="a", role="site", release="0", protocols=(), device="cpu")))
+        reply = DescribeReply(site="a", role="site", release="0", protocols=(), device="cpu")
+        return egress.Released(encode(Frame(reply)), seal=egress._SEAL)
 
 
 def test_a_message_that_has_lived_too_long_is_not_sent_on(socket: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from client.deploy.identity import SiteIdentity
 from client.deploy.tunnel import Tunnel
+from client.privacy import egress
 from client.trainer.server import listening
 from server.enrolment.gateway import Upstream
 from shared_model.messages import Frame, TrainReply, TrainRequest, decode, encode
@@ -63,7 +64,7 @@ class Echo:
         assert isinstance(asked, TrainRequest)
         reply = TrainReply(site="north", study=asked.study, round=asked.round, attempt=asked.attempt,
                            weights_sha256=asked.weights_sha256, outcome="trained", seconds=0.0)  # fmt: skip
-        return encode(Frame(reply, frame.arrays))
+        return egress.Released(encode(Frame(reply, frame.arrays)), seal=egress._SEAL)
 
 
 SENDER = '''

@@ -58,7 +58,8 @@ def test_killed_after_every_round_and_resumed_the_study_is_the_same_to_the_bit(
 ) -> None:
     changes = {**CASES[case], "training__phases": PHASES, "evaluation__bootstrap": 0,
                "initial_weights__sha256": initial(study_maker, tmp_path)}  # fmt: skip
-    undisturbed, killed = (study_maker(tmp_path / name, patients=20, held_out=30, **changes) for name in "ab")
+    undisturbed, killed = (study_maker(tmp_path / name, patients=20, held_out=30, suppress_below=0, **changes)
+                           for name in "ab")  # fmt: skip
     run(undisturbed)
 
     def die(event: Event) -> None:

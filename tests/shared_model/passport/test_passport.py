@@ -52,7 +52,7 @@ def test_it_says_what_the_study_recorded(run: Path) -> None:
         "patient", "add_or_remove_one", "prv")  # fmt: skip
     fused = said.metrics.test["fused"]
     assert fused.n == 90 and fused.positives == 30 and fused.auc_low < fused.auc < fused.auc_high  # type: ignore[operator]
-    assert set(said.model.thresholds) == {"fused", "image", "clinical"} and said.model.temperature
+    assert set(said.model.thresholds) == {"fused", "image", "clinical", "rule_out"} and said.model.temperature
     assert {g.level: g.score is None for g in said.metrics.groups} == {"A": False, "B": False, "C": True, "D": True}
     assert said.metrics.sites["site-02"].n == pytest.approx(41.3)
     assert said.record.head is None and said.record.journal_sha256
