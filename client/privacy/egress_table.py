@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -78,18 +79,24 @@ def summary(entries: Sequence[Listed]) -> dict[str, int]:
 
 
 def show(entries: Sequence[Listed], console: Console) -> None:
-    """Print the table, what it adds up to, and what the words mean."""
-    table = Table(title="What left this site", title_justify="left")
-    for name, justify in (("time (UTC)", "left"), ("to", "left"), ("study", "left"), ("round", "right"),
-                          ("value", "left"), ("why", "left"), ("protection", "left"), ("bytes", "right"),
-                          ("sha256", "left")):  # fmt: skip
-        table.add_column(name, justify="right" if justify == "right" else "left")
+    """Print the table, what it adds up to, and what the words mean. It fits a terminal of 80 columns: what a reply's
+    values have in common stands once, above them."""
+    table = Table(title="What left this site", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("value, and why")
+    table.add_column("protection", no_wrap=True)
+    table.add_column("bytes", justify="right", no_wrap=True)
+    table.add_column("sha256", no_wrap=True)
+    last = 0
     for line in lines_of(entries):
+        if line.sequence != last:
+            about = f"{line.study}, round {line.round}" if line.round is not None else line.study or "no study"
+            table.add_row(f"[bold]{line.time[:19].replace('T', ' ')} UTC to {escape(line.recipient[:40])}[/bold] "
+                          f"({escape(about)})", end_section=False)  # fmt: skip
+            last = line.sequence
         red = line.protection == "unprotected" and line.count > 1
-        table.add_row(line.time[:19], escape(line.recipient[:20]), escape(line.study),
-                      "" if line.round is None else str(line.round), escape(line.what), escape(line.purpose),
+        table.add_row(f"  {escape(line.what)} [dim]{escape(line.purpose)}[/dim]",
                       f"[red]{line.protection}[/red]" if red else line.protection, f"{line.bytes:,}",
-                      line.sha256[:12])  # fmt: skip
+                      line.sha256[:8])  # fmt: skip
     console.print(table)
     total = summary(entries)
     for name, words in PROTECTIONS.items():
