@@ -12,13 +12,13 @@ from shared_model.cohort.batch import PatientBatch
 from shared_model.contract import Contract
 from shared_model.errors import CohortError, ContractError
 from shared_model.evaluation.operating import wilson
+from shared_model.evaluation.use import BAND_NAMES
+from shared_model.evaluation.use import BANDS as EDGES
 from shared_model.explanation import DEFAULT_METHOD
 from shared_model.fusion import FusionConfig, FusionModel, build_model, load_arrays
 from shared_model.imaging import PipelineConfig
 from shared_model.released import ReleasedModel
 
-BAND_EDGES = (0.05, 0.15, 0.40)  # of the probability in a population like the study's, where some 25 % have cancer
-BANDS = ("low", "moderate", "raised", "high")
 LEAST_BAND = 20  # women; an observed rate of fewer is not stated
 
 
@@ -28,7 +28,7 @@ class Score:
 
     logit, image_logit, clinical_logit: log odds; the latter two are None where the modality is missing. probability: of
     the fused logit after temperature, at the study's prevalence. positive: fused logit above the threshold of the
-    study's specificity. band: of BANDS. gate: weights of image and table.
+    study's specificity. band: of BAND_NAMES, the same as in the study's report. gate: weights of image and table.
     """
 
     logit: float
@@ -106,7 +106,7 @@ class Scorer:
             logit=logit, image_logit=float(output.image_logit_B[0]) if films else None,
             clinical_logit=float(output.clinical_logit_B[0]) if table else None, probability=probability,
             positive=logit > release.thresholds["fused"], threshold=release.thresholds["fused"],
-            band=BANDS[sum(probability >= edge for edge in BAND_EDGES)],
+            band=BAND_NAMES[sum(probability >= edge for edge in EDGES)],
             gate=(float(output.gate_B2[0, 0]), float(output.gate_B2[0, 1])),
         )  # fmt: skip
 
@@ -120,9 +120,9 @@ class Scorer:
 
     def bands(self) -> tuple[Band, ...]:
         """The bands with the rates that were observed on the coordinator's `test` women."""
-        edges = (0.0, *BAND_EDGES, 1.0)
+        edges = (0.0, *EDGES, 1.0)
         found = []
-        for name, low, high in zip(BANDS, edges[:-1], edges[1:], strict=True):
+        for name, low, high in zip(BAND_NAMES, edges[:-1], edges[1:], strict=True):
             bins = [(o, n) for stated, o, n in self.released.release.calibration if low <= stated < high]
             n, events = sum(n for _, n in bins), round(sum(o * n for o, n in bins))
             rate = wilson(events, n, confidence=0.95) if n >= LEAST_BAND else None

@@ -19,7 +19,7 @@ from client.inference.cases import Cases, read_cases
 from client.inference.predict import Prediction, predict
 from client.inference.records import to_csv, to_fhir, to_json
 from client.inference.reference import SiteReference, image_token, site_reference
-from client.inference.scorer import BAND_EDGES, Scorer
+from client.inference.scorer import EDGES, Scorer
 from client.ingest.exclusion import exclude_patient
 from client.ingest.imports import import_site
 from client.ingest.site_file import read_site
@@ -93,7 +93,7 @@ def test_probability_band_and_threshold_are_consistent(scorer: Scorer, predictio
         score = one.score
         assert score.probability == pytest.approx(1 / (1 + np.exp(-score.logit / release.temperature)))
         assert score.positive == (score.logit > release.thresholds["fused"])
-        assert (score.band == "low") == (score.probability < BAND_EDGES[0])
+        assert (score.band == "low") == (score.probability < EDGES[0])
         assert (score.image_logit is None) == (not one.case.films)
     bands = {band.name: band for band in scorer.bands()}
     assert bands["moderate"].n == 300 and bands["moderate"].observed == pytest.approx(0.05)
