@@ -54,7 +54,8 @@ class RoundStory:
     """One round, of which only the last attempt counts; round 0: the initial weights.
 
     state: as the coordinator's journal calls it. steps: (attempt, name, time) of all attempts, as far as events tell.
-    replies: the last word on each site. auc: by model, on `selection`. changed: number of the last event about it.
+    replies: the last word on each site; held: who is in it by an update of an earlier attempt. auc: by model, on
+    `selection`. changed: number of the last event about it.
     """
 
     number: int
@@ -63,6 +64,7 @@ class RoundStory:
     steps: list[tuple[int, str, float]] = field(default_factory=list)
     asked: set[str] = field(default_factory=set)
     replies: dict[str, StudyEvent] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
     auc: dict[str, float] = field(default_factory=dict)
     changed: int = 0
 
@@ -70,6 +72,7 @@ class RoundStory:
         """Take in one event of this round."""
         self.changed = event.number
         if event.kind == "round_opened":
+            self.held |= {site for site, reply in self.replies.items() if not reply.code}
             self.attempt, self.asked, self.replies = event.attempt, set(), {}
         elif event.kind == "evaluated":
             self.auc |= aucs(event.data)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,10 @@ from server.monitor.presence import coordinator_of
 from server.monitor.rules import OWN_FILE, MonitorFile
 from server.monitor.view import StudyView
 from shared_model.errors import ConfigError
+
+if TYPE_CHECKING:  # `--help` and a terminal need no web server
+    from server.monitor.web.serve import Door
+    from shared_model.story import Page
 
 PLACE = Path("runs")  # what is shown when nothing is named
 
@@ -43,40 +48,49 @@ def monitor(
     """Watch TARGET: a run directory, a folder of runs (default: ./runs), or a coordinator's home.
 
     A member watches from its own machine, with its certificate, what the coordinator tells it: TARGET is then
-    https://HOST:PORT, with --home; it is shown in the terminal.
+    https://HOST:PORT, with --home.
 
     Nothing can be changed from here, and watching does not slow a study.
 
     Example:  mammofed monitor runs/quick-20261122-120000
     """
-    if target is not None and target.startswith("https://"):
-        _watch(ctx, target, home, study)
-        return
-    place = place_of(target)
-    rules = rules_of(place)
-    if terminal:
-        _terminal(place, rules, study)
-        return
-    from server.monitor.metrics import render
-    from server.monitor.web.serve import Door, serve, token_of
+    from server.monitor.web.serve import Door, token_of
 
-    machine = partial(machine_of, place)
+    token = token_of(token_file) if token_file is not None else None
+    door = Door(host=host, port=port, names=names, cert=cert, key=key, token=token)
+    if target is not None and target.startswith("https://"):
+        _watch(ctx, target, home, study, None if terminal else _page(door, study, open_browser=not no_open))
+    elif terminal:
+        _terminal(place_of(target), study)
+    else:
+        _serve(place_of(target), door, open_browser=not no_open)
+
+
+def _serve(place: Path, door: Door, *, open_browser: bool) -> None:
+    from server.monitor.metrics import render
+    from server.monitor.web.runs import Runs
+    from server.monitor.web.serve import serve
+
+    rules, machine = rules_of(place), partial(machine_of, place)
 
     def metrics(views: Sequence[StudyView]) -> bytes:
         there = machine()
         return render([with_alarms(rules.rules, view, there) for view in views], machine=there)
 
-    token = token_of(token_file) if token_file is not None else None
-    door = Door(host=host, port=port, names=names, cert=cert, key=key, token=token)
-
     def say(url: str) -> None:
         click.echo(f"Monitor  {url}   (Ctrl-C ends it; the study goes on)")
 
-    serve(place, door, say=say, open_browser=not no_open, metrics=metrics,
-          alarms=lambda view: gathered(evaluate(rules.rules, view, machine())))  # fmt: skip
+    runs = Runs(place, alarms=lambda view: gathered(evaluate(rules.rules, view, machine())))
+    serve(runs, door, say=say, open_browser=open_browser, metrics=metrics)
 
 
-def _watch(ctx: click.Context, url: str, home: Path | None, study: str | None) -> None:
+def _page(door: Door, study: str | None, *, open_browser: bool) -> Page:
+    from server.monitor.web.member_page import member_page
+
+    return partial(member_page, door=door, study=study, say=click.echo, open_browser=open_browser)
+
+
+def _watch(ctx: click.Context, url: str, home: Path | None, study: str | None, page: Page | None) -> None:
     """Hand over to `mammofed site watch`: what a member does is the client's, which a server's file never imports."""
     if home is None:
         raise ConfigError("whose certificate is to be shown to the coordinator?", expected="--home HOME",
@@ -87,14 +101,15 @@ def _watch(ctx: click.Context, url: str, home: Path | None, study: str | None) -
     watch = site.get_command(ctx, "watch") if isinstance(site, click.Group) else None
     if watch is None:
         raise ConfigError("this release has no part of a site", expected="`mammofed site watch`")
-    ctx.invoke(watch, home=home, url=url, study=study)
+    ctx.invoke(watch, home=home, url=url, study=study, page=page)
 
 
-def _terminal(place: Path, file: MonitorFile, study: str | None) -> None:
+def _terminal(place: Path, study: str | None) -> None:
     from server.monitor.places import runs_in, runs_or_none
     from server.monitor.terminal import Terminal
 
     runs_in(place)  # says what is wrong, once
+    file = rules_of(place)
     terminal = Terminal(lambda: [run for run in runs_or_none(place) if study in (None, run.name)], file=file)
     with contextlib.suppress(KeyboardInterrupt):
         terminal.run(threading.Event())

@@ -90,7 +90,7 @@ def _view(
     closed = rows.closed if rows else 0
     planned = protocol.rounds if protocol else 0
     reason = (rows.last_finished[0] if rows and rows.last_finished else "") or there.wish_reason
-    ends = _ends(now, opened, is_open=is_open, round_s=round_s, left=planned - closed, state=state)
+    ends = ends_of(now, opened, is_open=is_open, round_s=round_s, left=planned - closed, state=state)
     contributed = sum(site.now == "contributed" for site in sites)
     facts = Facts(
         now=now, state=state, planned=planned, closed=closed, round=number, sites=len(sites), round_open=is_open,
@@ -120,7 +120,7 @@ def _view(
         strategy=protocol.federation.strategy if protocol else "",
         score=protocol.evaluation.score if protocol else "fused",
         collapse_auc=protocol.evaluation.collapse_auc if protocol else None,
-        private=bool(protocol and protocol.private), privacy_words=_privacy_words(protocol),
+        private=bool(protocol and protocol.private), privacy_words=privacy_words(protocol),
         release=protocol.release if protocol else "", protocol_sha256=protocol.sha256 if protocol else "",
         best=_best(protocol, rows), test=_test(rows), bytes_up=up + sum(row[4] for row in totals),
         bytes_down=down + sum(row[5] for row in totals), sites=sites,
@@ -137,9 +137,14 @@ def _deadline(rows: Rows | None, *, is_open: bool, deadline_s: float | None) -> 
     return rows.stepped + deadline_s
 
 
-def _ends(
+def ends_of(
     now: float, opened: float | None, *, is_open: bool, round_s: float | None, left: int, state: str
 ) -> float | None:
+    """When the study will end, seconds since 1970, as far as that can be told.
+
+    Args:
+        opened: when the newest attempt was; round_s: what a round takes; left: rounds that are not closed.
+    """
     if state != "rounds" or round_s is None or left < 1:
         return None
     gone = min(now - opened, round_s) if is_open and opened is not None else 0.0
@@ -172,9 +177,10 @@ def _test(rows: Rows | None) -> dict[str, Auc]:
             if isinstance(value, (int, float))}  # fmt: skip
 
 
-def _privacy_words(protocol: Protocol | None) -> str:
+def privacy_words(protocol: Protocol | None) -> str:
+    """What the study's epsilon means, or that there is none."""
     if protocol is None:
-        return ""
+        return "The study's protocol cannot be read here, so that it is not known what privacy it asks for."
     if not protocol.private:
         return "Without privacy: updates are not noised, and nothing bounds what they tell of one patient."
     return meaning(protocol.privacy.epsilon, protocol.privacy.delta)

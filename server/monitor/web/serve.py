@@ -8,7 +8,8 @@ import socket
 import ssl
 import threading
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,13 @@ import uvicorn
 
 from server.monitor.web.app import Metrics, create_app
 from server.monitor.web.guard import check_exposure, is_loopback
-from server.monitor.web.runs import Alarms, Runs
+from server.monitor.web.source import Source
 from shared_model.errors import ConfigError
 from shared_model.private_files import read_private, write_private
 
 DEFAULT_PORT = 8787
 TOKEN_BYTES = 24
+END_S = 20.0  # for streams to end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,42 +72,64 @@ def token_of(path: Path) -> str:
 
 
 def serve(
-    place: Path, door: Door, *, say: Callable[[str], None], open_browser: bool = False,
-    metrics: Metrics | None = None, alarms: Alarms = lambda _: (), stop: threading.Event | None = None,
+    source: Source, door: Door, *, say: Callable[[str], None], open_browser: bool = False,
+    metrics: Metrics | None = None,
 ) -> None:  # fmt: skip
-    """Serve until Ctrl-C, SIGTERM or `stop`.
+    """Serve until Ctrl-C or SIGTERM.
 
     Args:
-        place: a run directory, a folder of them, or a coordinator's home.
+        source: of the studies.
         say: is told the address.
-        stop: ends it from another thread, when set.
 
     Raises:
         ConfigError: the port is taken, the certificate is none, or it would be open to others without TLS and token.
     """
+    server, listening, url = _prepared(source, door, metrics)
+    say(url)
+    if open_browser:
+        _open_browser(url)
+    with listening:
+        server.run(sockets=[listening])
+
+
+@contextmanager
+def serving(
+    source: Source, door: Door, *, metrics: Metrics | None = None, open_browser: bool = False
+) -> Iterator[str]:
+    """Serve in a thread while the block runs, which is given the address. Raises as :func:`serve`."""
+    server, listening, url = _prepared(source, door, metrics)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="page", daemon=True)
+    with listening:
+        thread.start()
+        if open_browser:
+            _open_browser(url)
+        try:
+            yield url
+        finally:
+            server.should_exit = True
+            thread.join(END_S)
+
+
+def _prepared(source: Source, door: Door, metrics: Metrics | None) -> tuple[uvicorn.Server, socket.socket, str]:
     check_exposure(door.host, tls=door.secure, token=door.token)
     if (door.cert is None) != (door.key is None):
         raise ConfigError("a certificate and its key belong together", expected="--cert and --key")
     if door.cert is not None and door.key is not None:
         _check_pair(door.cert, door.key)
     listening = _listen(door)
-    port = int(listening.getsockname()[1])
-    app = create_app(Runs(place, alarms=alarms), hosts=door.hosts, token=door.token, secure=door.secure,
-                     metrics=metrics, ending=lambda: server.should_exit)  # fmt: skip
+    app = create_app(source, hosts=door.hosts, token=door.token, secure=door.secure, metrics=metrics,
+                     ending=lambda: server.should_exit)  # fmt: skip
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False, proxy_headers=False,
         ssl_certfile=door.cert, ssl_keyfile=door.key, timeout_graceful_shutdown=3, limit_concurrency=200,
     )  # fmt: skip
     server = uvicorn.Server(config)
-    url = door.url(port)
-    say(url)
-    if open_browser:
-        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-    if stop is not None:
-        threading.Thread(target=_end_with, args=(stop, server), daemon=True).start()
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    with listening:
-        server.run(sockets=[listening])
+    return server, listening, door.url(int(listening.getsockname()[1]))
+
+
+def _open_browser(url: str) -> None:
+    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
 
 def _listen(door: Door) -> socket.socket:
@@ -122,8 +146,3 @@ def _check_pair(cert: Path, key: Path) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"{cert} and {key} are no certificate and its key: {error}", expected="PEM files") from None
-
-
-def _end_with(stop: threading.Event, server: uvicorn.Server) -> None:
-    stop.wait()
-    server.should_exit = True

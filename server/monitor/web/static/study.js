@@ -15,12 +15,12 @@ const fact = (name, value, more) => h("div", { class: "fact" }, h("dt", null, na
 export function facts(state) {
   const head = state.head, best = head.best, last = state.rounds.filter((r) => r.st === "closed").at(-1);
   return h("dl", { class: "facts" },
-    fact("Round", head.planned ? `${head.round} of ${head.planned}` : "–", head.attempt > 1 ? `attempt ${head.attempt}` : head.phase),
-    fact(last ? `Sites in round ${last.n}` : "Sites", last ? `${last.c} of ${state.sites.length}` : String(state.sites.length), `quorum ${head.quorum}`),
+    fact("Round", head.planned ? `${head.round} of ${head.planned}` : String(head.round), head.attempt > 1 ? `attempt ${head.attempt}` : head.phase),
+    fact(last ? `Sites in round ${last.n}` : "Sites", last ? `${last.c} of ${state.sites.length}` : String(state.sites.length), head.quorum ? `quorum ${head.quorum}` : ""),
     fact(best?.chosen ? "Chosen checkpoint" : "Best checkpoint", best ? `round ${best.round}` : "–", best ? `AUC ${interval([best.auc.value, best.auc.low, best.auc.high])}` : ""),
     fact("A round takes", span(head.round_s), head.ends ? `ends about ${clock(head.ends)}` : ""),
-    fact("Traffic", bytes(head.bytes_up + head.bytes_down), `${bytes(head.bytes_up)} from sites`),
-    fact("Privacy", head.private ? "patient-level" : "none", head.private ? `largest epsilon ${number(Math.max(0, ...state.sites.map((x) => x.privacy?.epsilon || 0)), 2)}` : "updates are not noised"));
+    fact("Traffic", bytes(head.bytes_up + head.bytes_down), `${bytes(head.bytes_up)} from ${head.member ? head.member.name : "sites"}`),
+    fact("Privacy", !head.protocol_sha256 ? "not known" : head.private ? "patient-level" : "none", !head.protocol_sha256 ? "the protocol cannot be read" : head.private ? `largest epsilon ${number(Math.max(0, ...state.sites.map((x) => x.privacy?.epsilon || 0)), 2)}` : "updates are not noised"));
 }
 
 export function show(node, state) {
