@@ -72,7 +72,9 @@ class Look:
         planned = protocol.rounds if protocol else 0
         state = _state(study)
         left = planned - study.closed
-        ends = ends_of(self.now, opened, is_open=self.is_open, round_s=round_s, left=left, state=state)
+        ends = None  # nobody knows while the line is down
+        if line.up:
+            ends = ends_of(self.now, opened, is_open=self.is_open, round_s=round_s, left=left, state=state)
         contributed = sum(site.now == "contributed" for site in sites)
         missed = sorted((cell.site, cell.outcome) for cell in self.latest.values()
                         if cell.outcome not in ("contributed", "not_sampled", "waiting"))  # fmt: skip

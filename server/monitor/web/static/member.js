@@ -7,6 +7,6 @@ export function showMember(member) {
   lost.hidden = !member || member.up;
   note.hidden = !member;
   if (!member) return;
-  setText(lost, member.up ? "" : `No connection to the coordinator since ${clock(member.since, true)}: what stands here is from before. ${member.words}`);
+  setText(lost, member.up ? "" : `No connection to the coordinator since ${clock(member.since, true)} (${member.words}). What stands here is from before.`);
   setText(note, `Seen by ${member.name}. ${member.hidden}`);
 }

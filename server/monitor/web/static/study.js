@@ -33,7 +33,7 @@ export function show(node, state) {
     const best = state.head.best;
     const chart = lines({ title: "AUC by round", series, yLabel: "AUC on selection", xMax: state.head.planned,
       words: `At the newest round: ${words}.`, marks: best ? [{ x: best.round, label: best.chosen ? "chosen" : "best" }] : [] });
-    const readout = h("p", { class: "quiet readout" }, `Newest: ${words}. The band is the fused model's 95 % interval.`);
+    const readout = h("p", { class: "quiet readout" }, `Newest: ${words}.${series[0].points.some((p) => p[2] !== null) ? " The band is the fused model's 95 % interval." : ""}`);
     chart.picture.addEventListener("pointermove", (event) => {
       const n = chart.nearest(event), round = rounds.find((r) => r.n === n);
       if (round) readout.textContent = `Round ${n}: ${models.map((m) => `${MODELS[m]} ${interval(round.auc[m])}`).join("; ")}`;
@@ -48,6 +48,6 @@ export function show(node, state) {
   const head = state.head;
   parts.push(h("h2", null, "This study"), h("dl", { class: "plain" },
     [["Started", clock(head.started)], ["Last step", clock(head.last_step, true)], ["Strategy", head.strategy], ["Release", head.release],
-      ["Protocol", short(head.protocol_sha256)], ["Deadline of a round", span(head.deadline_s)], ["Run directory", head.run]].map(([name, value]) => [h("dt", null, name), h("dd", null, value || "–")])));
+      ["Protocol", short(head.protocol_sha256)], ["Deadline of a round", span(head.deadline_s)], ...(head.member ? [] : [["Run directory", head.run]])].map(([name, value]) => [h("dt", null, name), h("dd", null, value || "–")])));
   renew(node, parts);
 }
