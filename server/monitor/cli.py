@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,16 +35,22 @@ PLACE = Path("runs")  # what is shown when nothing is named
 @click.option("--home", type=click.Path(file_okay=False, exists=True, path_type=Path),
               help="With https://...: the home of the member who watches, for its certificate.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True,
-              help="Address to listen on; one that others reach needs --cert, --key, --token-file.")  # fmt: skip
+              help="Address to listen on; others' needs --cert, --key, and --token-file or --client-ca.")  # fmt: skip
 @click.option("--name", "names", multiple=True, help="Host name in the page's address; may be given again.")
 @click.option("--cert", type=click.Path(dir_okay=False, exists=True, path_type=Path), help="TLS certificate, PEM.")
 @click.option("--key", type=click.Path(dir_okay=False, exists=True, path_type=Path), help="Its key, PEM.")
 @click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path),
               help="What readers must know; made when it is absent.")  # fmt: skip
+@click.option("--client-ca", type=click.Path(dir_okay=False, exists=True, path_type=Path),
+              help="PEM: readers need a certificate of this authority; a token is not needed then.")  # fmt: skip
+@click.option("--reader", "readers", multiple=True,
+              help="With --client-ca: common name of a certificate that may read; again for more. Members of a "
+              "study read under their names alone.")  # fmt: skip
 @click.pass_context
 def monitor(
     ctx: click.Context, target: str | None, port: int, no_open: bool, terminal: bool, study: str | None,
     home: Path | None, host: str, names: tuple[str, ...], cert: Path | None, key: Path | None, token_file: Path | None,
+    client_ca: Path | None, readers: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Watch TARGET: a run directory, a folder of runs (default: ./runs), or a coordinator's home.
 
@@ -54,19 +61,37 @@ def monitor(
 
     Example:  mammofed monitor runs/quick-20261122-120000
     """
+    remote = target is not None and target.startswith("https://")
+    if terminal and not remote:
+        _terminal(place_of(target), study)
+        return
+    page: Page | None = None
+    if not terminal:
+        door = _door(host, port, names, cert, key, token_file, client_ca, readers)
+        if not remote:
+            _serve(place_of(target), door, open_browser=not no_open)
+            return
+        page = _page(door, study, open_browser=not no_open)
+    assert target is not None
+    _watch(ctx, target, home, study, page)
+
+
+def _door(
+    host: str, port: int, names: tuple[str, ...], cert: Path | None, key: Path | None, token_file: Path | None,
+    client_ca: Path | None, readers: tuple[str, ...],
+) -> Door:  # fmt: skip
+    from server.monitor.web.readers import Readers
     from server.monitor.web.serve import Door, token_of
 
+    if readers and client_ca is None:
+        raise ConfigError("--reader names certificates, and none are asked for", expected="--client-ca FILE beside it")
     token = token_of(token_file) if token_file is not None else None
-    door = Door(host=host, port=port, names=names, cert=cert, key=key, token=token)
-    if target is not None and target.startswith("https://"):
-        _watch(ctx, target, home, study, None if terminal else _page(door, study, open_browser=not no_open))
-    elif terminal:
-        _terminal(place_of(target), study)
-    else:
-        _serve(place_of(target), door, open_browser=not no_open)
+    those = Readers(ca=client_ca, names=frozenset(readers)) if client_ca is not None else None
+    return Door(host=host, port=port, names=names, cert=cert, key=key, token=token, readers=those)
 
 
 def _serve(place: Path, door: Door, *, open_browser: bool) -> None:
+    from server.monitor.admission import with_registry
     from server.monitor.metrics import render
     from server.monitor.web.runs import Runs
     from server.monitor.web.serve import serve
@@ -81,6 +106,8 @@ def _serve(place: Path, door: Door, *, open_browser: bool) -> None:
         click.echo(f"Monitor  {url}   (Ctrl-C ends it; the study goes on)")
 
     runs = Runs(place, alarms=lambda view: gathered(evaluate(rules.rules, view, machine())))
+    if door.readers is not None:
+        door = replace(door, readers=with_registry(door.readers, _coordinator(place)))
     serve(runs, door, say=say, open_browser=open_browser, metrics=metrics)
 
 
@@ -121,8 +148,12 @@ def rules_of(place: Path) -> MonitorFile:
     Raises:
         ConfigError: its file is wrong.
     """
-    home = place if (place / "coordinator.json").is_file() else coordinator_of(place)
+    home = _coordinator(place)
     return MonitorFile.read(home / OWN_FILE if home is not None else None)
+
+
+def _coordinator(place: Path) -> Path | None:
+    return place if (place / "coordinator.json").is_file() else coordinator_of(place)
 
 
 def place_of(target: str | None) -> Path:

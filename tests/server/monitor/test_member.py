@@ -152,7 +152,7 @@ def test_a_cursor_brings_what_is_new_and_merges_into_the_whole(told: Told) -> No
     both = merge(before, new)
     assert both.rounds == told.view().rounds and both.events == told.view().events
     assert told.view("999.0").whole, "of another stream"
-    assert told.page.read("staged", LATEST).events == () and told.page.read("nowhere", None) is None
+    assert told.view(LATEST).events == () and told.page.read("nowhere", None) is None
 
 
 def test_a_second_attempt_counts_who_is_in_it_already(told: Told) -> None:
@@ -194,4 +194,5 @@ def test_the_study_that_was_asked_for_comes_first(told: Told) -> None:
     other = Told(study="staged")
     other.tell("study_started")
     assert other.page.first == "staged" and list(other.page.names()) == ["staged"] and len(other.page.all()) == 1
-    assert told.page.first is None and told.page.head("staged").rounds == ()
+    head = told.page.head("staged")
+    assert told.page.first is None and head is not None and head.rounds == ()
