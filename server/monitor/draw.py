@@ -33,7 +33,7 @@ QUIET: Final = ("site_present", "site_started", "site_replied", "site_evaluated"
 # One sign and one colour a status, so that none is told by colour alone.
 STATUS: Final[dict[str, tuple[str, str]]] = {
     "preparing": ("·", "cyan"), "running": ("▶", "blue"), "stalled": ("‖", "bold yellow"), "complete": ("✓", "green"),
-    "incomplete": ("◐", "bold magenta"), "failed": ("✗", "bold red"), "unknown": ("?", "bold magenta"),
+    "incomplete": ("◐", "bold magenta"), "failed": ("✗", "bold red"), "unknown": ("?", "bold dark_orange"),
 }  # fmt: skip
 OUTCOMES: Final[dict[str, str]] = {
     "contributed": "green", "asked": "cyan", "waiting": "dim", "not_sampled": "dim", "late": "yellow",

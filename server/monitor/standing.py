@@ -137,7 +137,7 @@ def _of(facts: Facts, number: int | None = None) -> str:
 
 
 def _all(facts: Facts) -> str:
-    return f"all {facts.planned}" if facts.planned else "its"
+    return f"all {facts.planned}" if facts.planned else str(facts.closed)
 
 
 def _join(*parts: str) -> str:
