@@ -72,7 +72,7 @@ class RoundStory:
         """Take in one event of this round."""
         self.changed = event.number
         if event.kind == "round_opened":
-            self.held |= {site for site, reply in self.replies.items() if not reply.code}
+            self.held |= {site for site, reply in self.replies.items() if outcome_of(reply) == "contributed"}
             self.attempt, self.asked, self.replies = event.attempt, set(), {}
         elif event.kind == "evaluated":
             self.auc |= aucs(event.data)
@@ -169,8 +169,7 @@ class StudyStory:
         states = {"site_started": "asked", "site_absent": "away", "site_present": "here", "site_evaluated": "measured"}
         state = states.get(event.kind)
         if event.kind == "site_replied":
-            # Without numbers the code says it: none where it contributed, else `late`, `refused`, `abstained`, ...
-            state = str(event.data.get("outcome") or event.code or "contributed")
+            state = outcome_of(event)
         if state is None or (site not in self.sites and len(self.sites) >= MOST_SITES):
             return
         self.sites[site] = plain(state)
@@ -221,6 +220,12 @@ class Story:
 
 Page = Callable[[Story, Callable[[], Mapping[str, protocol.Protocol]]], AbstractContextManager[Watcher]]
 """Opens a page of a member's story; the second gives the protocols that came to this site, by study."""
+
+
+def outcome_of(reply: StudyEvent) -> str:
+    """What a site's reply came to. Of another site there are no numbers, and the code says it: none where it
+    contributed, else `late`, `refused`, `abstained`, ..."""
+    return str(reply.data.get("outcome") or reply.code or "contributed")
 
 
 def number(data: Mapping[str, float | str], name: str) -> float | None:

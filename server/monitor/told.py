@@ -28,6 +28,7 @@ from server.monitor.view import (
 from shared_model.control import StudyEvent
 from shared_model.protocol import Protocol
 from shared_model.story import RoundStory, StudyStory, number
+from shared_model.story import outcome_of as said
 
 DURATIONS: Final = 10  # rounds that say what one takes
 GOES_ON: Final = ("preparing", "running", "stalled")
@@ -198,8 +199,7 @@ def _cell(one: RoundStory, site: str, *, mine: bool) -> Cell:
 def _outcome(one: RoundStory, site: str) -> Outcome:
     reply = one.replies.get(site)
     if reply is not None:
-        # Without numbers the code says it: none where it contributed, else `late`, `refused`, `abstained`, ...
-        return outcome_of(str(reply.data.get("outcome") or reply.code or "contributed"), reply.text)[0]
+        return outcome_of(said(reply), reply.text)[0]
     if site in one.asked:
         return "asked" if one.state == "opened" else "waiting"
     if site in one.held:
