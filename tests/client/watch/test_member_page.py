@@ -97,6 +97,13 @@ def play(hub: Hub, number: int, *, closed: bool = True) -> None:
     tell("round_closed", text="contributed: east, north and west", data={"contributed": 3.0})
 
 
+def serious(page: Any) -> list[str]:
+    """What axe finds serious, where it is installed."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    found = axe.Axe().run(page).response["violations"]
+    return [str(one["id"]) for one in found if one["impact"] in ("serious", "critical")]
+
+
 def everything(url: str) -> str:
     """All that the page can be asked for, as text."""
     paths = ("/api/runs", "/api/view?run=quick", "/api/round?run=quick&number=1", "/api/events?run=quick", "/metrics")
@@ -143,6 +150,10 @@ def test_a_member_sees_rounds_appear_the_line_lost_and_back(browser: Any, tmp_pa
         sight.says("before that: round 2 of 12, 4 of 4 sites asked")
         assert page.inner_text("#word") == "? Unknown"
         sight.shoot(tmp_path, "member-lost")
+        page.set_viewport_size({"width": 375, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+        assert serious(page) == []
+        sight.shoot(tmp_path, "member-lost-375")
         with hub.open(port=port):
             page.wait_for_function("() => document.getElementById('lost').hidden", timeout=BACK_MS)
             assert page.inner_text("#word") == "▶ Running"  # nothing new was told; the line alone is back
