@@ -93,10 +93,10 @@ class StudyStory:
     """One study as a member sees it.
 
     rounds: of the protocol, 0 when it is not known here. seconds, epsilon, budget: the member's own, of its last
-    reply. sites: name -> what was last heard of it in this round. auc: (round, fused AUC on `selection`).
-    heard_of: name -> time of its last event, seconds since 1970; here: name -> whether its node is connected.
-    chosen: round of the model that was chosen. tested: AUC by model. waits, reason: the coordinator's words, while it
-    waits, and at the end. last: number of the last event, from which the stream goes on. kept: the newest events.
+    reply; bytes: its own, of all. sites: name -> what was last heard of it in this round. auc: (round, fused AUC on
+    `selection`). heard_of: name -> time of its last sign of life, seconds since 1970; here: name -> whether its node is
+    connected. chosen: round of the model that was chosen. tested: AUC by model. waits, reason: the coordinator's words,
+    while it waits, and at the end. last: number of the last event, from which the stream goes on. kept: the newest.
     """
 
     name: str
@@ -111,6 +111,8 @@ class StudyStory:
     seconds: float | None = None
     epsilon: float | None = None
     budget: float | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
     chosen: int | None = None
     tested: dict[str, float] = field(default_factory=dict)
     ended: str = ""
@@ -182,6 +184,8 @@ class StudyStory:
         if event.kind == "site_replied":
             self.own[event.round] = plain(state)
             self.seconds = number(event.data, "seconds")
+            self.bytes_up += int(number(event.data, "bytes_up") or 0)
+            self.bytes_down += int(number(event.data, "bytes_down") or 0)
         for name in ("epsilon", "budget"):
             value = number(event.data, name)
             if value is not None:

@@ -14,13 +14,14 @@ from typing import Final
 from server.monitor.alarms import evaluate, gathered
 from server.monitor.reading import LATEST, parse_cursor
 from server.monitor.rules import MonitorFile, Rules
-from server.monitor.told import Look, event_of
-from server.monitor.view import MemberView, RoundView, StudyView
+from server.monitor.told import Look, Shown
+from server.monitor.view import MemberView, StudyView
 from server.monitor.web.source import Source
 from shared_model.control import StudyEvent
 from shared_model.protocol import Protocol
-from shared_model.story import RoundStory, Story, Watcher
+from shared_model.story import Story, Watcher
 
+FRESH_S: Final = 0.5  # spans of time on the page go on by themselves
 HIDDEN: Final = (
     "Of other hospitals the coordinator tells a member that something happened (asked, contributed, late, refused, "
     "away), and no more: not how long they took, what they sent, lost or spent, what machines they have, nor their "
@@ -47,7 +48,8 @@ class MemberStudies(Source, Watcher):
         self._rules = rules or MonitorFile.read(None).rules
         self._known = dict(protocols())
         self._asked_for: set[str] = set()
-        self._rounds: dict[tuple[str, int], tuple[object, RoundView]] = {}
+        self._shown: dict[str, Shown] = {}
+        self._views: dict[str, StudyView] = {}
         self._line = MemberView(name=story.me, up=False, since=clock(), words="connecting", hidden=HIDDEN)
         self.tunnel: Callable[[], str] | None = None
 
@@ -57,7 +59,9 @@ class MemberStudies(Source, Watcher):
         """An event came; a study that begins may have brought its protocol."""
         if event.study not in self._known and event.study not in self._asked_for:
             self._asked_for.add(event.study)
-            self._known = dict(self._protocols())
+            known = dict(self._protocols())  # before anything is locked: it reads files
+            with self._story.lock:
+                self._known, self._views = known, {}
         elif event.kind == "round_opened":
             self._asked_for.discard(event.study)
 
@@ -86,43 +90,42 @@ class MemberStudies(Source, Watcher):
         return names if self._first is None else sorted(names, key=lambda name: name != self._first)
 
     def head(self, name: str) -> StudyView | None:
-        """A view without rounds and events."""
-        return self._view(name, LATEST)
+        """A view for the list."""
+        return self.whole(name)
 
     def read(self, name: str, since: str | None) -> StudyView | None:
-        """What is new since a cursor; the rules for alarms need the whole."""
-        whole = self.whole(name)
-        if whole is None or since is None:
-            return whole
-        view = self._view(name, since)
-        return view and replace(view, alarms=whole.alarms)
+        """What is new since a cursor, with the alarms of the whole."""
+        view = self.whole(name)
+        if view is None:
+            return None
+        with self._story.lock:
+            changed = {one.number: one.changed for one in self._story.studies[name].by_round.values()}
+        last = parse_cursor(view.cursor)[0]
+        after = last if since == LATEST else parse_cursor(since)[0]
+        if after == 0 or after > last:
+            return view
+        return replace(view, rounds=tuple(one for one in view.rounds if changed[one.number] > after),
+                       events=tuple(event for event in view.events if event.id > after), whole=False)  # fmt: skip
 
     def whole(self, name: str) -> StudyView | None:
-        """All of a study."""
-        view = self._view(name, None)
-        return view and replace(view, alarms=gathered(evaluate(self._rules, view)))
-
-    def all(self) -> list[StudyView]:
-        """All of every study."""
-        return [view for name in self.names() if (view := self.whole(name)) is not None]
-
-    def _view(self, name: str, since: str | None) -> StudyView | None:
+        """All of a study; made anew when something was told, and at most every half second else."""
+        now, line = self._clock(), self._line
         with self._story.lock:
             study = self._story.studies.get(name)
             if study is None:
                 return None
-            look = Look(study, self._known.get(name), me=self._story.me, now=self._clock())
-            last = study.last
-            event = last if since == LATEST else parse_cursor(since)[0]
-            whole = event == 0 or event > last
-            after = 0 if whole else event
-            rounds = tuple(self._round(look, one) for one in look.rounds if one.changed > after)
-            events = tuple(event_of(found) for found in study.kept if found.number > after)
-            return replace(look.view(self._line), rounds=rounds, events=events, whole=whole, cursor=f"{last}.0")
+            known = self._views.get(name)
+            if known is not None and known.cursor == f"{study.last}.0" and known.member is line and (
+                0 <= now - known.now < FRESH_S
+            ):  # fmt: skip
+                return known
+            shown = self._shown.setdefault(name, Shown())
+            look = Look(study, self._known.get(name), me=self._story.me, now=now, shown=shown)
+            view = look.view(line)
+            view = replace(view, alarms=gathered(evaluate(self._rules, view)))
+            self._views[name] = view
+            return view
 
-    def _round(self, look: Look, one: RoundStory) -> RoundView:
-        key, stamp = (look.study.name, one.number), (one.changed, look.protocol is None)
-        known = self._rounds.get(key)
-        if known is None or known[0] != stamp:
-            self._rounds[key] = known = stamp, look.round(one)
-        return known[1]
+    def all(self) -> list[StudyView]:
+        """All of every study."""
+        return [view for name in self.names() if (view := self.whole(name)) is not None]

@@ -5,7 +5,10 @@ Of another hospital than the member itself nothing is filled in but outcomes and
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict, deque
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from statistics import median
 from typing import Final
 
@@ -27,18 +30,38 @@ from server.monitor.view import (
 )
 from shared_model.control import StudyEvent
 from shared_model.protocol import Protocol
-from shared_model.story import RoundStory, StudyStory, number
+from shared_model.story import KEPT, RoundStory, StudyStory, number
 from shared_model.story import outcome_of as said
 
 DURATIONS: Final = 10  # rounds that say what one takes
 GOES_ON: Final = ("preparing", "running", "stalled")
 
 
-class Look:
-    """One look at a study, under its story's lock. protocol: None when it is not known here. me: the member's name."""
+@dataclass
+class Shown:
+    """What was made of a study before and has not changed since. rounds: by number, with what they depended on."""
 
-    def __init__(self, study: StudyStory, protocol: Protocol | None, *, me: str, now: float) -> None:
-        self.study, self.protocol, self.me, self.now = study, protocol, me, now
+    rounds: dict[int, tuple[object, RoundView]] = field(default_factory=dict)
+    events: deque[EventView] = field(default_factory=lambda: deque(maxlen=KEPT))
+
+    def events_of(self, study: StudyStory) -> tuple[EventView, ...]:
+        """The events that are kept, oldest first."""
+        last = self.events[-1].id if self.events else 0
+        new = list(takewhile(lambda event: event.number > last, reversed(study.kept)))
+        self.events.extend(map(_event, reversed(new)))
+        return tuple(self.events)
+
+
+class Look:
+    """One look at a study, under its story's lock.
+
+    Args:
+        protocol: None when it is not known here. me: the member's name. now: seconds since 1970.
+        shown: by looks before.
+    """
+
+    def __init__(self, study: StudyStory, protocol: Protocol | None, *, me: str, now: float, shown: Shown) -> None:
+        self.study, self.protocol, self.me, self.now, self._shown = study, protocol, me, now, shown
         self.rounds = [study.by_round[key] for key in sorted(study.by_round)]
         self.newest = self.rounds[-1] if self.rounds and self.rounds[-1].number else None
         self.is_open = self.newest is not None and self.newest.state == "opened" and not study.ended
@@ -57,13 +80,32 @@ class Look:
         return [span for span in spans[-DURATIONS:] if span is not None]
 
     @cached_property
+    def views(self) -> list[RoundView]:
+        """All rounds, by number."""
+        names, kept = tuple(self.names), self._shown.rounds
+        for one in self.rounds:
+            stamp = (one.changed, names, self.protocol is None)
+            if one.number not in kept or kept[one.number][0] != stamp:
+                kept[one.number] = stamp, self.round(one)
+        return [kept[one.number][1] for one in self.rounds]
+
+    @cached_property
     def latest(self) -> dict[str, Cell]:
         """Cells of the newest round that was collected, by site."""
-        collected = next((one for one in reversed(self.rounds) if one.number and one.state not in ("", "opened")), None)
-        return {cell.site: cell for cell in self.cells(collected)} if collected is not None else {}
+        collected = (view for view in reversed(self.views) if view.number and view.state not in ("", "opened"))
+        found = next(collected, None)
+        return {cell.site: cell for cell in found.cells} if found is not None else {}
+
+    @cached_property
+    def counts(self) -> dict[str, Counter[str]]:
+        """Closed rounds of each site by outcome."""
+        found: dict[str, Counter[str]] = defaultdict(Counter)
+        for cell in (cell for view in self.views if view.state == "closed" for cell in view.cells):
+            found[cell.site][cell.outcome] += 1
+        return found
 
     def view(self, line: MemberView) -> StudyView:
-        """Everything but rounds and events."""
+        """All of it. line: how the member's line is."""
         study, protocol = self.study, self.protocol
         sites = tuple(self.site(name) for name in self.names)
         newest, opened = self.newest, _opened(self.newest)
@@ -92,7 +134,6 @@ class Look:
         if not line.up and status in GOES_ON:
             lost = f"the connection to the coordinator is lost since {clock_words(line.since, self.now)}"
             status, sentence = "unknown", f"{lost}; before that: {sentence}"
-        own = next((site for site in sites if site.name == self.me), None)
         return StudyView(
             run=study.name, name=study.name, now=self.now, status=status, sentence=sentence, state=state,
             reason=study.reason, round=study.round, attempt=study.attempt, planned=planned, closed=study.closed,
@@ -106,8 +147,8 @@ class Look:
             private=bool(protocol and protocol.private), privacy_words=privacy_words(protocol),
             release=protocol.release if protocol else "", protocol_sha256=protocol.sha256 if protocol else "",
             best=self.best(), test={model: Auc(value=value) for model, value in study.tested.items()},
-            bytes_up=(own.bytes_up if own else None) or 0, bytes_down=(own.bytes_down if own else None) or 0,
-            sites=sites, member=line,
+            bytes_up=study.bytes_up, bytes_down=study.bytes_down, sites=sites, rounds=tuple(self.views),
+            events=self._shown.events_of(study), cursor=f"{study.last}.0", member=line,
         )  # fmt: skip
 
     def phase(self, of: int) -> str:
@@ -134,22 +175,13 @@ class Look:
         open_now = self.is_open and self.newest is not None
         now = ("asked" if self.newest and name in self.newest.asked else "waiting") if open_now else (
             cell.outcome if cell else "waiting")  # fmt: skip
-        counts: dict[str, int] = {}
-        up = down = 0
-        for one in self.rounds:
-            reply = one.replies.get(name)
-            if one.state == "closed":
-                outcome = _outcome(one, name)
-                counts[outcome] = counts.get(outcome, 0) + 1
-            if reply is not None and mine:
-                up += int(number(reply.data, "bytes_up") or 0)
-                down += int(number(reply.data, "bytes_down") or 0)
         terms = self.protocol.federation.site(name) if mine and self.protocol is not None else None
         return SiteView(
             name=name, patients=terms.patients if terms else None, now=now,
             reason=cell.reason if cell and not open_now else "", heard=study.heard_of.get(name),
-            present=study.here.get(name), rounds=counts, seconds=study.seconds if mine else None,
-            bytes_up=up if mine else None, bytes_down=down if mine else None, privacy=self.privacy() if mine else None,
+            present=study.here.get(name), rounds=dict(self.counts[name]), seconds=study.seconds if mine else None,
+            bytes_up=study.bytes_up if mine else None, bytes_down=study.bytes_down if mine else None,
+            privacy=self.privacy() if mine else None,
             gives=gives(self.protocol) if self.protocol else "",
         )  # fmt: skip
 
@@ -228,8 +260,7 @@ def _span(one: RoundStory) -> float | None:
     return None if opened is None else one.steps[-1][2] - opened
 
 
-def event_of(event: StudyEvent) -> EventView:
-    """An event as the page searches it."""
+def _event(event: StudyEvent) -> EventView:
     return EventView(
         id=event.number, time=event.time, kind=event.kind, severity=event.severity, code=event.code, round=event.round,
         attempt=event.attempt, site=event.site, text=event.text, data=event.data,

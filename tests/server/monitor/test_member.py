@@ -155,6 +155,19 @@ def test_a_cursor_brings_what_is_new_and_merges_into_the_whole(told: Told) -> No
     assert told.view(LATEST).events == () and told.page.read("nowhere", None) is None
 
 
+def test_what_did_not_change_is_not_made_anew(told: Told) -> None:
+    """Else a look at 500 rounds of 50 sites takes half a second."""
+    told.round(1)
+    before = told.view()
+    told.round(2)
+    after = told.view()
+    assert after.rounds[0] is before.rounds[0] and after.events[0] is before.events[0]
+    assert [event.id for event in after.events] == list(range(1, told.number + 1))
+    assert told.view() is after
+    told.clock.now += 1
+    assert told.view() is not after
+
+
 def test_a_second_attempt_counts_who_is_in_it_already(told: Told) -> None:
     told.open(1)
     told.tell("site_replied", 1, site="north", data={"outcome": "contributed"})
