@@ -28,7 +28,7 @@ from server.monitor.web.readers import Readers
 from shared_model.certificates import end_entity, key_pem, pem
 from shared_model.errors import ConfigError
 from simulations.benchmarks.staged_run import StagedRun, staged_protocol
-from tests.browser import served
+from tests.browser import Sight, chromium, served
 from tests.certificates_for_tests import self_signed
 from tests.enrolled import HANG_S, Coordinator
 
@@ -124,6 +124,21 @@ def test_none_an_expired_a_servers_and_a_strangers_certificate_come_not_in(
             with pytest.raises(OSError):
                 fetch(url, context_of(pair, credentials))
         assert fetch(url, context_of(pair, hospital.issue("anna"))) == 200, "the others were refused for their own sake"
+
+
+@pytest.mark.slow
+def test_a_browser_with_the_certificate_sees_the_page_and_one_without_nothing(
+    run: Path, pair: tuple[Path, Path], hospital: Hospital
+) -> None:
+    anna = str(hospital.issue("anna"))
+    with served(run, cert=pair[0], key=pair[1], readers=Readers(ca=hospital.ca)) as url, chromium() as browser:
+        mine = [{"origin": url.rstrip("/"), "certPath": anna, "keyPath": anna}]
+        sight = Sight(browser.new_context(ignore_https_errors=True, client_certificates=mine).new_page())
+        sight.open(url)
+        sight.says("before the first round")
+        stranger = browser.new_context(ignore_https_errors=True).new_page()
+        with pytest.raises(Exception, match="net::ERR"):
+            stranger.goto(url)
 
 
 def test_nothing_below_tls_1_3_is_spoken(run: Path, pair: tuple[Path, Path], hospital: Hospital) -> None:
