@@ -36,7 +36,7 @@ class MemberStudies(Source, Watcher):
     Args:
         story: what was heard; whoever follows takes each event into it before :meth:`told`.
         protocols: those that came to this site, by study; asked again when a study is heard of that is not among them.
-        study: the one to begin with.
+        study: that one alone; None: all.
         clock: seconds since 1970.
     """
 
@@ -74,7 +74,7 @@ class MemberStudies(Source, Watcher):
 
     @property
     def first(self) -> str | None:
-        """The study that was asked for."""
+        """The study that was asked for, where one was."""
         return self._first
 
     @property
@@ -83,11 +83,10 @@ class MemberStudies(Source, Watcher):
         return self._line
 
     def names(self) -> Sequence[str]:
-        """The study that was asked for, then those that were heard of last."""
+        """The study that was asked for; else all, those first that were heard of last."""
         with self._story.lock:
             found = sorted(self._story.studies.values(), key=lambda study: study.heard or 0.0, reverse=True)
-        names = [study.name for study in found]
-        return names if self._first is None else sorted(names, key=lambda name: name != self._first)
+        return [study.name for study in found if self._first in (None, study.name)]
 
     def head(self, name: str) -> StudyView | None:
         """A view for the list."""
@@ -112,7 +111,7 @@ class MemberStudies(Source, Watcher):
         now, line = self._clock(), self._line
         with self._story.lock:
             study = self._story.studies.get(name)
-            if study is None:
+            if study is None or self._first not in (None, name):
                 return None
             known = self._views.get(name)
             if known is not None and known.cursor == f"{study.last}.0" and known.member is line and (

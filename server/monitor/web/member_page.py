@@ -25,7 +25,7 @@ def member_page(
     told so at once.
 
     Args:
-        study: the one to begin with. say: is told the address, and why nothing more will come.
+        study: that one alone; None: all. say: is told the address, and why nothing more will come.
     """
     studies = MemberStudies(story, protocols, study=study)
     with serving(studies, door, metrics=render, open_browser=open_browser) as url:
