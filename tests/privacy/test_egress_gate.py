@@ -39,7 +39,7 @@ from shared_model.messages import (
     encode,
     weights_sha256,
 )
-from shared_model.phases import PhaseSeconds, told
+from shared_model.phases import PhaseSeconds
 from shared_model.update_bound import coordinate_bound, norm_bound
 
 ROOT = Path(__file__).parents[2]
