@@ -164,18 +164,20 @@ def test_a_round_s_seconds_are_told_by_phase(browser: Any, tmp_path: Path, width
         sight.open(url, "rounds")
         sight.page.wait_for_selector("rect.phase")
         count = {name: sight.page.locator(f"rect.phase.{name}").count() for name in (*PHASES, "trip")}
-        assert count == {"wait": 2, "load": 3, "train": 3, "mask": 3, "send": 3, "trip": 0}  # who waited for nothing: no bar
+        assert count == {"wait": 2, "load": 3, "train": 3, "mask": 3, "send": 3, "trip": 0}  # one waited for nothing
         key = sight.page.inner_text("figcaption .key")
-        assert all(words in key for words in ("for its turn", "loading", "training", "masking", "on the way", "other sites"))
+        for words in ("for its turn", "loading", "training", "masking", "on the way", "other sites"):
+            assert words in key
         wide = sight.page.eval_on_selector_all(
-            "rect.phase.train, rect.phase.load", "found => found.map(e => e.getBoundingClientRect().width)")  # fmt: skip
+            "rect.phase.train, rect.phase.load", "found => found.map(e => e.getBoundingClientRect().width)"
+        )
         assert wide[1] == pytest.approx(3 * wide[0], rel=0.1), "to scale: three times as long"
         cells = sight.page.locator('.scroll[data-key^="Seconds by phase"] tbody tr').all_inner_texts()
-        assert [row.split("\t")[0].split("\n")[0] for row in cells] == list(SITES)
+        assert [row.split("\t")[0].split("\n")[0] for row in cells] == list(SITES[:3])
         assert all(value in cells[1] for value in ("0.5 s", "1.5 s", "4.5 s", "0.8 s", "1.2 s", "8.5 s"))
-        assert "4.5 s" not in cells[3] and sight.page.locator("svg.chart text", has_text="late").count() == 1
+        assert sight.page.locator("svg.chart text", has_text="late").count() == 1
         assert "in steps of about 12 %" in sight.page.inner_text("figcaption")
-        assert "trained" not in sight.page.text_content("#line-words") and "load" in sight.page.text_content("#line-words")
+        assert "train\u00a04.5\u00a0s" in sight.page.text_content("#line-words")
         sight.shoot(tmp_path, f"phases-{width}")
         sight.tab("sites")
         text = sight.page.inner_text("#sites-table").replace("\u00a0", " ")

@@ -12,9 +12,11 @@ PHASES = PhasesView(wait=0.1, load=0.5, train=2.0, mask=0.0, send=0.9, round_tri
 
 
 def site(name: str = "north", **changes: Any) -> SiteView:
-    base = SiteView(name=name, patients=300, phases=PHASES, now="contributed", heard=NOW - 2, present=True,
-                    rounds={"contributed": 9}, seconds=2.5, bytes_up=9000, bytes_down=9100, device="cpu", release="0.1.0", trainer_up=True,
-                    clock_ahead_s=0.01, certificate_expires=NOW + 25 * 86_400, privacy=privacy(0.5))  # fmt: skip
+    base = SiteView(
+        name=name, patients=300, now="contributed", heard=NOW - 2, present=True, rounds={"contributed": 9}, seconds=2.5,
+        bytes_up=9000, bytes_down=9100, device="cpu", release="0.1.0", trainer_up=True, clock_ahead_s=0.01,
+        certificate_expires=NOW + 25 * 86_400, privacy=privacy(0.5), phases=PHASES,
+    )  # fmt: skip
     return replace(base, **changes)
 
 

@@ -61,11 +61,11 @@ function key(shown) {
 // The numbers behind the bars.
 function phases(round, collected, opened) {
   const names = Object.keys(PHASES).filter((name) => name !== "mask" || round.cells.some((c) => c.phases?.mask > 0));
-  const rows = round.cells.map((c) => {
+  const rows = round.cells.filter((c) => c.phases || c.seconds).map((c) => {
     const trip = c.phases?.round_trip ?? null, known = trip !== null && collected && opened;
     return [c.site, ...names.map((name) => span(c.phases ? c.phases[name] : name === "train" ? c.seconds : null)), span(trip), known ? span(Math.max(0, collected - opened - trip)) : "–"];
   });
-  return table(`Seconds by phase in round ${round.n}`, ["Site", ...names.map((name) => PHASES[name].head), "Round trip", "Waiting for the others"], rows, { stack: true });
+  return table(`Seconds by phase of the sites that answered in round ${round.n}`, ["Site", ...names.map((name) => PHASES[name].head), "Round trip", "Waiting for the others"], rows, { stack: true, empty: "No site has answered yet." });
 }
 
 export function pick(round) { wanted = round; }
