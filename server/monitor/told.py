@@ -6,6 +6,7 @@ Of another hospital than the member itself nothing is filled in but outcomes and
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
@@ -22,6 +23,7 @@ from server.monitor.view import (
     EventView,
     MemberView,
     Outcome,
+    PhasesView,
     RoundView,
     SitePrivacy,
     SiteView,
@@ -144,7 +146,8 @@ class Look:
             deployed=True, alive=True, strategy=protocol.federation.strategy if protocol else "",
             score=protocol.evaluation.score if protocol else "fused",
             collapse_auc=protocol.evaluation.collapse_auc if protocol else None,
-            private=bool(protocol and protocol.private), privacy_words=privacy_words(protocol),
+            private=bool(protocol and protocol.private), coarse_times=bool(protocol and protocol.coarse_times),
+            privacy_words=privacy_words(protocol),
             release=protocol.release if protocol else "", protocol_sha256=protocol.sha256 if protocol else "",
             best=self.best(), test={model: Auc(value=value) for model, value in study.tested.items()},
             bytes_up=study.bytes_up, bytes_down=study.bytes_down, sites=sites, rounds=tuple(self.views),
@@ -182,7 +185,7 @@ class Look:
             present=study.here.get(name), rounds=dict(self.counts[name]), seconds=study.seconds if mine else None,
             bytes_up=study.bytes_up if mine else None, bytes_down=study.bytes_down if mine else None,
             privacy=self.privacy() if mine else None,
-            gives=gives(self.protocol) if self.protocol else "",
+            gives=gives(self.protocol) if self.protocol else "", phases=cell.phases if cell else None,
         )  # fmt: skip
 
     def privacy(self) -> SitePrivacy | None:
@@ -223,9 +226,15 @@ def _cell(one: RoundStory, site: str, *, mine: bool) -> Cell:
     up, down = number(data, "bytes_up"), number(data, "bytes_down")
     return Cell(
         site=site, outcome=outcome, reason=reply.text if mine else "", code=reply.code,
-        seconds=number(data, "seconds"), bytes_up=None if up is None else int(up),
+        seconds=number(data, "seconds"), phases=_phases(data), bytes_up=None if up is None else int(up),
         bytes_down=None if down is None else int(down), loss=number(data, "loss"), epsilon=number(data, "epsilon"),
     )  # fmt: skip
+
+
+def _phases(data: Mapping[str, float | str]) -> PhasesView | None:
+    """Where an own round's seconds went, as far as they are told (`server.rounds.events`)."""
+    names = [name for name in PhasesView.__dataclass_fields__ if number(data, f"{name}_s") is not None]
+    return PhasesView(**{name: number(data, f"{name}_s") for name in names}) if names else None
 
 
 def _outcome(one: RoundStory, site: str) -> Outcome:

@@ -10,7 +10,7 @@ import pytest
 from server.control.board import Proposal, for_member
 from server.monitor.member import MemberStudies
 from server.monitor.reading import LATEST
-from server.monitor.view import merge, to_json
+from server.monitor.view import PhasesView, merge, to_json
 from server.monitor.web.wire import Sender, round_whole
 from server.rounds.events import Event
 from shared_model.certificates import Member
@@ -46,7 +46,8 @@ class Told:
         self.open(number, attempt=attempt)
         for site in SITES:
             outcome = south if site == "south" else "contributed"
-            numbers = {"seconds": 2.5, "bytes_up": 1000.0, "bytes_down": 500.0, "epsilon": 1.5, "budget": 8.0}
+            numbers = {"seconds": 2.5, "bytes_up": 1000.0, "bytes_down": 500.0, "epsilon": 1.5, "budget": 8.0,
+                       "load_s": 0.5, "train_s": 2.0, "round_trip_s": 3.0}  # fmt: skip
             if site != "north":
                 numbers = dict.fromkeys(numbers, SECRET)
             self.tell("site_replied", number, attempt, site=site, code="" if outcome == "contributed" else outcome,
@@ -83,6 +84,7 @@ def test_a_round_is_shown_with_own_numbers_and_others_outcomes(told: Told) -> No
         (1, "closed", 2, 8.0), (2, "opened", 0, 3.0 - 3.0)]  # fmt: skip
     north, south, west = view.sites
     assert (north.seconds, north.bytes_up, north.patients, north.rounds) == (2.5, 1000, 100, {"contributed": 1})
+    assert north.phases == PhasesView(load=0.5, train=2.0, round_trip=3.0) == view.rounds[0].cells[0].phases
     assert north.privacy is not None and north.privacy.epsilon == 1.5 and north.privacy.budget == 8.0
     assert (south.now, south.rounds, west.heard is not None) == ("asked", {"late": 1}, True)
     assert view.best is not None and (view.best.round, view.best.auc.value) == (1, 0.71)
@@ -93,11 +95,11 @@ def test_of_others_nothing_is_filled_in_that_is_not_told(told: Told) -> None:
     told.round(1, south="refused")
     view = told.view()
     for site in view.sites[1:]:
-        assert (site.patients, site.seconds, site.bytes_up, site.bytes_down, site.privacy) == (None,) * 5
+        assert (site.patients, site.seconds, site.bytes_up, site.bytes_down, site.privacy, site.phases) == (None,) * 6
         assert (site.device, site.words, site.reason, site.certificate_expires) == ("", "", "", None)
     for cell in view.rounds[0].cells[1:]:
-        assert (cell.seconds, cell.bytes_up, cell.bytes_down, cell.loss, cell.epsilon, cell.reason) == (
-            None, None, None, None, None, "")  # fmt: skip
+        assert (cell.seconds, cell.bytes_up, cell.bytes_down, cell.loss, cell.epsilon, cell.phases, cell.reason) == (
+            None, None, None, None, None, None, "")  # fmt: skip
     for page in (to_json(view).decode(), str(Sender().message(view)), str(round_whole(view.rounds[0]))):
         assert PRIVATE_WORDS not in page and str(SECRET) not in page
 
