@@ -87,12 +87,11 @@ def play(hub: Hub, number: int, *, closed: bool = True) -> None:
     if not closed:
         return
     for site in SITES:
-        numbers = {"outcome": "contributed", "seconds": SECRET if site != "north" else 2.5, "bytes_up": 77125.0,
-                   "bytes_down": 1000.0, "epsilon": SECRET if site != "north" else 1.5, "budget": 8.0}  # fmt: skip
-        if site == "south":
-            tell("site_replied", site=site, severity="warning", code="late", text=WORDS_OF_SOUTH, data=numbers)
-        else:
-            tell("site_replied", site=site, data=numbers | {"bytes_up": 1000.0} if site == "north" else numbers)
+        names = ("seconds", "bytes_up", "bytes_down", "epsilon", "load_s", "train_s", "send_s", "round_trip_s")
+        own = dict(zip(names, (2.5, 1000.0, 1000.0, 1.5, 0.5, 2.0, 0.4, 2.9), strict=True))
+        data = {"outcome": "contributed", "budget": 8.0, **(own if site == "north" else dict.fromkeys(names, SECRET))}
+        late = {"severity": "warning", "code": "late", "text": WORDS_OF_SOUTH} if site == "south" else {}
+        tell("site_replied", site=site, data=data, **late)
     tell("evaluated", site="hub-evaluator", data={f"auc_{name}": 0.7 + 0.01 * number for name in ("fused", "image")})
     tell("round_closed", text="contributed: east, north and west", data={"contributed": 3.0})
 
@@ -137,13 +136,18 @@ def test_a_member_sees_rounds_appear_the_line_lost_and_back(browser: Any, tmp_pa
             sight.tab("sites")
             rows = page.locator("table.stack tr")
             mine, south = (rows.filter(has_text=name).first.inner_text() for name in ("north", "south"))
-            assert "2.5 s" in mine and "1.0 kB" in mine and "77" not in south and "late" in page.inner_text("#panel")
+            assert "train\u00a02.0\u00a0s" in mine and "1.0 kB" in mine and "77" not in south
+            assert page.locator("path.cell.late").count() == 1
             sight.shoot(tmp_path, "member-sites")
+            sight.tab("rounds")
+            page.click("button[data-key=before]")
+            page.wait_for_function("() => document.querySelector('#panel h2').textContent === 'Round 1 of 12'")
+            sight.shoot(tmp_path, "member-rounds")
             sight.tab("study")
             assert page.locator("circle.dot.fused").count() == 1 and page.locator("#lost").is_hidden()
             sight.shoot(tmp_path, "member-study")
             told = everything(url)
-            assert WORDS_OF_SOUTH not in told and "77.125" not in told and "77125" not in told
+            assert WORDS_OF_SOUTH not in told and str(SECRET) not in told
             assert json.loads(told.splitlines()[0])["member"]["up"] is True
         page.wait_for_function("() => !document.getElementById('lost').hidden", timeout=BACK_MS)
         assert "No connection to the coordinator since" in page.inner_text("#lost")
