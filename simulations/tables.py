@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from server.reporting.answer import answer, model_rows, unheard_sites
-from server.reporting.facts import mapping, read_other_deltas
+from server.reporting.facts import data_of, mapping, read_other_deltas
 from shared_model.protocol import Protocol, SiteTerms
 from simulations.words import bytes_in_words, seconds_in_words
 
@@ -36,7 +36,7 @@ def final_tables(summary: Mapping[str, Any], protocol: Protocol, *, run_dir: Pat
         f"{seconds_in_words(float(summary.get('seconds') or 0))}, "
         f"{bytes_in_words(sum(traffic.values()))} between sites and coordinator",
     )
-    parts: list[RenderableType] = [head, *(Text(sentence) for sentence in answer(summary, protocol))]
+    parts: list[RenderableType] = [head, *(Text(sentence) for sentence in answer(summary, protocol, data=data_of(run_dir)))]
     rows = model_rows(summary, protocol)
     if rows:
         parts.append(_held_out_table(rows, summary, protocol))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.reporting.facts import mapping
+from server.reporting.smallness import how_little
 from server.reporting.words import level
 from shared_model.protocol import Protocol
 
@@ -31,14 +32,15 @@ def model_rows(summary: Mapping[str, Any], protocol: Protocol) -> list[dict[str,
     return rows
 
 
-def answer(summary: Mapping[str, Any], protocol: Protocol) -> list[str]:
-    """Sentences in order of weight: what came of the study, what hospitals added, what it cost in privacy.
+def answer(summary: Mapping[str, Any], protocol: Protocol, *, data: str = "") -> list[str]:
+    """Sentences in order of weight: what came of the study, how little that can show, what hospitals added, what it
+    cost in privacy.
 
     Args:
-        summary: the content of `summary.json`.
+        summary: the content of `summary.json`. data: what the women are (`facts.data_of`), empty where nobody said.
     """
     held_out = mapping(mapping(summary.get("metrics")).get("held_out"))
-    sentences = [_result(summary, held_out, protocol), _added(held_out, protocol), _cost(summary, protocol),
+    sentences = [_result(summary, held_out, protocol), _little(held_out, protocol, data), _added(held_out, protocol), _cost(summary, protocol),
                  _whom(held_out), _alone(held_out)]  # fmt: skip
     return [sentence for sentence in sentences if sentence]
 
@@ -59,8 +61,17 @@ def _result(summary: Mapping[str, Any], held_out: Mapping[str, Any], protocol: P
     percent = round(100 * protocol.evaluation.confidence)
     return (
         f"After {done} rounds with {sites} hospitals, the fused model reaches an AUC of {fused['auc']:.3f} "
-        f"({percent} % interval {fused['auc_low']:.3f} to {fused['auc_high']:.3f}) on {held_out['n']:,} held-out women."
+        f"({percent} % interval {fused['auc_low']:.3f} to {fused['auc_high']:.3f}) on {held_out['n']:,} held-out women"
+        f", {held_out['positives']:,} with cancer."
     )
+
+
+def _little(held_out: Mapping[str, Any], protocol: Protocol, data: str) -> str:
+    fused = mapping(mapping(held_out.get("models")).get("fused"))
+    if not held_out or fused.get("auc") is None:
+        return ""
+    return how_little(held_out["n"], held_out["positives"], fused.get("auc_low"), fused.get("auc_high"), kind=data,
+                      confidence=protocol.evaluation.confidence)  # fmt: skip
 
 
 def _added(held_out: Mapping[str, Any], protocol: Protocol) -> str:
