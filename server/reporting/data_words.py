@@ -34,7 +34,7 @@ WORDS = {
         "Scanned films of real women from CBIS-DDSM, each with a lesion that somebody had found; there are no normal "
         "women and, apart from breast density, no clinical fields. The figures hold for telling malignant from benign "
         "in such films, not for screening. The hospitals are simulated.",
-        "Every woman has a lesion that somebody had found, and nobody a clinical table: this says nothing of screening, "
+        "Every woman has a lesion that somebody had found, and none a clinical table: this says nothing of screening "
         "and nothing of a table.",
     ),
     "mini_mias": DataWords(

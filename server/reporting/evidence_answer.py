@@ -27,7 +27,8 @@ def headline(document: Mapping[str, Any]) -> list[str]:
     """Sentences in order of weight."""
     arms: Mapping[str, Arm] = document["arms"]
     plain = next(iter(arms))
-    found = [_public(document, arms[plain]), _little(document, arms[plain]), _alone(arms[plain]), *_prices(document), _tables(arms[plain])]
+    found = [_public(document, arms[plain]), _little(document, arms[plain]), _alone(arms[plain]),
+             *_prices(document), _tables(arms[plain])]  # fmt: skip
     return [sentence for sentence in found if sentence]
 
 

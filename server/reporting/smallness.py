@@ -28,7 +28,8 @@ def how_little(n: int, positives: int, low: float | None, high: float | None, *,
         words = f"{counts}, too few for an interval of the AUC."
     else:
         words = f"{counts}; the AUC's {100 * confidence:.0f} % interval is {high - low:.2f} wide"
-        words += f", and a single woman can move the AUC by {1 / max(fewest, 1):.2f}." if fewest < FEW_POSITIVES else "."
+        moved = f", and a single woman can move the AUC by {1 / max(fewest, 1):.2f}"
+        words += f"{moved if fewest < FEW_POSITIVES else ''}."
         if low <= 0.5 <= high:
             words += " A model that guesses is within that interval."
     if little:
