@@ -149,6 +149,25 @@ def compare(run_dirs: tuple[Path, ...], output: Path | None) -> None:
 
 
 @simulate.command()
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path),
+              help="New folder for model, hospital, results and pages; they carry identities.")  # fmt: skip
+@click.option("--source", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="A hospital's dicom/ and clinical.csv (default: the study's held-out women).")  # fmt: skip
+def chain(run_dir: Path, out: Path, source: Path | None) -> None:
+    """Take a finished study through all that follows: report, passport, export, release, scores, explanations, gain.
+
+    How real public films are tried from end to end: simulations/hospitals/README.md.
+
+    Example:  mammofed simulate chain runs/quick-20261126-120000 --out results
+    """
+    from simulations.chain import run_chain
+
+    for step in run_chain(run_dir, out, source=source):
+        click.echo(f"{step.command:16}{step.words}")
+
+
+@simulate.command()
 @click.argument("model_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--women", default=150, show_default=True, type=click.IntRange(min=2), help="With a cancer, at most.")

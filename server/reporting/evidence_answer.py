@@ -69,6 +69,10 @@ def _alone(arm: Arm) -> str:
     if not rows:
         return ""
     judged = {site: _at_site(arm, site, "shared_vs_local") for site in rows}
+    few = [f"{site} ({arm['sites'][site]['n']:,} own test women, {arm['sites'][site]['positives']:,} with cancer)"
+           for site, found in judged.items() if found == "too few"]  # fmt: skip
+    if len(few) == len(rows):
+        return f"Whether it beats what a hospital has alone cannot be judged: too few women at {', '.join(few)}."
     better = [site for site, word in judged.items() if word == "better"]
     words = [f"It beats what the hospital has alone at {len(better)} of {len(rows)} hospitals"]
     if better:
@@ -78,9 +82,8 @@ def _alone(arm: Arm) -> str:
         sites = [f"{site} ({interval(rows[site], 'difference')})" for site, found in judged.items() if found == word]
         if sites:
             words.append(f"; {text} {', '.join(sites)}")
-    if few := [f"{site} ({arm['sites'][site]['n']:,} own test women, {arm['sites'][site]['positives']:,} with cancer)"
-               for site, found in judged.items() if found == "too few"]:  # fmt: skip
-        words.append(f"; too few women to judge {', '.join(few)}")
+    if few:
+        words.append(f"; too few women to judge at {', '.join(few)}")
     return "".join(words) + "."
 
 
