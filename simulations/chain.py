@@ -1,10 +1,10 @@
-"""`mammofed simulate chain RUN_DIR`: a finished study through all that follows, as coordinator and hospital would do it.
+"""`mammofed simulate chain RUN_DIR`: a finished study through all that follows, as coordinator and hospital would.
 
-Report, passport, ONNX, release; then a hospital that the model has not seen (the held-out women's films and table, read
-anew from its own site.yaml) imports, scores, explains; then what each hospital of the study gained. Each step is the
-function behind the command that is named beside it, on the same files. Works on a run of any cohort; it is how real
-public films are tried (`simulations/hospitals/README.md`). The hospital's women are those that chose and tested the
-model, so that its scores are no further evidence.
+Report, passport, ONNX, release; then a hospital that the model has not seen imports, scores and explains with a
+site.yaml of its own; then what each hospital of the study gained. Each step is the function behind the command that is
+named beside it, on the same files. The hospital has the study's held-out women, who chose and tested the model,
+so that its scores are no further evidence; or all women of a public collection, however few (two of CBIS-DDSM can be
+scored and explained, and are no study). It is how real films are tried: `simulations/hospitals/README.md`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ from shared_model.errors import ConfigError
 from shared_model.export.export import export_onnx
 from shared_model.passport import verify
 from shared_model.released import ReleasedModel
+from simulations.composition import compose_config
+from simulations.hospitals.public import SOURCES, write_source
 from simulations.parties import HELD_OUT
+from simulations.plan import pipeline_of
 
 Config = dict[str, Any]
 PAGES = 2  # women who are explained
@@ -52,12 +55,13 @@ class Step:
     words: str
 
 
-def run_chain(run_dir: Path, out: Path, *, source: Path | None = None) -> Iterator[Step]:
+def run_chain(run_dir: Path, out: Path, *, overrides: Sequence[str] = (), gains: bool = True) -> Iterator[Step]:
     """Do every step and tell of each when it is done.
 
     Args:
         run_dir: of a COMPLETE study that was simulated here. out: empty or new; all results go there.
-        source: a hospital's `dicom/` and `clinical.csv`; None: the study's held-out women.
+        overrides: the hospital's films, as for a study (`cohort=cbis_ddsm cohort.source=DIR`); none: the held-out ones.
+        gains: also train each hospital's own model and say what it gained.
 
     Raises:
         ConfigError: `out` is in use, or the run's films are gone. MammoFedError: a step failed, in its own words.
@@ -77,8 +81,11 @@ def run_chain(run_dir: Path, out: Path, *, source: Path | None = None) -> Iterat
                          f"{done.parity.worst:.1e}")  # fmt: skip
     model = out / "model"
     write_release(run_dir, model)
-    yield from at_hospital(source or _held_out(run_dir), model, out, settings)
-    for study in studies(run_dir, site=None, model=None, initial=None, summary=None):
+    cohort = compose_config(overrides)["cohort"] if overrides else settings["cohort"]
+    source = _collected(cohort, out, settings) if overrides else _held_out(run_dir)
+    yield from at_hospital(source, model, out, {**settings, "cohort": cohort})
+    found = studies(run_dir, site=None, model=None, initial=None, summary=None) if gains else []
+    for study in found:
         yield Step("site gain", sentence(work_out(study, local=True)))
 
 
@@ -136,6 +143,18 @@ def _settings(run_dir: Path) -> Config:
         )  # fmt: skip
     found: Config = json.loads(path.read_bytes())
     return found
+
+
+def _collected(cohort: Config, out: Path, settings: Config) -> Path:
+    """All women of a public collection as one hospital's source folder."""
+    kind = str(cohort["kind"])
+    if kind not in SOURCES:
+        raise ConfigError("cohort: no collection of films", found=kind, expected=" | ".join(SOURCES))
+    pipeline = pipeline_of(settings)
+    women = SOURCES[kind].collect(cohort, pipeline=pipeline, workers=settings["workers"] or os.cpu_count() or 1).women
+    for _ in write_source(out / "source", list(women), pipeline=pipeline):
+        pass
+    return out / "source"
 
 
 def _held_out(run_dir: Path) -> Path:

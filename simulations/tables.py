@@ -65,9 +65,9 @@ def _held_out_table(rows: list[dict[str, Any]], summary: Mapping[str, Any], prot
 
 
 def area(row: Mapping[str, Any]) -> str:
-    """`0.870 (0.840-0.900)`; without bounds where there are none, as for scores that are all the same."""
-    bounds = f" ({decimal(row['auc_low'])}-{decimal(row['auc_high'])})" if row.get("auc_low") is not None else ""
-    return f"{decimal(row.get('auc'))}{bounds}"
+    """`0.870 (0.840-0.900)`; without bounds where one score for all women makes them meet."""
+    low, high = row.get("auc_low"), row.get("auc_high")
+    return f"{decimal(row.get('auc'))}" + ("" if low == high else f" ({decimal(low)}-{decimal(high)})")
 
 
 def _site_table(summary: Mapping[str, Any], protocol: Protocol) -> Table:

@@ -59,7 +59,7 @@ def _result(summary: Mapping[str, Any], held_out: Mapping[str, Any], protocol: P
     if fused.get("auc") is None:
         return f"All {planned} rounds closed, and no held-out result was recorded."
     percent = round(100 * protocol.evaluation.confidence)
-    bounds = ("the same score for all of them" if fused.get("auc_low") is None else
+    bounds = ("the same score for all of them" if fused["auc_low"] == fused["auc_high"] else
               f"{percent} % interval {fused['auc_low']:.3f} to {fused['auc_high']:.3f}")  # fmt: skip
     return (
         f"After {done} rounds with {sites} hospitals, the fused model reaches an AUC of {fused['auc']:.3f} ({bounds}) "
@@ -85,8 +85,6 @@ def _added(held_out: Mapping[str, Any], protocol: Protocol) -> str:
     if difference <= 0:
         return f"It is not better than {_lower(start)} alone, which reach {public['auc']:.3f} with {seen}."
     paired = mapping(mapping(held_out.get("comparisons")).get("fused_vs_public"))
-    if None in (fused.get("auc_low"), public.get("auc_low")):
-        return f"{start} alone, with {seen}, reach {public['auc']:.3f}; the difference has no interval."
     if paired.get("low") is not None:
         low, high, how = paired["low"], paired["high"], "paired DeLong"
     else:

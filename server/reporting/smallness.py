@@ -24,8 +24,8 @@ def how_little(n: int, positives: int, low: float | None, high: float | None, *,
     if not little and fewest >= FEW_POSITIVES:
         return ""
     counts = f"How little this can show: there are {positives:,} women with cancer and {n - positives:,} without"
-    if low is None or high is None:
-        words = f"{counts}, too few for an interval of the AUC."
+    if low is None or high is None or low == high:
+        words = f"{counts}, and the AUC has no interval."
     else:
         words = f"{counts}; the AUC's {100 * confidence:.0f} % interval is {high - low:.2f} wide"
         moved = f", and a single woman can move the AUC by {1 / max(fewest, 1):.2f}"

@@ -91,7 +91,8 @@ def auc_interval(labels: ArrayLike, scores: ArrayLike, *, confidence: float) -> 
     """AUC with DeLong's interval on the logit scale (delta method), which stays within [0, 1].
 
     At an AUC of 0 or 1 the variance is 0 and says nothing: the bounds are then those of Clopper and Pearson for as many
-    trials as the smaller class has patients. Scores that are all the same have an AUC of 0.5 and no bounds.
+    trials as the smaller class has patients. Scores that are all the same have an AUC of 0.5 in whoever is asked, so
+    both bounds are 0.5; reports then print none.
     """
     positives, negatives = split_classes(labels, scores)
     least = min(len(positives), len(negatives))
@@ -102,8 +103,6 @@ def auc_interval(labels: ArrayLike, scores: ArrayLike, *, confidence: float) -> 
     if value in (0.0, 1.0):
         edge = ((1 - confidence) / 2) ** (1 / least)
         return Interval(value, edge, 1.0) if value == 1.0 else Interval(value, 0.0, 1 - edge)
-    if variance < 1e-18:
-        return Interval(value, None, None)
     reach = float(ndtri((1 + confidence) / 2)) * np.sqrt(variance) / (value * (1 - value))
     centre = np.log(value / (1 - value))
     low, high = 1 / (1 + np.exp(-(centre - reach))), 1 / (1 + np.exp(-(centre + reach)))

@@ -106,8 +106,7 @@ def _short(override: str) -> str:
 def _auc(model: Mapping[str, Any] | None) -> Text:
     if model is None:
         return Text(NONE)
-    bounds = "" if model["auc_low"] is None else f"\n{decimal(model['auc_low'])}-{decimal(model['auc_high'])}"
-    return Text.assemble((decimal(model["auc"]), "bold"), bounds)
+    return Text.assemble((decimal(model["auc"]), "bold"), f"\n{decimal(model['auc_low'])}-{decimal(model['auc_high'])}")
 
 
 def _difference(row: Mapping[str, Any] | None) -> Text:
