@@ -9,6 +9,7 @@ from typing import Any
 from server.reporting.facts import mapping
 from server.reporting.smallness import how_little
 from server.reporting.words import level
+from shared_model.evaluation.gain import too_few
 from shared_model.protocol import Protocol
 
 # By origin of the initial weights. Those of a study before (`server rollback`) have seen other hospitals' women.
@@ -90,10 +91,12 @@ def _added(held_out: Mapping[str, Any], protocol: Protocol) -> str:
     else:
         low, high = difference_interval(fused, public)
         how = "computed as if on different women, so rather too wide"
-    judged = "clear of" if low > 0 else "not clear of"
+    judged = "clear of zero" if low > 0 else "not clear of zero"
+    if too_few(held_out["n"], held_out["positives"]):
+        judged = "too few women to judge it"
     return (
         f"{start} alone, with {seen}, reach {public['auc']:.3f}: hospitals added {difference:.3f} "
-        f"(interval {low:.3f} to {high:.3f}, {judged} zero; {how})."
+        f"(interval {low:.3f} to {high:.3f}, {judged}; {how})."
     )
 
 

@@ -45,8 +45,8 @@ WORDS = {
     ),
     "mini_mias_composite": DataWords(
         "Public data: mini-MIAS, composite cohort",
-        f"{MIAS} Composite cohort: films and clinical rows are of different women, joined by the same status, so that "
-        "film and table are related by nothing else. Nothing here is evidence that a table helps.",
+        f"{MIAS} Composite cohort: films and clinical rows are of different women, joined by status and density, so "
+        "that nothing else relates film and table. Nothing here is evidence that a table helps.",
         "Composite cohort: films and clinical rows are of different women. This tests the software on real films and "
         "real rows; it is no evidence for or against the model, and none that a table helps.",
     ),

@@ -47,6 +47,8 @@ def _public(document: Mapping[str, Any], arm: Arm) -> str:
         return f"Trained {kind}, the shared model has an AUC of {interval(shared, 'auc')} on {women(document)}."
     public = arm["models"]["public_only"]
     words = {"better": "beats", "worse": "is worse than", "not shown": "is not shown to beat"}[verdict(gap)]
+    if too_few(shared["n"], shared["positives"]):
+        words = "cannot be judged, for want of women, against"
     return (
         f"Trained {kind}, the shared model {words} the initial public weights: AUC {interval(shared, 'auc')} against "
         f"{interval(public, 'auc')}, a difference of {interval(gap, 'difference')}, on {women(document)}."
@@ -79,7 +81,7 @@ def _alone(arm: Arm) -> str:
         gains = ", ".join(f"{site} {rows[site]['difference']:+.3f}" for site in better)
         words.append(f" ({gains} in AUC on the hospital's own test women)")
     for word, text in (("not shown", "a gain is not shown at"), ("worse", "it is worse at")):
-        sites = [f"{site} ({interval(rows[site], 'difference')})" for site, found in judged.items() if found == word]
+        sites = [f"{site} {interval(rows[site], 'difference')}" for site, found in judged.items() if found == word]
         if sites:
             words.append(f"; {text} {', '.join(sites)}")
     if few:

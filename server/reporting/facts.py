@@ -55,6 +55,7 @@ class Facts:
     other_deltas: epsilon by site at further deltas, as written; empty when nobody computed them (it takes a torch).
     participation: outcome by (site, round) of the last attempt; reasons: words beside it where there are any.
     events: those above `info`, oldest first; events_left_out: how many older ones are not among them.
+    selection: women of the selection split and those of them with cancer; None where it was never evaluated.
     """
 
     run_dir: Path
@@ -67,6 +68,7 @@ class Facts:
     reasons: Mapping[tuple[str, int], str]
     events: tuple[JournalEvent, ...]
     events_left_out: int
+    selection: tuple[int, int] | None = None
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -165,8 +167,17 @@ def _from_journal(
     return Facts(
         run_dir=run_dir, summary=summary, protocol=protocol, data=data_of(run_dir), curves=_curves(summary),
         other_deltas=read_other_deltas(run_dir), participation=outcomes, reasons=reasons, events=events,
-        events_left_out=loud - len(events),
+        events_left_out=loud - len(events), selection=_selection(connection),
     )  # fmt: skip
+
+
+def _selection(connection: sqlite3.Connection) -> tuple[int, int] | None:
+    rows = connection.execute("SELECT document FROM reports WHERE scope = 'selection' ORDER BY round DESC LIMIT 1")
+    for (text,) in rows:
+        document = mapping(json.loads(text))
+        if isinstance(document.get("n"), int) and isinstance(document.get("positives"), int):
+            return document["n"], document["positives"]
+    return None
 
 
 def _utc(seconds: float) -> str:
