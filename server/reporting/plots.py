@@ -97,8 +97,7 @@ def calibration(bins: Sequence[Sequence[float]], *, slope: float | None, ece: fl
     found = {"slope": slope, "calibration error": ece}
     words = "; ".join(f"{name} {value:.3f}" for name, value in found.items() if value is not None)
     return svg("calibration", draw, title="Calibration on the test split", size=(5.2, 5.2),
-               description=f"Observed share against predicted risk, dots by women, whiskers 95 %. {words}."
-               )  # fmt: skip
+                description=f"Observed share against predicted risk, dots sized by patients. {words}.")  # fmt: skip
 
 
 def svg(name: str, draw: Any, *, title: str, description: str, size: tuple[float, float]) -> str:
