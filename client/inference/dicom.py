@@ -96,7 +96,7 @@ def _capture(
             laterality=film.view[0], transfer_syntax_uid=ExplicitVRLittleEndian, **_patient(header),
         )  # fmt: skip
         # As the film itself hangs; highdicom knows no oblique directions such as FR of an MLO.
-        made.PatientOrientation = header.get("PatientOrientation", "")
+        made.PatientOrientation = _hung(header.get("PatientOrientation"))
         made.ImageType = ["DERIVED", "SECONDARY"]
         made.ConversionType = "WSD"
         made.BurnedInAnnotation = "NO"  # words, but none that say who she is (PS3.3 C.7.6.1)
@@ -108,6 +108,13 @@ def _capture(
         made.ContentQualification = "RESEARCH"
         _equipment(made, scorer)
     return made
+
+
+def _hung(stated: object) -> list[str]:
+    """Directions of rows and columns, or none where the header has something else there: scanned films name their view
+    in it (CBIS-DDSM: `MLO`), and only A, F, H, L, P and R may stand there (PS3.3 C.7.6.1.1.1)."""
+    values = [] if stated is None or isinstance(stated, str) else [str(value) for value in stated]  # type: ignore[attr-defined]
+    return values if len(values) == 2 and all(v and set(v) <= set("AFHLPR") for v in values) else []
 
 
 def structured_report(
