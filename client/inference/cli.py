@@ -17,30 +17,36 @@ MODEL = click.option("--model", required=True, type=click.Path(exists=True, file
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path),
               help="Folder for the results; they carry identities.")  # fmt: skip
 @click.option("--patient", "patients", multiple=True, help="The hospital's id; again for more (default: all).")
+@click.option("--worklist", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="A CSV file of the hospital's ids, in a column patient_id or one a line.")  # fmt: skip
 @click.option("--fhir", is_flag=True, help="Also one FHIR RiskAssessment a woman.")
 @click.option("--dicom", is_flag=True, help="Also heat maps (Secondary Capture) and a report (SR, TID 1500).")
 @click.option("--send", is_flag=True, help="Bring the DICOM objects to the PACS that `results` of site.yaml names.")
 def predict(
-    site_yaml: Path, model: Path, out: Path, patients: tuple[str, ...], fhir: bool, dicom: bool, send: bool
-) -> None:
+    site_yaml: Path, model: Path, out: Path, patients: tuple[str, ...], worklist: Path | None, fhir: bool, dicom: bool,
+    send: bool,
+) -> None:  # fmt: skip
     """Score the women of the site's sources, labelled or not, with a released model.
 
     Example:  mammofed site predict north/site.yaml --model density-2027-model --out results --dicom
     """
     from client.cli import _stage
     from client.inference.cases import read_cases
+    from client.inference.originals import describe
     from client.inference.predict import predict as score_all
     from client.inference.reference import site_reference
     from client.inference.scorer import Scorer
     from client.inference.write import write_results
     from client.ingest.site_file import read_site
+    from client.ingest.sources.settings import read_ids
     from shared_model.contract import load_contract
     from shared_model.released import ReleasedModel
 
     site, contract = read_site(site_yaml), load_contract()
     scorer = Scorer(ReleasedModel.read(model), contract)
     scorer.check_pipeline(site.imaging.pipeline())
-    found = read_cases(site, contract=contract, patients=patients or None, stage=_stage)
+    wanted = [*patients, *([] if worklist is None else read_ids(worklist))]
+    found = read_cases(site, contract=contract, patients=wanted or None, stage=_stage)
     reference = site_reference(scorer, site.cohort, site.work / "inference")
     predictions = score_all(scorer, found.cases, pipeline=site.imaging.pipeline(), reference=reference)
     written = write_results(site, scorer, predictions, dict(found.refused), out, fhir=fhir, dicom=dicom, send=send)
@@ -52,6 +58,8 @@ def predict(
                    "unusual was not judged")  # fmt: skip
     further = f", {written.fhir} FHIR resources, {written.objects} DICOM objects" if fhir or dicom or send else ""
     click.echo(f"Written     {out}: predictions.csv, predictions.json{further}")
+    for line in describe(written.not_placed):
+        click.echo(f"! {line} (who: `not_placed` of predictions.json)")
     if written.sent is not None:
         refused = ", ".join(f"{count} {reason}" for reason, count in written.sent.failed.items()) or "none"
         click.echo(f"PACS        {written.sent.sent} sent, {written.sent.waiting} waiting, refused: {refused} "

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -36,8 +36,11 @@ def record(prediction: Prediction, scorer: Scorer) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def to_json(predictions: Sequence[Prediction], scorer: Scorer, refused: dict[str, str]) -> str:
-    """All of them with what they rest on."""
+def to_json(
+    predictions: Sequence[Prediction], scorer: Scorer, refused: dict[str, str], *,
+    not_placed: Mapping[str, str] | None = None,
+) -> str:  # fmt: skip
+    """All of them with what they rest on. refused, not_placed: by pseudonym, who has no score or no DICOM objects."""
     release = scorer.released.release
     document = {
         "schema_version": 1, "disclaimer": DISCLAIMER, "model": scorer.identity,
@@ -45,6 +48,7 @@ def to_json(predictions: Sequence[Prediction], scorer: Scorer, refused: dict[str
                        "test": release.test.model_dump() if release.test else None},
         "bands": [asdict(band) for band in scorer.bands()],
         "predictions": [record(prediction, scorer) for prediction in predictions], "not_scored": refused,
+        "not_placed": dict(not_placed or {}),
     }  # fmt: skip
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 

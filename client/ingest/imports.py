@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pydicom.dataset import Dataset
 
@@ -25,7 +26,7 @@ from client.ingest.quarantine import Quarantine
 from client.ingest.reader import FilmReader, SourceFilm
 from client.ingest.report import PreparationReport, write_whole_text
 from client.ingest.site_file import FolderSource, SiteFile
-from client.ingest.sources import Collected, Received
+from client.ingest.sources import Collected, DicomWebSource, DimseSource, Received
 from client.ingest.sources.disk import FolderLock, make_folder
 from client.ingest.summary import Summary, summarise
 from client.ingest.table import Table, encode_women
@@ -176,8 +177,10 @@ def forget_refusals(site: SiteFile, reasons: Collection[str] | None) -> int:
     with opened(site) as (vault, _):
         count = vault.forget_refusals(reasons)
     for number, source in enumerate(site.films, start=1):
-        folder = site.work / RECEIVED / f"{number}-{source.kind}"
-        if reasons is None and folder.is_dir():
+        if isinstance(source, FolderSource) or reasons is not None:
+            continue
+        folder = store_folder(site, number, source)
+        if folder.is_dir():
             with Received(folder, max_bytes=site.imaging.max_bytes) as store:
                 count += store.retry_refused()
     return count
@@ -199,6 +202,19 @@ def former_summary(site: SiteFile) -> Summary | None:
                           remedy=f"check {site.work / SUMMARY}") from None  # fmt: skip
 
 
+def store_folder(site: SiteFile, number: int, source: DimseSource | DicomWebSource) -> Path:
+    """Where films are kept that came from a source over the network; number: its place in the file, from 1."""
+    return site.work / RECEIVED / f"{number}-{source.kind}"
+
+
+def source_of(site: SiteFile, path: Path) -> DimseSource | DicomWebSource | None:
+    """The source that a kept film came from, None where site.yaml does not name it any more."""
+    for number, source in enumerate(site.films, start=1):
+        if not isinstance(source, FolderSource) and path.is_relative_to(store_folder(site, number, source)):
+            return source
+    return None
+
+
 def films_of(
     site: SiteFile, vault: Vault, deidentifier: Deidentifier, show: Stage, stack: ExitStack
 ) -> tuple[list[SourceFilm], dict[str, Collected]]:
@@ -218,8 +234,8 @@ def films_of(
             continue
         name = f"films {number} ({source.kind})"
         # The store is the source's own: its number in the file names it, and it stays locked until the films are read.
-        store = stack.enter_context(Received(site.work / RECEIVED / f"{number}-{source.kind}",
-                                             max_bytes=site.imaging.max_bytes))  # fmt: skip
+        folder = store_folder(site, number, source)
+        store = stack.enter_context(Received(folder, max_bytes=site.imaging.max_bytes))
         with show(f"Fetch from {name}") as progress:
             collected[name] = source.collect(store, remembering, progress)
         for pseudonym in vault.excluded():  # an archive goes on announcing her films
