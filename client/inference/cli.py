@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from shared_model.released import ReleasedModel
+
 SITE = click.argument("site_yaml", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+KEY = click.option("--key", "key_hex", metavar="HEX",
+                   help="Key that must have signed the model's passport (default: site.yaml's).")  # fmt: skip
 MODEL = click.option("--model", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
                      help="Folder of a released model (`mammofed server release` makes it).")  # fmt: skip
 
@@ -14,6 +20,7 @@ MODEL = click.option("--model", required=True, type=click.Path(exists=True, file
 @click.command()
 @SITE
 @MODEL
+@KEY
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path),
               help="Folder for the results; they carry identities.")  # fmt: skip
 @click.option("--patient", "patients", multiple=True, help="The hospital's id; again for more (default: all).")
@@ -23,8 +30,8 @@ MODEL = click.option("--model", required=True, type=click.Path(exists=True, file
 @click.option("--dicom", is_flag=True, help="Also heat maps (Secondary Capture) and a report (SR, TID 1500).")
 @click.option("--send", is_flag=True, help="Bring the DICOM objects to the PACS that `results` of site.yaml names.")
 def predict(
-    site_yaml: Path, model: Path, out: Path, patients: tuple[str, ...], worklist: Path | None, fhir: bool, dicom: bool,
-    send: bool,
+    site_yaml: Path, model: Path, key_hex: str | None, out: Path, patients: tuple[str, ...], worklist: Path | None,
+    fhir: bool, dicom: bool, send: bool,
 ) -> None:  # fmt: skip
     """Score the women of the site's sources, labelled or not, with a released model.
 
@@ -43,7 +50,9 @@ def predict(
     from shared_model.released import ReleasedModel
 
     site, contract = read_site(site_yaml), load_contract()
-    scorer = Scorer(ReleasedModel.read(model), contract)
+    released = ReleasedModel.read(model, key=site.signer(key_hex))
+    _say_who_vouches(released)
+    scorer = Scorer(released, contract)
     scorer.check_pipeline(site.imaging.pipeline())
     wanted = [*patients, *([] if worklist is None else read_ids(worklist))]
     found = read_cases(site, contract=contract, patients=wanted or None, stage=_stage)
@@ -71,10 +80,13 @@ def predict(
 @SITE
 @click.argument("patients", nargs=-1, required=True)
 @MODEL
+@KEY
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the pages.")
 @click.option("--method", default="hirescam", show_default=True,
               help="Of the heat maps: hirescam, gradcam, integrated_gradients, occlusion.")  # fmt: skip
-def explain(site_yaml: Path, patients: tuple[str, ...], model: Path, out: Path, method: str) -> None:
+def explain(
+    site_yaml: Path, patients: tuple[str, ...], model: Path, key_hex: str | None, out: Path, method: str
+) -> None:
     """Explain the scores of PATIENTS (the hospital's ids): a page each, and a board list where there are several.
 
     Example:  mammofed site explain north/site.yaml 4711 --model density-2027-model --out pages
@@ -82,14 +94,19 @@ def explain(site_yaml: Path, patients: tuple[str, ...], model: Path, out: Path, 
     from client.cli import _stage
     from client.inference.explain import write_pages
     from client.ingest.site_file import read_site
+    from shared_model.released import ReleasedModel
 
-    for path in write_pages(read_site(site_yaml), model, patients, out, method=method, stage=_stage):
+    site = read_site(site_yaml)
+    released = ReleasedModel.read(model, key=site.signer(key_hex))
+    _say_who_vouches(released)
+    for path in write_pages(site, released, patients, out, method=method, stage=_stage):
         click.echo(f"Page        {path}")
 
 
 @click.command()
 @SITE
 @MODEL
+@KEY
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; beyond loopback --token.")
 @click.option("--port", default=8600, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--token", "token_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -97,8 +114,8 @@ def explain(site_yaml: Path, patients: tuple[str, ...], model: Path, out: Path, 
 @click.option("--name", "names", multiple=True, help="A host name under which callers reach it, beside loopback's.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Films decoded at a time (default: one a core).")
 def serve(
-    site_yaml: Path, model: Path, host: str, port: int, token_file: Path | None, names: tuple[str, ...],
-    workers: int | None,
+    site_yaml: Path, model: Path, key_hex: str | None, host: str, port: int, token_file: Path | None,
+    names: tuple[str, ...], workers: int | None,
 ) -> None:  # fmt: skip
     """Answer requests for scores on this machine by HTTP (OpenAPI: /openapi.json). Ctrl-C ends it.
 
@@ -108,8 +125,19 @@ def serve(
     """
     from client.inference.listen import listen
     from client.ingest.site_file import read_site
+    from shared_model.released import ReleasedModel
 
-    listen(read_site(site_yaml), model, host=host, port=port, token_file=token_file, names=names, workers=workers)
+    site = read_site(site_yaml)
+    released = ReleasedModel.read(model, key=site.signer(key_hex))
+    _say_who_vouches(released)
+    listen(site, released, host=host, port=port, token_file=token_file, names=names, workers=workers)
+
+
+def _say_who_vouches(released: ReleasedModel) -> None:
+    vouched = released.vouched
+    click.echo(f"{'Passport    ' if vouched.signed else '! '}{vouched.words}")
+    for limit in vouched.limits:
+        click.echo(f"Limit       {limit}")
 
 
 COMMANDS = (predict, explain, serve)

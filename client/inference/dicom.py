@@ -100,11 +100,12 @@ def structured_report(
     prediction: Prediction, headers: Sequence[Dataset], scorer: Scorer
 ) -> Dataset:
     """One TID 1500 report of a woman's exam; headers: of all films that were looked at."""
-    score, release = prediction.score, scorer.released.release
+    score, release, vouched = prediction.score, scorer.released.release, scorer.released.vouched
     algorithm = AlgorithmIdentification(
         name="MammoFed fusion model", version=f"{scorer.released.protocol.release} {_short(scorer)}",
         parameters=[f"model sha256 {release.model_sha256}", f"protocol sha256 {release.protocol_sha256}",
-                    f"study {release.study}, round {release.round}", DISCLAIMER],
+                    f"study {release.study}, round {release.round}", DISCLAIMER, f"passport: {vouched.words}",
+                    *(f"limit of use: {limit}" for limit in vouched.limits)],
     )  # fmt: skip
     measurements = [
         Measurement(name=_PROBABILITY, value=round(100.0 * score.probability, 2), unit=_PERCENT),
@@ -143,7 +144,7 @@ def structured_report(
         made = ComprehensiveSR(
             evidence=[_minimal(header) for header in headers], content=content[0],
             series_instance_uid=_uid("sr-series", scorer, prediction, *films), series_number=SERIES["sr"],
-            sop_instance_uid=_uid("sr", scorer, prediction, *films, repr(score)), instance_number=1,
+            sop_instance_uid=_uid("sr", scorer, prediction, *films, repr(score), vouched.words), instance_number=1,
             manufacturer=MANUFACTURER, is_complete=True, is_final=False, is_verified=False,
         )  # fmt: skip
         made.SeriesDescription = "MammoFed score (research)"
@@ -155,6 +156,7 @@ def words(prediction: Prediction, scorer: Scorer, view: str) -> list[str]:
     """What stands below a heat map."""
     score, release = prediction.score, scorer.released.release
     used = {"both": "films and clinical table", "image": "films only", "table": "clinical table only"}
+    passport = scorer.released.vouched.sha256
     lines = [
         f"{DISCLAIMER}",
         f"{view.replace('_', ' ')}. Probability of cancer {score.probability:.1%} in a population like the study's "
@@ -162,7 +164,8 @@ def words(prediction: Prediction, scorer: Scorer, view: str) -> list[str]:
         f"{'above' if score.positive else 'not above'} the threshold for {release.specificity:.0%} specificity. "
         f"Rests on: {used[prediction.case.modalities]}.",
         f"Colours: where the film speaks for cancer to the model. {scorer.map_words()}",
-        f"Model {release.model_sha256[:16]}, protocol {release.protocol_sha256[:16]}, study {release.study}.",
+        f"Model {release.model_sha256[:16]}, protocol {release.protocol_sha256[:16]}, study {release.study}, "
+        + (f"passport {passport[:16]}." if passport else "no passport: nobody vouches for it."),
     ]
     if prediction.why:
         lines.insert(2, f"Unlike the cases that the model was measured on: {'; '.join(prediction.why)}.")

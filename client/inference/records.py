@@ -16,7 +16,7 @@ from client.inference.scorer import Scorer
 COLUMNS = (
     "patient_id", "pseudonym", "probability", "positive", "band", "logit", "image_logit", "clinical_logit",
     "modalities", "missing_views", "out_of_distribution", "why", "site_percentile", "notes", "study", "model_sha256",
-    "protocol_sha256", "made",
+    "protocol_sha256", "passport_sha256", "made",
 )  # fmt: skip
 SPREADSHEET = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is a formula to a spreadsheet
 
@@ -44,6 +44,7 @@ def to_json(
     release = scorer.released.release
     document = {
         "schema_version": 1, "disclaimer": DISCLAIMER, "model": scorer.identity,
+        "passport": scorer.released.vouched.plain(), "vouched": scorer.released.vouched.words,
         "population": {"prevalence": round(release.prevalence, 4), "specificity": release.specificity,
                        "test": release.test.model_dump() if release.test else None},
         "bands": [asdict(band) for band in scorer.bands()],
@@ -70,16 +71,19 @@ def to_fhir(prediction: Prediction, scorer: Scorer) -> dict[str, Any]:
     The subject is named by the hospital's own id, because no server was asked for her resource.
     """
     case, score, release = prediction.case, prediction.score, scorer.released.release
+    vouched = scorer.released.vouched
     name = hashlib.sha256(f"{release.model_sha256}\0{case.pseudonym}".encode()).hexdigest()[:32]
     used = {"both": "films and clinical table", "image": "films only", "table": "clinical table only"}
     notes = [DISCLAIMER, f"Rests on {used[case.modalities]}.",
              f"Probability in a population with {release.prevalence:.0%} prevalence, as the study's.",
-             *(f"Unlike the cases that the model was measured on: {why}." for why in prediction.why)]  # fmt: skip
+             *(f"Unlike the cases that the model was measured on: {why}." for why in prediction.why),
+             *(f"Limit of use: {limit}" for limit in vouched.limits)]  # fmt: skip
     return {
         "resourceType": "RiskAssessment", "id": name, "status": "preliminary",
         "identifier": [{"system": "urn:mammofed:result", "value": name}],
         "method": {"text": f"MammoFed study {release.study}, model sha256 {release.model_sha256}, "
-                           f"protocol sha256 {release.protocol_sha256}"},
+                           f"protocol sha256 {release.protocol_sha256}, "
+                           + (f"passport sha256 {vouched.sha256}" if vouched.sha256 else "no passport")},
         "code": {"text": "Probability of breast cancer from mammograms and clinical factors (research)"},
         "subject": {"identifier": {"value": case.patient_id}},
         "occurrenceDateTime": prediction.made,

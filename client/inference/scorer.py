@@ -137,7 +137,7 @@ class Scorer:
         release = self.released.release
         return {"study": release.study, "model_sha256": release.model_sha256,
                 "protocol_sha256": release.protocol_sha256, "release": self.released.protocol.release,
-                "round": release.round}  # fmt: skip
+                "round": release.round, "passport_sha256": self.released.vouched.sha256}  # fmt: skip
 
     def map_words(self, method: str = DEFAULT_METHOD) -> str:
         """What a heat map of this model is worth, to stand beside every one."""

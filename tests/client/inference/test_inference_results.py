@@ -25,6 +25,7 @@ from client.ingest.deidentify import Deidentifier
 from client.ingest.site_file import SiteFile, read_site
 from client.ingest.sources.objects import to_file
 from shared_model.errors import ConfigError
+from shared_model.released import ReleasedModel
 from tests.client.inference.conftest import Hospital
 from tests.orthanc import Orthanc, skip_without_orthanc
 
@@ -166,10 +167,11 @@ def test_the_case_report_explains_without_naming(
 
 
 def test_pages_and_a_board_list(hospital: Hospital, model_folder: Path, tmp_path: Path) -> None:
-    paths = write_pages(hospital.site, model_folder, hospital.ids[:2], tmp_path / "p", method="gradcam")
+    model = ReleasedModel.read(model_folder)
+    paths = write_pages(hospital.site, model, hospital.ids[:2], tmp_path / "p", method="gradcam")
     assert [path.name for path in paths][-1] == "board.html" and len(paths) == 3
     text = paths[-1].read_text()
     assert all(path.name in text for path in paths[:-1])
     assert not any(patient in text for patient in hospital.ids)
     with pytest.raises(ConfigError, match="method"):
-        write_pages(hospital.site, model_folder, hospital.ids[:1], tmp_path / "q", method="attention")
+        write_pages(hospital.site, model, hospital.ids[:1], tmp_path / "q", method="attention")
