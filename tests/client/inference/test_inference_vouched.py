@@ -87,7 +87,7 @@ def test_limits_of_use_are_said_wherever_a_result_is(
 ) -> None:
     said = run(predict, hospital, model, tmp_path / "out", "--fhir", "--dicom", "--key", key.public.hex)
     assert said.exit_code == 0 and f"Limit       {LIMIT}" in said.output
-    assert "of the coordinator hub, with the key that you gave" in said.output
+    assert "of the coordinator hub, with the key that is known here" in said.output
     passport = SignedPassport.read(model / PASSPORT)
     document = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert document["passport"]["limits"] == [LIMIT] and document["passport"]["key_known"] is True
