@@ -72,10 +72,7 @@ class Scorer:
         if contract.sha256 != protocol.contract.sha256:
             raise ContractError("the model was trained with another data contract", found=contract.version,
                                 expected=protocol.contract.version, remedy="install the model's release")  # fmt: skip
-        config = FusionConfig(
-            size=protocol.model.size, fusion=protocol.model.fusion, n_clinical=protocol.contract.n_features,
-            height=protocol.pipeline.height, width=protocol.pipeline.width,
-        )  # fmt: skip
+        config = FusionConfig.of(protocol)
         self.released, self.contract, self.device = released, contract, torch.device(device)
         self.model: FusionModel = build_model(config, seed=0, prevalence=protocol.loss.prevalence)
         load_arrays(self.model, released.weights)

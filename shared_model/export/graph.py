@@ -63,11 +63,7 @@ def load_model(protocol: Protocol, weights: Arrays, *, temperature: float) -> Ex
     Raises:
         ConfigError, WeightsError: protocol or weights describe another model.
     """
-    config = FusionConfig(
-        size=protocol.model.size, fusion=protocol.model.fusion, n_clinical=protocol.contract.n_features,
-        height=protocol.pipeline.height, width=protocol.pipeline.width,
-    )  # fmt: skip
-    model = build_model(config, seed=protocol.seed, prevalence=protocol.loss.prevalence)
+    model = build_model(FusionConfig.of(protocol), seed=protocol.seed, prevalence=protocol.loss.prevalence)
     load_arrays(model, weights)
     model.eval()
     return ExportedModel(model, temperature=temperature).eval()
