@@ -56,6 +56,8 @@ def predict(
     scorer.check_pipeline(site.imaging.pipeline())
     wanted = [*patients, *([] if worklist is None else read_ids(worklist))]
     found = read_cases(site, contract=contract, patients=wanted or None, stage=_stage)
+    for words in scorer.without:
+        click.echo(f"! {words}")
     reference = site_reference(scorer, site.cohort, site.work / "inference")
     predictions = score_all(scorer, found.cases, pipeline=site.imaging.pipeline(), reference=reference)
     written = write_results(site, scorer, predictions, dict(found.refused), out, fhir=fhir, dicom=dicom, send=send)

@@ -105,7 +105,7 @@ def structured_report(
         name="MammoFed fusion model", version=f"{scorer.released.protocol.release} {_short(scorer)}",
         parameters=[f"model sha256 {release.model_sha256}", f"protocol sha256 {release.protocol_sha256}",
                     f"study {release.study}, round {release.round}", DISCLAIMER, f"passport: {vouched.words}",
-                    *(f"limit of use: {limit}" for limit in vouched.limits)],
+                    *scorer.without, *(f"limit of use: {limit}" for limit in vouched.limits)],
     )  # fmt: skip
     measurements = [
         Measurement(name=_PROBABILITY, value=round(100.0 * score.probability, 2), unit=_PERCENT),

@@ -45,6 +45,7 @@ def to_json(
     document = {
         "schema_version": 1, "disclaimer": DISCLAIMER, "model": scorer.identity,
         "passport": scorer.released.vouched.plain(), "vouched": scorer.released.vouched.words,
+        "without": list(scorer.without),
         "population": {"prevalence": round(release.prevalence, 4), "specificity": release.specificity,
                        "test": release.test.model_dump() if release.test else None},
         "bands": [asdict(band) for band in scorer.bands()],
@@ -74,7 +75,7 @@ def to_fhir(prediction: Prediction, scorer: Scorer) -> dict[str, Any]:
     vouched = scorer.released.vouched
     name = hashlib.sha256(f"{release.model_sha256}\0{case.pseudonym}".encode()).hexdigest()[:32]
     used = {"both": "films and clinical table", "image": "films only", "table": "clinical table only"}
-    notes = [DISCLAIMER, f"Rests on {used[case.modalities]}.",
+    notes = [DISCLAIMER, f"Rests on {used[case.modalities]}.", *scorer.without,
              f"Probability in a population with {release.prevalence:.0%} prevalence, as the study's.",
              *(f"Unlike the cases that the model was measured on: {why}." for why in prediction.why),
              *(f"Limit of use: {limit}" for limit in vouched.limits)]  # fmt: skip

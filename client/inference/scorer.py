@@ -129,6 +129,12 @@ class Scorer:
         return tuple(found)
 
     @property
+    def without(self) -> tuple[str, ...]:
+        """What the model was trained with and no case here comes with, in words."""
+        return tuple(f"Scored as without {name}, which the model knows and this command does not read."
+                     for name in self.released.protocol.model.others)  # fmt: skip
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What every result states of the model."""
         release = self.released.release

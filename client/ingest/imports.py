@@ -33,6 +33,7 @@ from client.ingest.table import Table, encode_women
 from client.ingest.tables import Content, read_sources
 from client.ingest.vault import Vault
 from shared_model.cohort import Cohort, sweep
+from shared_model.cohort.others import drop_stale
 from shared_model.contract import Contract, load_contract
 from shared_model.errors import CohortError, ConfigError
 from shared_model.imaging import FilmPool
@@ -49,7 +50,8 @@ Stage = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 class Imported:
     """What one import did. collected: by words for the source. unchanged: the cohort is the same as before.
 
-    findings: rules that the cohort breaks. drifted: what changed since the last import.
+    findings: rules that the cohort breaks. drifted: what changed since the last import. dropped: further modalities
+    (`shared_model.cohort.others`) that were written for the former cohort and are gone with it.
     """
 
     report: PreparationReport
@@ -58,6 +60,7 @@ class Imported:
     findings: tuple[Finding, ...]
     drifted: tuple[Finding, ...]
     summary: Summary
+    dropped: tuple[str, ...] = ()
 
 
 class _Remembering:
@@ -150,6 +153,7 @@ def import_site(site: SiteFile, *, stage: Stage | None = None, contract: Contrac
         vault.forget_films_but(film.path for film in films)
         assert report.content_sha256 is not None
         cohort = Cohort.open(site.cohort)
+        dropped = tuple(drop_stale(cohort))
         now = datetime.now(UTC).isoformat(timespec="seconds")
         vault.set_members(report.content_sha256, cohort.pseudonyms, imported=now)
         summary = summarise(cohort, report, contract=contract, threshold=site.threshold)
@@ -159,7 +163,7 @@ def import_site(site: SiteFile, *, stage: Stage | None = None, contract: Contrac
         if not unchanged:
             write_whole_text(site.work / SUMMARY, summary.to_json())
     return Imported(report=report, collected=collected, unchanged=unchanged, findings=broken, drifted=drifted,
-                    summary=summary)  # fmt: skip
+                    summary=summary, dropped=dropped)  # fmt: skip
 
 
 def digest_of_list(site: SiteFile) -> str:

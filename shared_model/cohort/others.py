@@ -22,12 +22,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from shared_model.errors import CohortError
-from shared_model.private_files import make_private_folder, write_private
+from shared_model.private_files import make_private_folder, remove_private, write_private
 
 if TYPE_CHECKING:
     from shared_model.cohort.cohort import Cohort
 
 MAX_BYTES = 4 << 30
+OTHER_IMPORT = "was written for another import of the cohort"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _AGAIN = "write it again after each import: `shared_model.cohort.others.write_other`"
 
@@ -89,6 +90,18 @@ def read_others(cohort: Cohort) -> tuple[dict[str, Other], dict[str, CohortError
     return found, faults
 
 
+def drop_stale(cohort: Cohort) -> list[str]:
+    """Remove what was written for another import: a woman who left the cohort must not stay in it. Names of modalities.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    gone = [name for name, error in read_others(cohort)[1].items() if error.problem.endswith(OTHER_IMPORT)]
+    for name in gone:
+        remove_private(others_folder(cohort.path) / f"{name}.safetensors")
+    return gone
+
+
 def _read(path: Path, cohort: Cohort) -> Other:
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -102,7 +115,7 @@ def _read(path: Path, cohort: Cohort) -> Other:
     except (SafetensorError, ValueError, KeyError, TypeError, struct.error) as error:
         raise CohortError(f"{path} is damaged: {type(error).__name__}", remedy=_AGAIN) from None
     if stated != cohort.content_sha256:
-        raise CohortError(f"{path} was written for another import of the cohort", found=stated[:16],
+        raise CohortError(f"{path} {OTHER_IMPORT}", found=stated[:16],
                           expected=cohort.content_sha256[:16], remedy=_AGAIN)  # fmt: skip
     right = values.dtype == np.float32 and mask.dtype == np.uint8 and mask.shape == (len(cohort),)
     if not right or values.shape[:1] != mask.shape or mask.max(initial=0) > 1 or not np.isfinite(values).all():

@@ -61,8 +61,11 @@ def load_model(protocol: Protocol, weights: Arrays, *, temperature: float) -> Ex
     """The protocol's model with these weights, on the CPU, for evaluation.
 
     Raises:
-        ConfigError, WeightsError: protocol or weights describe another model.
+        ConfigError, WeightsError: protocol or weights describe another model, or one of more than films and table.
     """
+    if protocol.model.others:
+        raise ConfigError("a graph takes films and table only", found=", ".join(protocol.model.others),
+                          expected="a study of image and clinical")  # fmt: skip
     model = build_model(FusionConfig.of(protocol), seed=protocol.seed, prevalence=protocol.loss.prevalence)
     load_arrays(model, weights)
     model.eval()

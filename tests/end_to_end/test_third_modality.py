@@ -21,7 +21,7 @@ from server.rounds.checkpoint import read_safetensors
 from server.rounds.journal import Journal
 from server.rounds.loop import run_study
 from shared_model.cohort import Cohort
-from shared_model.cohort.others import others_folder, write_other
+from shared_model.cohort.others import drop_stale, others_folder, write_other
 from shared_model.errors import CohortError, ConfigError, ProtocolError
 from shared_model.fusion import FusionConfig, build_model
 from shared_model.fusion.modalities import find, forget, registered
@@ -151,6 +151,8 @@ def test_what_a_site_has_is_good_for_the_import_that_it_was_written_for(small_st
     assert other.batch([0]).others == {}, "a study that does not name it goes on"
     with pytest.raises(CohortError, match="another import"):
         other.require_others(("ultrasound",))
+    assert drop_stale(other) == ["ultrasound"] and not list(others_folder(other.path).iterdir())
+    assert drop_stale(cohort) == [] and file.exists(), "what fits stays"
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(CohortError, match="damaged"):
         Cohort.open(path).require_others(("ultrasound",))
