@@ -14,6 +14,7 @@ from shared_model.passport.signed import SignedPassport
 from shared_model.passport.verify import verify
 from shared_model.signing import VerifyKey
 
+RELEASE = "release.json"
 NO_PASSPORT = ("no passport: nobody vouches for this model. Its parts fit each other; who trained it, on whom, and "
                "what it must not be used for is not known here")  # fmt: skip
 
@@ -34,8 +35,9 @@ class Vouched:
             return NO_PASSPORT
         said = self.signed.passport
         status = "" if said.status == "COMPLETE" else f"; the study is {said.status}: its model is no result"
+        older = "" if RELEASE in self.checked else f"; {RELEASE} is not in it: prevalence and bands are unsigned"
         signer = signer_words(self.signed, key_given=self.key_given)
-        return f"{self.signed.sha256[:16]} of {said.study}: {signer}{status}"
+        return f"{self.signed.sha256[:16]} of {said.study}: {signer}{status}{older}"
 
     @property
     def limits(self) -> tuple[str, ...]:
