@@ -44,6 +44,9 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+BUILT_IN: Final = ("image", "clinical")  # modalities of every study: films and table
+
+
 class Terms(BaseModel):
     """Base of all protocol parts: immutable, and an unknown field is an error."""
 
@@ -68,10 +71,35 @@ class PipelineTerms(Terms):
 
 
 class ModelTerms(Terms):
-    """Shape of the fusion model."""
+    """Shape of the fusion model.
+
+    modalities: what it is made of; `image` and `clinical` first, then names of `shared_model.fusion.modalities`.
+        Whether a machine has these shows when the model is built there. Not written where it is the two, so that
+        earlier protocols keep their hash.
+    """
 
     size: Literal["tiny", "small", "medium", "full"]
     fusion: Literal["gated", "early", "mid", "late"]
+    modalities: tuple[Name, ...] = Field(default=BUILT_IN, min_length=2, max_length=8)
+
+    @model_validator(mode="after")
+    def _known(self) -> ModelTerms:
+        if self.modalities[:2] != BUILT_IN or len(set(self.modalities)) != len(self.modalities):
+            raise ValueError(f"modalities: {', '.join(BUILT_IN)} first, then others, each once; "
+                             f"found {', '.join(self.modalities)}")  # fmt: skip
+        if self.others and self.fusion not in ("gated", "late"):
+            raise ValueError(f"modalities: fusion {self.fusion} joins films and table only; use gated or late")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "modalities" or self.others}
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Modalities beside films and table."""
+        return self.modalities[2:]
 
 
 class WeightsTerms(Terms):

@@ -202,7 +202,7 @@ def _cell(row: Row, phases: Row | None) -> Cell:
 
 def _phases(row: Row | None) -> PhasesView | None:
     """A row of `rows.PHASES`."""
-    if row is None:
+    if row is None or not any(value is not None for value in row):
         return None
     wait, load, train, mask, send, round_trip = row
     return PhasesView(wait=wait, load=load, train=train, mask=mask, send=send, round_trip=round_trip)
