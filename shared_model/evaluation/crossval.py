@@ -73,7 +73,8 @@ def cross_validated_difference(
     Raises:
         ValueError: folds of different women.
     """
-    gaps, variances = [], []
+    gaps: list[float] = []
+    variances: list[float | None] = []
     for one, two in zip(first, second, strict=True):
         if not np.array_equal(np.asarray(one.labels), np.asarray(two.labels)):
             raise ValueError("the folds of two models must be of the same women")
@@ -100,10 +101,10 @@ def unpaired_difference(one: Fold, two: Fold, *, confidence: float) -> Differenc
     a, b = roc_auc(one.labels, one.scores), roc_auc(two.labels, two.scores)
     if a is None or b is None:
         return Difference(None, None, None, None)
-    variances = _variance(one), _variance(two)
-    if variances[0] is None or variances[1] is None or sum(variances) < 1e-18:
+    first, second = _variance(one), _variance(two)
+    if first is None or second is None or first + second < 1e-18:
         return Difference(a - b, None, None, None)
-    error = math.sqrt(variances[0] + variances[1])
+    error = math.sqrt(first + second)
     reach = float(ndtri((1 + confidence) / 2)) * error
     return Difference(a - b, a - b - reach, a - b + reach, float(2 * ndtr(-abs(a - b) / error)))
 
