@@ -21,6 +21,12 @@ def headline(document: Mapping[str, Any]) -> list[str]:
     return [*sentences, privacy_words(document)]
 
 
+def run_words(name: str) -> str:
+    """A run's name in words; a hospital keeps its own: `without site_01`, `fold 0`."""
+    head, _, rest = name.partition("_")
+    return f"{head} {rest}"
+
+
 def women_words(document: Mapping[str, Any]) -> str:
     """Of the tested women."""
     women = document["women"]
@@ -31,7 +37,7 @@ def selection_words(document: Mapping[str, Any]) -> str:
     """Where round, threshold and temperature come from."""
     women = document["women"]
     return (
-        f"Round, threshold and temperature of each run are chosen on the evaluator's `selection` "
+        f"Round, threshold and temperature of each run are chosen on the evaluator's selection "
         f"({women['selection']:,} women, {women['selection_positives']:,} with cancer), who train in no run and are "
         "tested in none."
     )
@@ -113,8 +119,8 @@ def _temporal(document: Mapping[str, Any]) -> list[str]:
 
 def _decisions(document: Mapping[str, Any], pooled: Mapping[str, Any]) -> str:
     return (
-        f"At each run's own threshold, set for {document['specificity']:.0%} specificity on other women: sensitivity "
-        f"{shares(pooled, 'sensitivity')}, realised specificity {shares(pooled, 'specificity')}."
+        f"At each run's own threshold, set for {100 * document['specificity']:.0f} % specificity on other women: "
+        f"sensitivity {shares(pooled, 'sensitivity')}, realised specificity {shares(pooled, 'specificity')}."
     )
 
 
@@ -157,7 +163,7 @@ def next_steps(document: Mapping[str, Any]) -> list[str]:
     if pooled:
         low, high, wanted = pooled["specificity_low"], pooled["specificity_high"], document["specificity"]
         if low is not None and not low <= wanted <= high:
-            found = f"specificity {pooled['specificity']:.0%} where {wanted:.0%} was wanted"
+            found = f"specificity {100 * pooled['specificity']:.0f} % where {100 * wanted:.0f} % was wanted"
             steps.append(f"The threshold does not carry over ({found}): let each hospital set it on women of its own "
                          "before use.")  # fmt: skip
         slope = pooled["calibration_slope_low"], pooled["calibration_slope_high"]

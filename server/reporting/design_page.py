@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from server.reporting import design_plots, evidence_plots, plots
 from server.reporting.data_words import data_words
-from server.reporting.design_answer import NAMES, headline, next_steps, selection_words, women_words
+from server.reporting.design_answer import NAMES, headline, next_steps, run_words, selection_words, women_words
 from server.reporting.facts import read_object
 from server.reporting.words import FILTERS, write_page
 from shared_model.errors import StorageError
@@ -40,7 +40,7 @@ def render_design(document: Mapping[str, Any]) -> str:
         loader=PackageLoader("server.reporting", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= FILTERS
+    environment.filters |= {**FILTERS, "run": run_words}
     pooled = document["pooled"]
     return environment.get_template("design.html.j2").render(
         document=document, name=NAMES[document["design"]], answer=headline(document), women=women_words(document),

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from server.reporting.design_answer import run_words
 from server.reporting.plots import INK, SERIES, svg
 
 Row = Mapping[str, Any]  # name, n, auc, auc_low, auc_high, strong: drawn as a result of several
@@ -17,7 +18,7 @@ def rows_of(document: Mapping[str, Any]) -> tuple[list[Row], Mapping[str, float]
     runs = {row["name"]: row for row in document["runs"]}
     if document["design"] == "cross_validation":
         fused = document["folds"]["fused"]
-        rows = [_row(name, run) for name, run in runs.items()]
+        rows = [_row(run_words(name), run) for name, run in runs.items()]
         rows.append(_row("mean of folds", {"n": document["women"]["tested"], **_renamed(fused, "mean")}, strong=True))
         rows += [_row(site["site"], site) for site in document["sites"]]
         return rows, {"mean of folds": fused["mean"]}
@@ -37,7 +38,7 @@ def rows_of(document: Mapping[str, Any]) -> tuple[list[Row], Mapping[str, float]
 
 
 def _row(name: str, found: Mapping[str, Any], *, strong: bool = False) -> Row:
-    return {"name": name.replace("_", " "), "strong": strong, **{key: found[key] for key in
+    return {"name": name, "strong": strong, **{key: found[key] for key in
             ("n", "auc", "auc_low", "auc_high")}}  # fmt: skip
 
 

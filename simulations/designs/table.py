@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from server.reporting.data_words import data_words
-from server.reporting.design_answer import NAMES, headline, next_steps
+from server.reporting.design_answer import NAMES, headline, next_steps, run_words
 from simulations.designs.plans import ALL_SITES
 from simulations.designs.roll import Roll
 from simulations.tables import decimal, percent_of, share
@@ -52,7 +52,7 @@ def _runs(document: Mapping[str, Any]) -> Table:
     table = _table("Women tested who did not train", ("Run", "Women\n(cancer)", f"AUC\n({level} % interval)",
                    "Sensitivity\n(interval)", "Realised\nspecificity", "Slope"))  # fmt: skip
     for row in document["runs"]:
-        table.add_row(str(row["name"]).replace("_", " "), *_cells(row))
+        table.add_row(run_words(str(row["name"])), *_cells(row))
     if document["folds"]:
         fused, women = document["folds"]["fused"], document["women"]
         area = {"auc": fused["mean"], "auc_low": fused["mean_low"], "auc_high": fused["mean_high"]}
