@@ -158,6 +158,9 @@ def prepare_alone(settings: Config, run_dir: Path, view: LiveView) -> None:
     """Make the run directory of a study that Flower itself has started (`flwr run .`); it is run there, not here."""
     settings = continued(settings)
     check(settings)
+    if is_design(settings):
+        raise ConfigError("design: `flwr run` starts one study", found=settings["design"]["kind"],
+                          remedy="run the design by `mammofed simulate`")  # fmt: skip
     run_dir.mkdir(parents=True, exist_ok=True)
     write_small(run_dir / "launch.json", json.dumps(settings, indent=2) + "\n")
     view.note(f"Run directory  {run_dir}")

@@ -26,6 +26,14 @@ def is_design(config: Mapping[str, Any]) -> bool:
     return kind_of(config) != HELD_OUT_DESIGN
 
 
+def trainings(config: Mapping[str, Any]) -> int:
+    """How many federated trainings a configuration asks for, controls not counted."""
+    design = config.get("design") or {}
+    counts = {CROSS_VALIDATION: design.get("folds", 1),
+              LEAVE_ONE_SITE_OUT: config["sites"] + int(design.get("reference", False))}  # fmt: skip
+    return int(counts.get(kind_of(config), 1))
+
+
 def check_design(config: Mapping[str, Any]) -> None:
     """Refuse a design that cannot be.
 

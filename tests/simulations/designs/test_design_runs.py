@@ -111,7 +111,7 @@ def test_round_threshold_and_temperature_come_from_women_who_are_tested_nowhere(
     home = crossed / DESIGN / judged.run.name
     party = SiteConfig.read(home / "sites" / EVALUATOR / "site.json")
     women = set(Cohort.open(party.cohort).pseudonyms)
-    at_sites = {name for run in roll.runs for part in (run.train, run.test) for names in part.values() for name in names}
+    at_sites = {name for run in roll.runs for part in (run.train, run.test) for who in part.values() for name in who}
     assert not women & at_sites
     files = sorted((home / "sites").glob("*/site.json"))
     with TrainerLibrary(files) as library:

@@ -16,7 +16,7 @@ from shared_model.errors import CohortError, ConfigError, PrivacyError
 from simulations.composition import compose_config
 from simulations.designs.plans import cross_validation
 from simulations.designs.price import Price, price_of
-from simulations.designs.settings import check_design, is_design
+from simulations.designs.settings import check_design, is_design, trainings
 from simulations.designs.years import by_site, decimal_year, read_years, simulated_years
 from simulations.plan import importer_key
 
@@ -27,6 +27,8 @@ LABELS = {name: [i % 3 == 0 for i in range(60)] for name in SITES}
 def test_an_ordinary_study_is_no_design() -> None:
     assert not is_design(compose_config(["study=smoke"])) and not is_design({})  # {}: launch.json of an older release
     assert is_design(compose_config(["study=smoke", "design=cross_validation"]))
+    assert [trainings(compose_config(["study=smoke", f"design={kind}"])) for kind in
+            ("held_out", "cross_validation", "leave_one_site_out", "temporal")] == [1, 5, 4, 1]  # fmt: skip
 
 
 @pytest.mark.parametrize(("overrides", "words"), [
@@ -93,11 +95,14 @@ def test_all_trainings_together_stay_within_epsilon_or_are_granted_beforehand() 
     assert price.together["north"] == twice.epsilon(delta=1e-5)
     assert Price.from_json(price.to_json()) == price
 
-    with pytest.raises(PrivacyError, match=r"takes part in 2.*a budget of 9.*design\.epsilon="):
-        price_of(compose_config([*small, "design.epsilon=9"]), runs)
     each = price_of(compose_config([*small, "design.epsilon=20"]), runs)
     assert each.sigmas < price.sigmas and each.granted == 20.0  # less noise, as a study by itself has
     assert each.one is not None and each.one == pytest.approx(8.0, abs=0.05) and each.together is not None
     assert 8.0 < each.together["south"] <= 20.0
+    by_hand = [*small, f"privacy.noise_multiplier={each.sigmas[0]}"]
+    with pytest.raises(PrivacyError, match=r"takes part in 2.*a budget of 9.*design\.epsilon="):
+        price_of(compose_config([*by_hand, "design.epsilon=9"]), runs)
+    with pytest.raises(PrivacyError, match=r"a budget of 8 at delta"):  # noise that somebody chose is not trusted
+        price_of(compose_config(by_hand), runs)
     none = price_of(compose_config([*small, "privacy=none"]), runs)
     assert none.granted is None and none.together is None and set(none.sigmas) == {0.0}
