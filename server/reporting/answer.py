@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.reporting.facts import mapping
-from server.reporting.words import level
+from server.reporting.words import level, women
 from shared_model.protocol import Protocol
 
 # By origin of the initial weights. Those of a study before (`server rollback`) have seen other hospitals' women.
@@ -59,7 +59,8 @@ def _result(summary: Mapping[str, Any], held_out: Mapping[str, Any], protocol: P
     percent = round(100 * protocol.evaluation.confidence)
     return (
         f"After {done} rounds with {sites} hospitals, the fused model reaches an AUC of {fused['auc']:.3f} "
-        f"({percent} % interval {fused['auc_low']:.3f} to {fused['auc_high']:.3f}) on {held_out['n']:,} held-out women."
+        f"({percent} % interval {fused['auc_low']:.3f} to {fused['auc_high']:.3f}) on {women(held_out.get('n'))} "
+        "held-out women."
     )
 
 
@@ -93,7 +94,7 @@ def _whom(held_out: Mapping[str, Any]) -> str:
     if not found:
         return ""
     groups = "; ".join(f"{row['name'].replace('_', ' ')} {level(row)}: AUC {row['auc']:.3f} ({row['auc_low']:.3f} to "
-                       f"{row['auc_high']:.3f}), n = {row['n']:,}" for row in found)  # fmt: skip
+                       f"{row['auc_high']:.3f}), n = {women(row['n'])}" for row in found)  # fmt: skip
     return f"It works less well for some women (interval wholly below the AUC of all): {groups}."
 
 
