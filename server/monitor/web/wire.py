@@ -71,6 +71,7 @@ def head_of(view: StudyView) -> dict[str, Any]:
     head["best"] = asdict(view.best) if view.best else None
     head["test"] = {name: auc_line(auc) for name, auc in view.test.items()}
     head["gives"] = view.sites[0].gives if view.sites else ""
+    head["evaluators"] = [asdict(party) for party in view.evaluators]
     head["alarms"] = [asdict(alarm) for alarm in view.alarms]
     return head
 
