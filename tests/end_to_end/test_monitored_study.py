@@ -90,7 +90,7 @@ def test_a_study_is_watched_while_a_site_dies_and_comes_back(small_study: Callab
             sight.page.wait_for_function("() => !document.getElementById('sentence').textContent.includes('failed')")
             hang.set()
             back.set()
-            sight.says(f"stalled: {VICTIM} silent for")
+            sight.says(f"{VICTIM} silent for")  # beside the word `stalled`
             sight.tab("sites")
             assert sight.page.locator("#sites-table .here.bad").all_inner_texts()[0].startswith("silent for")
             assert sight.page.locator("#sites-table .here.good").count() == 3  # two sites and the evaluator
