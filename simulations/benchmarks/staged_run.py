@@ -15,6 +15,7 @@ from typing import Any, Self, TextIO
 
 from server.rounds.events import Event, Kind, Severity
 from server.rounds.journal import Journal, Participation
+from server.rounds.phases import Phases
 from server.rounds.states import RoundStep, StudyStep
 from shared_model.messages import PrivacySpent
 from shared_model.protocol import Protocol
@@ -26,12 +27,19 @@ OFF = ("rotation_degrees", "shift", "scale", "vertical_flip", "elastic", "intens
 
 def staged_protocol(*, sites: Sequence[str], rounds: int, private: bool = True, **federation: Any) -> Protocol:
     """A protocol with nothing behind it. federation: values of its terms, e.g. `quorum=3`."""
+    return Protocol.create(staged_values(dict.fromkeys(sites, 100), rounds=rounds, private=private, **federation))
+
+
+def staged_values(
+    patients: Mapping[str, int], *, rounds: int, private: bool = True, **federation: Any
+) -> dict[str, Any]:
+    """Its values. patients: by site."""
     first = max(1, rounds // 3)
     phases = [{"name": "image", "rounds": first, "objective": "image", "learning_rate": 0.5, "encoder_rate": 1.0}]
     if rounds > first:
         phases.append({"name": "fusion", "rounds": rounds - first, "objective": "fusion", "learning_rate": 0.5,
                        "encoder_rate": 0.1})  # fmt: skip
-    return Protocol.create({
+    return {
         "study": "staged", "release": "0.1.0", "seed": 0,
         "contract": {"version": "1", "sha256": SHA, "n_features": 40},
         "pipeline": {"sha256": SHA, "height": 112, "width": 84, "spacing_mm": 1.75},
@@ -50,12 +58,13 @@ def staged_protocol(*, sites: Sequence[str], rounds: int, private: bool = True, 
                     "metrics_noise_multiplier": 4.0, "metrics_bins": 32},
         "federation": {
             "strategy": "fedavg", "server_learning_rate": 1.0, "server_beta_1": 0.9, "server_beta_2": 0.99,
-            "server_tau": 1e-3, "sites": [{"name": n, "patients": 100, "weight": 1 / len(sites)} for n in sites],
-            "sites_per_round": len(sites), "quorum": max(1, len(sites) - 1), "deadline_s": 600.0, "attempts": 2,
+            "server_tau": 1e-3,
+            "sites": [{"name": n, "patients": p, "weight": p / sum(patients.values())} for n, p in patients.items()],
+            "sites_per_round": len(patients), "quorum": max(1, len(patients) - 1), "deadline_s": 600.0, "attempts": 2,
         } | federation,
         "evaluation": {"selection_rule": "best_selection_auc", "every": 1, "specificity": 0.85, "confidence": 0.95,
                        "bootstrap": 0, "collapse_auc": 0.55},
-    })  # fmt: skip
+    }  # fmt: skip
 
 
 class StagedRun:
@@ -126,13 +135,14 @@ class StagedRun:
         self.gave.clear()
         share = math.sqrt(number / self.protocol.rounds)
         with self.journal.round_step(number, attempt, RoundStep.COLLECT):
-            for name in self.sites:
+            for place, name in enumerate(self.sites):
                 outcome, reason = (outcomes or {}).get(name, ("contributed", ""))
                 came = outcome in ("contributed", "abstained", "refused")
                 data: dict[str, float | str] = {"outcome": outcome, "seconds": 0.6 * seconds}
                 self.journal.participation(number, attempt, Participation(
                     site=name, outcome=outcome, reason=reason, asked=1, seconds=0.6 * seconds if came else None,
-                    bytes_up=400_000 if came else 0, bytes_down=400_000))  # fmt: skip
+                    bytes_up=400_000 if came else 0, bytes_down=400_000,
+                    phases=self._phases(place, seconds) if came else None))  # fmt: skip
                 if self.protocol.private and outcome == "contributed":
                     spent = PrivacySpent(epsilon=8.0 * share, budget=8.0, delta=1e-5, noise_multiplier=1.3,
                                          sample_rate=0.1, steps=5 * number)  # fmt: skip
@@ -142,6 +152,12 @@ class StagedRun:
                 self.gave += [name] if good else []
                 self.note("site_replied", reason, severity="info" if good else "warning", code="" if good else outcome,
                           number=number, attempt=attempt, site=name, data=data)  # fmt: skip
+
+    def _phases(self, place: int, seconds: float) -> Phases:
+        """Of the site at a place: the 0.6 that it says to have taken are loading and training."""
+        wait, mask, send = 0.05 * (place % 3), 0.08 * self.protocol.summed, 0.08 + 0.04 * (place % 4)
+        return Phases(wait=wait * seconds, load=0.15 * seconds, train=0.45 * seconds, mask=mask * seconds,
+                      send=send * seconds, round_trip=(0.6 + wait + mask + send) * seconds)  # fmt: skip
 
     def close(self, number: int, *, attempt: int = 1) -> None:
         """Aggregate, evaluate, save, close."""
