@@ -21,7 +21,7 @@ def signer_words(signed: SignedPassport, *, key_given: bool) -> str:
         return ("fits; of a key that was made for this passport alone and forgotten: nothing was changed since, and "
                 "nobody vouches for who made it")  # fmt: skip
     if key_given:
-        return f"fits; of the coordinator {signer.name}, with the key that you gave"
+        return f"fits; of the coordinator {signer.name}, with the key that is known here"
     return (f"fits; of the coordinator {signer.name}, by the passport's own word. Key {signer.key}, to compare: "
             f"{signer.verify_key.fingerprint}")  # fmt: skip
 
