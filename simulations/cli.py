@@ -163,8 +163,10 @@ def chain(run_dir: Path, overrides: tuple[str, ...], out: Path) -> None:
     """
     from simulations.chain import run_chain
 
-    for step in run_chain(run_dir, out, overrides=overrides):
-        click.echo(f"{step.command:16}{step.words}")
+    def tell(words: str) -> None:
+        click.secho(f"\n$ {words}", bold=True)
+
+    run_chain(run_dir, out, overrides=overrides, tell=tell)
 
 
 @simulate.command()
