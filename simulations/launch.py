@@ -40,6 +40,7 @@ from simulations.engine.deployment import run_deployment
 from simulations.engine.flower import FlowerSettings, run_on_ray
 from simulations.hospitals import STAGES, check_cohort, check_held_out, sources
 from simulations.live import LiveView, stop_on_interrupt
+from simulations.maps_at_end import measure_maps
 from simulations.page import live_page
 from simulations.parties import HELD_OUT, install_sites, split_of, write_small
 from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases, pipeline_of
@@ -138,6 +139,7 @@ def _run(config: Config, run_dir: Path) -> int:
     summary = write_summary(run_dir)
     if outcome.status == "COMPLETE":
         write_other_deltas(run_dir, summary, config["report_deltas"])
+        measure_maps(config, run_dir, pipeline_of(config), view.note, one_child)
         write_passport(run_dir, Signature.of_run())  # a rehearsed coordinator has signed one already
         judge_run(config, run_dir, view.note)
     report = write_report(run_dir)
