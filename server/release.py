@@ -13,10 +13,11 @@ from typing import Any
 from server.rounds.checkpoint import read_safetensors, write_bytes
 from server.rounds.journal import Journal
 from shared_model.errors import RoundError, StorageError
+from shared_model.map_figures import LOCALISATION
 from shared_model.messages import weights_sha256
 from shared_model.passport import PASSPORT, SBOM
 from shared_model.protocol import Protocol
-from shared_model.released import LOCALISATION, PROTOCOL, RELEASE, WEIGHTS, Release, Tested
+from shared_model.released import PROTOCOL, RELEASE, WEIGHTS, Release, Tested
 
 
 def write_release(run_dir: Path, folder: Path) -> Release:

@@ -1,7 +1,7 @@
 """What cancer a simulated woman has and where, for the evaluator's subgroups and for checks of heat maps; no torch.
 
-The generator writes it into `truth.csv` beside the films. No hospital's import reads that file, the data contract
-refuses such columns in a clinical table, and no model ever gets it.
+The generator writes it into `truth.csv` beside the films, public collections into `lesions.csv`. Neither is read for a
+site's cohort, the data contract refuses such columns in a clinical table, and no model ever gets it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from client.ingest.pseudonyms import Pseudonyms
 from client.trainer.config import SiteConfig
 from shared_model.cohort import Cohort, split_indices
 from shared_model.errors import ConfigError
+from shared_model.lesion_types import LESION_TYPE
 from simulations.parties import EVALUATOR, HELD_OUT
 from simulations.plan import importer_key
 
@@ -34,6 +35,14 @@ def cancers(source: Path) -> Iterator[dict[str, str]]:
         raise ConfigError(f"{source} has no known lesions: {error.strerror}", expected="truth.csv beside dicom/",
                           remedy="name a folder of synthetic women, as `mammofed simulate` caches them"
                           ) from None  # fmt: skip
+
+
+def lesion_types(source: Path) -> dict[str, str]:
+    """Kind of cancer by patient id, of a simulated hospital's folder: what its evaluator knows beyond labels."""
+    if (source / "lesions.csv").exists():
+        with (source / "lesions.csv").open(newline="", encoding="utf-8") as stream:
+            return {row["patient_id"]: row[LESION_TYPE] for row in csv.DictReader(stream)}
+    return {row["patient_id"]: CANCERS[row["kind"]] for row in cancers(source)}
 
 
 def count_women(source: Path, wanted: Wanted) -> int:
