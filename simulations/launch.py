@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -141,7 +141,7 @@ def _run(config: Config, run_dir: Path) -> int:
     summary = write_summary(run_dir)
     if outcome.status == "COMPLETE":
         write_other_deltas(run_dir, summary, config["report_deltas"])
-        measure_maps(config, run_dir, pipeline_of(config), view.note, one_child)
+        measure_maps(config, run_dir, view.note, _in_child)
         write_passport(run_dir, Signature.of_run())  # a rehearsed coordinator has signed one already
         judge_run(config, run_dir, view.note)
     report = write_report(run_dir)
@@ -319,6 +319,11 @@ def one_child() -> Iterator[ProcessPoolExecutor]:
     """A child process for the work that needs torch."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         yield executor
+
+
+def _in_child(function: Callable[..., str], *arguments: object) -> str:
+    with one_child() as child:
+        return child.submit(function, *arguments).result()
 
 
 @contextlib.contextmanager

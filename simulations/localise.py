@@ -7,7 +7,7 @@ explained, or a released model with a folder of synthetic women. Needs torch: th
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,16 +48,16 @@ def is_run(folder: Path) -> bool:
     return (folder / LAUNCH).exists() and (folder / WEIGHTS).exists()
 
 
-def read_run(run_dir: Path) -> Run:
-    """A finished study on this machine.
+def read_run(run_dir: Path, settings: Mapping[str, Any]) -> Run:
+    """A finished study on this machine. settings: that it was launched with.
 
     Raises:
         StorageError, ProtocolError, CohortError: something in the run directory is absent or damaged.
     """
-    settings = settings_of(run_dir)
     initial = read_arrays(run_dir / INITIAL) if (run_dir / INITIAL).exists() else None
     return Run(protocol=Protocol.read(run_dir / PROTOCOL), weights=read_arrays(run_dir / WEIGHTS), initial=initial,
-               pipeline=pipeline_of(settings), wanted=unseen_women(run_dir, seed=int(settings["seed"])))  # fmt: skip
+               pipeline=pipeline_of(dict(settings)),
+               wanted=unseen_women(run_dir, seed=int(settings["seed"])))  # fmt: skip
 
 
 def settings_of(run_dir: Path) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def localise_model(folder: Path, source: Path | None, *, women: int, methods: Se
         raise ConfigError(f"{folder} has no women of its own", expected="the run directory of a simulated study",
                           remedy="name SOURCE, as ~/.cache/mammofed/populations/.../held_out")  # fmt: skip
     if is_run(folder):
-        run = read_run(folder)
+        run = read_run(folder, settings_of(folder))
         place = own_women(folder) if source is None else source
         if source is not None:
             run = replace(run, wanted=_everybody)

@@ -28,12 +28,13 @@ from shared_model.errors import MammoFedError, RoundError
 from shared_model.evaluation import Scores
 from shared_model.protocol import Protocol
 from shared_model.strategies import LEAST_SUM_SITES
-from simulations.baselines.jobs import ONCE, POOLED_SITE, Config, Job, with_objective
+from simulations.baselines.jobs import FEDERATED, ONCE, POOLED_SITE, Config, Job, with_objective
 from simulations.baselines.logistic import logistic_scores
 from simulations.baselines.scores import FILE, HELD_OUT, PartyScores, write_scores
 from simulations.composition import compose_config
 from simulations.engine import LocalGrid
 from simulations.engine.library import TrainerLibrary
+from simulations.maps_at_end import measure_maps
 from simulations.parties import EVALUATOR, install_sites, split_of
 from simulations.plan import build_protocol, noise_multipliers, pipeline_of, write_initial_weights
 
@@ -107,6 +108,8 @@ def run_job(job: Job, place: Place, tell: Tell, *, stop: Any) -> str:
             finally:
                 grid.close()
             arrays = read_arrays(home / "model.safetensors")
+        if job.baseline == FEDERATED:  # before the scores, which say that the job is done
+            measure_maps(config, home, lambda line: None, lambda function, *arguments: function(*arguments))
         _score(job, place, config, library, protocol, arrays, home / FILE)
     (home / "job.json").write_text(json.dumps({"overrides": job.overrides, "parties": job.parties}, indent=2) + "\n")
     return job.name
