@@ -48,6 +48,7 @@ def measure_maps(
             sha256 = weights_sha256(read_arrays(run_dir / "model.safetensors"))
             write_reason(run_dir / LOCALISATION, model_sha256=sha256, cohort=COHORT, reason=reason)
             return
+        say(f"Check heat maps against the lesions of up to {most} unseen women (localise=0: not)")
         say("Heat maps: " + call(_measure, run_dir, dict(config), source, most))
     except (MammoFedError, BrokenProcessPool, OSError) as error:
         say(f"Heat maps were not measured: {error}")

@@ -82,10 +82,14 @@ def _levels(name: str, values: list[object]) -> Mapping[str, NDArray[np.bool_]]:
 
 
 def _lesion_levels(values: list[object]) -> Mapping[str, NDArray[np.bool_]]:
+    """Each kind with all women without cancer. Cancers of an unknown kind are a level from `SUPPRESS_BELOW` on: they
+    are what is missing and no kind, and a few of them must not hide the smallest kind."""
     words = np.array([_word(v) for v in values], dtype=object)
-    found = [level for level in [*sorted(set(words) - {UNKNOWN, NO_CANCER}), UNKNOWN] if (words == level).any()]
-    if found in ([], [UNKNOWN]):
+    found = sorted(set(words) - {UNKNOWN, NO_CANCER})
+    if not found:
         return {}
+    if (words == UNKNOWN).sum() >= SUPPRESS_BELOW:
+        found.append(UNKNOWN)
     return {level: (words == level) | (words == NO_CANCER) for level in found}
 
 

@@ -52,6 +52,11 @@ def test_cancers_that_nobody_typed_are_a_row_of_their_own() -> None:
     assert table(kinds(0, 0)) == {}
 
 
+def test_a_few_that_nobody_typed_do_not_hide_the_smallest_kind() -> None:
+    rows = table(kinds(25, 12))
+    assert list(rows) == ["calcification", "mass"] and not any(row.get("suppressed") for row in rows.values())
+
+
 @pytest.mark.parametrize(("masses", "calcifications", "shown"), [(31, 9, []), (20, 9, ["mass"]), (30, 10, None)])
 def test_few_cancers_are_not_shown_though_the_women_without_are_many(
     masses: int, calcifications: int, shown: list[str] | None
