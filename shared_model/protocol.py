@@ -417,6 +417,11 @@ class Protocol(Terms):
         return self.federation.secure_sum == "masked"
 
     @property
+    def coarse_times(self) -> bool:
+        """Whether a hospital's seconds are told in steps (`shared_model.phases`): single women or sites are hidden."""
+        return self.private or self.summed
+
+    @property
     def rounds(self) -> int:
         """Number of rounds R."""
         return self.training.rounds

@@ -270,8 +270,9 @@ def _leaves(protocol: Protocol, parameters: int, *, trains: bool, metrics: bool)
     noised = "clipped and noised for every patient" if protocol.private else "NOT protected by differential privacy"
     masked = ", masked: the coordinator sees the sum over the sites only" if protocol.summed else ""
     words = [f"each round: {parameters:,} weights ({4 * parameters / 1e6:.1f} MB), {noised}{masked}"]
-    if protocol.private or not protocol.summed:
-        words.append(f"each round: seconds, and {'epsilon spent' if protocol.private else 'the mean training loss'}")
+    steps = ", in steps of 12 %" if protocol.coarse_times else ""
+    more = ", and epsilon spent" if protocol.private else "" if protocol.summed else ", and the mean training loss"
+    words.append(f"each round: seconds by phase (waiting, loading, training, masking){steps}{more}")
     if protocol.privacy.metrics == "joint":
         words.append("once, at the end: a histogram of this site's own test scores, exact, in the masked sum with the "
                      "other sites; no epsilon covers that sum")  # fmt: skip

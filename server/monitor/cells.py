@@ -12,7 +12,7 @@ from typing import Any, Final
 from server.monitor.outlook import Outlook, words_of
 from server.monitor.presence import Presence
 from server.monitor.rows import Row, Rows
-from server.monitor.view import Auc, Cell, EventView, Outcome, RoundView, SitePrivacy, SiteView, Step
+from server.monitor.view import Auc, Cell, EventView, Outcome, PhasesView, RoundView, SitePrivacy, SiteView, Step
 from shared_model.protocol import Protocol
 
 MODELS: Final = ("fused", "image", "clinical")
@@ -87,7 +87,7 @@ def sites_of(
             release=sign.release if sign else "", trainer_up=sign.trainer.up if sign else None,
             clock_ahead_s=sign.clock_ahead if sign else None, certificate_expires=there.expires.get(name),
             privacy=_privacy(protocol, spent.get(name), outcome), words=sign.words if sign else "",
-            gives=gives(protocol),
+            gives=gives(protocol), phases=_phases(rows.latest_phases.get(name)) if rows else None,
         ))  # fmt: skip
     return tuple(found)
 
@@ -176,7 +176,8 @@ def _round(
     if row is None:
         return RoundView(number=number, auc=auc)
     attempt = int(row[1])
-    cells = tuple(_cell(found) for found in rows.new_cells.get(number, ()) if found[0] == attempt)
+    cells = tuple(_cell(found, rows.new_phases.get((number, attempt, found[1])))
+                  for found in rows.new_cells.get(number, ()) if found[0] == attempt)  # fmt: skip
     if is_open and rows.newest is not None and tuple(rows.newest[:2]) == (number, attempt):
         cells = tuple(Cell(site=site.name, outcome=site.now) for site in sites)
     inside = protocol is not None and 1 <= number <= protocol.rounds
@@ -188,11 +189,19 @@ def _round(
     )  # fmt: skip
 
 
-def _cell(row: Row) -> Cell:
+def _cell(row: Row, phases: Row | None) -> Cell:
     _, site, raw, reason, seconds, up, down, epsilon, loss, norm, cosine = row
     outcome, code = outcome_of(raw, reason)
     return Cell(site=site, outcome=outcome, reason=reason, code=code, seconds=seconds, bytes_up=up, bytes_down=down,
-                loss=loss, epsilon=epsilon, norm=norm, cosine=cosine)  # fmt: skip
+                loss=loss, epsilon=epsilon, norm=norm, cosine=cosine, phases=_phases(phases))  # fmt: skip
+
+
+def _phases(row: Row | None) -> PhasesView | None:
+    """A row of `rows.PHASES`."""
+    if row is None:
+        return None
+    wait, load, train, mask, send, round_trip = row
+    return PhasesView(wait=wait, load=load, train=train, mask=mask, send=send, round_trip=round_trip)
 
 
 def events_of(rows: Rows | None) -> tuple[EventView, ...]:

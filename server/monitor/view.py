@@ -45,12 +45,28 @@ class Auc:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PhasesView:
+    """Where a site's seconds of a round went; what each is stands in `shared_model.phases` and `server.rounds.phases`.
+
+    wait, load, train, mask: as the site says; send: what is left of round_trip. None: not known.
+    """
+
+    wait: float | None = None
+    load: float | None = None
+    train: float | None = None
+    mask: float | None = None
+    send: float | None = None
+    round_trip: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """One site in one round. reason: in words, empty when all is well; code: its stable first word.
 
-    seconds: of the trainer, as the site says; bytes: of tensors and fields; loss: None under privacy; epsilon: spent by
-    its training patients after this round, None without privacy. norm: L2 length of its update; cosine: to the mean
-    update of the others; both None where the coordinator did not see it by itself (`server.rounds.influence`).
+    seconds: of the trainer, as the site says; phases: None where no answer came, or of an older journal; bytes: of
+    tensors and fields; loss: None under privacy; epsilon: spent by its training patients after this round, None without
+    privacy. norm: L2 length of its update; cosine: to the mean update of the others; both None where the coordinator
+    did not see it by itself (`server.rounds.influence`).
     """
 
     site: str
@@ -64,6 +80,7 @@ class Cell:
     epsilon: float | None = None
     norm: float | None = None
     cosine: float | None = None
+    phases: PhasesView | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +153,8 @@ class SiteView:
 
     heard: seconds since 1970 of its last sign of life; silent_s: seconds since then while it is overdue, else None.
     present: whether it says that it is there; None where nobody keeps a list (one machine).
-    rounds: closed rounds by outcome, as the journal counts them. seconds: of its last training; bytes: of the study.
-    certificate_expires: seconds since 1970. words: what it says is wrong. gives: what leaves it, in words.
+    rounds: closed rounds by outcome, as the journal counts them. seconds, phases: of its last round. bytes: of the
+    study. certificate_expires: seconds since 1970. words: what it says is wrong. gives: what leaves it, in words.
     """
 
     name: str
@@ -159,6 +176,7 @@ class SiteView:
     privacy: SitePrivacy | None = None
     words: str = ""
     gives: str = ""
+    phases: PhasesView | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +212,7 @@ class StudyView:
     ends: when it will end, as far as that can be told. round_s: what a round takes, the median of the last ten.
     due: sites that the open round waits for. rounds, events: all, or what is new since the cursor that was given.
     whole: both are from the beginning (no cursor was given, or it is another study's). cursor: for the next `read`.
+    coarse_times: seconds of sites are told in steps (`Protocol.coarse_times`).
     missing: parts of the run directory that could not be read, in words.
     """
 
@@ -229,6 +248,7 @@ class StudyView:
     privacy_words: str = ""
     release: str = ""
     protocol_sha256: str = ""
+    coarse_times: bool = False
     best: Best | None = None
     test: Mapping[str, Auc] = field(default_factory=dict)
     bytes_up: int = 0

@@ -15,7 +15,7 @@ from server.monitor.cells import auc_of, outcome_of
 from server.monitor.outlook import Outlook
 from server.monitor.reading import parse_cursor, read
 from server.monitor.standing import clock_words, seconds_words
-from server.monitor.view import StudyView, from_json, merge, to_json
+from server.monitor.view import PhasesView, StudyView, from_json, merge, to_json
 from server.rounds.journal import Journal
 from server.rounds.states import RoundStep, StudyStep
 from shared_model.certificates import Role
@@ -61,6 +61,35 @@ def test_of_each_update_that_was_seen_norm_and_cosine_are_told(tmp_path: Path) -
     assert {cell.site: (cell.norm, cell.cosine) for cell in first.cells} == {
         "east": (1.5, 0.25), "north": (1.5, 0.25), "south": (1.5, 0.25), "west": (None, None)}  # fmt: skip
     assert {(cell.norm, cell.cosine) for cell in second.cells} == {(None, None)}, "it is measured when all are there"
+
+
+def test_where_a_round_s_seconds_went_is_told_by_site(tmp_path: Path) -> None:
+    with staged(tmp_path) as run:
+        run.round(1, outcomes={"west": ("late", "late: nothing")})
+        run.open(2)
+        run.collect(2, outcomes={"east": ("late", "late: nothing")})
+        first, second = seen(run).rounds[1:]
+        again = seen(run, seen(run).cursor)
+        run.open(3)
+        fresh = seen(run, again.cursor)
+    cells = {cell.site: cell.phases for cell in first.cells}
+    assert cells["north"] == PhasesView(wait=0.5, load=1.5, train=4.5, mask=0.0, send=pytest.approx(1.2),
+                                        round_trip=pytest.approx(7.7))  # fmt: skip
+    assert cells["west"] is None and {c.site: c.phases for c in second.cells}["east"] is None
+    assert {site.name: site.phases is None for site in again.sites} == {
+        "east": True, "north": False, "south": False, "west": False}, "of the newest answers"  # fmt: skip
+    assert again.rounds == () and [site.phases for site in fresh.sites] == [site.phases for site in again.sites]
+
+
+def test_a_journal_of_an_earlier_release_has_no_phases_and_is_read_all_the_same(tmp_path: Path) -> None:
+    with staged(tmp_path) as run:
+        run.round(1)
+    with sqlite3.connect(run.run_dir / "journal.sqlite") as db:
+        db.execute("DROP TABLE phases")
+    view = seen(run)
+    assert view.missing == () and view.closed == 1
+    assert {cell.phases for cell in view.rounds[1].cells} == {site.phases for site in view.sites} == {None}
+    assert from_json(to_json(view)) == view
 
 
 def test_each_end_has_its_own_word(tmp_path: Path) -> None:
