@@ -10,7 +10,7 @@ from typing import Any
 
 from shared_model.errors import ConfigError
 from shared_model.imaging import PipelineConfig
-from shared_model.protocol import Protocol
+from shared_model.protocol import BUILT_IN, Protocol
 from simulations.released import is_released, read_released, replacement_of, spent_before
 from simulations.strategy import federation, suited_training
 
@@ -57,10 +57,13 @@ def rounded(patients: int, to: int) -> int:
     return max(to, round(patients / to) * to)
 
 
-def noise_multipliers(config: Config) -> tuple[float, ...]:
+def noise_multipliers(config: Config, *, releases: int = 1) -> tuple[float, ...]:
     """Sigma of each phase: as configured, or the least that keep epsilon over all planned steps (PRV); zeros without
     privacy. From a released model, epsilon bounds its study and this one together: what that one spent is taken off
     (basic composition; the hospitals' ledgers compose more tightly).
+
+    Args:
+        releases: trainings like this one that a patient takes part in; epsilon bounds all of them together.
 
     Raises:
         ConfigError: nothing is left.
@@ -76,7 +79,8 @@ def noise_multipliers(config: Config) -> tuple[float, ...]:
         Spending(
             share=float(part.get("epsilon_share", 1.0)),
             sample_rate=float(phase.get("sample_rate") or config["training"]["sample_rate"]),
-            steps=phase["rounds"] * int(phase.get("steps_per_round") or config["training"]["steps_per_round"]),
+            steps=releases * phase["rounds"]
+            * int(phase.get("steps_per_round") or config["training"]["steps_per_round"]),
         )
         for part, phase in zip(parts, phases(config), strict=True)
     ]
@@ -87,6 +91,11 @@ def noise_multipliers(config: Config) -> tuple[float, ...]:
                           found=privacy["epsilon"], expected=f"more than {before:.2f}",
                           remedy="raise it, if the hospitals agree; it bounds both studies together")  # fmt: skip
     return noise_multipliers_for(epsilon=left, delta=float(privacy["delta"]), phases=spendings)
+
+
+def modalities(config: Config) -> tuple[str, ...]:
+    """What the model is made of; run directories of earlier releases do not say it."""
+    return tuple(config["fusion"].get("modalities", BUILT_IN))
 
 
 def write_initial_weights(config: Config, *, n_features: int, destination: Path) -> dict[str, str]:
@@ -106,6 +115,7 @@ def write_initial_weights(config: Config, *, n_features: int, destination: Path)
         FusionConfig(
             size=config["model"]["size"], fusion=config["fusion"]["kind"], n_clinical=n_features,
             height=config["model"]["height"], width=config["model"]["width"],
+            others=modalities(config)[2:],
         ),
         seed=int(config["seed"]), prevalence=float(config["loss"]["prevalence"]),
     )  # fmt: skip
@@ -157,7 +167,8 @@ def build_protocol(
             "seed": config["seed"],
             "contract": dict(contract),
             "pipeline": dict(pipeline),
-            "model": {"size": config["model"]["size"], "fusion": config["fusion"]["kind"]},
+            "model": {"size": config["model"]["size"], "fusion": config["fusion"]["kind"],
+                      "modalities": modalities(config)},
             "initial_weights": dict(initial_weights),
             "loss": config["loss"],
             "training": {

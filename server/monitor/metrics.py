@@ -173,8 +173,8 @@ def _site(families: _Families, view: StudyView, site: SiteView) -> None:
         families.set("site_epsilon_projected", labels, site.privacy.projected)
     for outcome, count in site.rounds.items():
         families.set("site_rounds", (*labels, outcome), count)
-    for direction, count in (("up", site.bytes_up), ("down", site.bytes_down)):
-        families.set("site_network_bytes", (*labels, direction), count)
+    for direction, size in (("up", site.bytes_up), ("down", site.bytes_down)):
+        families.set("site_network_bytes", (*labels, direction), size)
 
 
 def _release() -> str:

@@ -175,12 +175,12 @@ class Journal:
             (round_number, attempt, row.site, row.outcome, row.reason, row.asked, row.seconds, row.bytes_up,
              row.bytes_down),
         )
-        if row.phases is not None:
+        key, found = (round_number, attempt, row.site), row.phases or Phases()
+        if row.phases is not None or self.rows("SELECT 1 FROM phases WHERE (round, attempt, site) = (?, ?, ?)", *key):
             self._db.execute(
                 "INSERT OR REPLACE INTO phases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (round_number, attempt, row.site, row.phases.round_trip, row.phases.wait, row.phases.load,
-                 row.phases.train, row.phases.mask, row.phases.send),
-            )  # fmt: skip
+                (*key, found.round_trip, found.wait, found.load, found.train, found.mask, found.send),
+            )
 
     def metrics(self, round_number: int, scope: str, site: str, values: Mapping[str, float]) -> None:
         """Add numbers that somebody measured."""

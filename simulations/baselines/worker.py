@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,27 +18,29 @@ import torch
 
 from client.trainer.server import THREAD_VARIABLES
 from client.training.features import FeatureCache
+from server.reporting import Signature, write_passport
 from server.rounds.checkpoint import read_arrays
 from server.rounds.events import Event
 from server.rounds.loop import run_study
 from server.rounds.signer import one_machine_signing
+from server.rounds.summary import write_summary
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import load_contract
 from shared_model.errors import MammoFedError, RoundError
 from shared_model.evaluation import Scores
+from shared_model.passport import PASSPORT
 from shared_model.protocol import Protocol
 from shared_model.strategies import LEAST_SUM_SITES
 from simulations.baselines.jobs import FEDERATED, ONCE, POOLED_SITE, Config, Job, with_objective
 from simulations.baselines.logistic import logistic_scores
 from simulations.baselines.scores import FILE, HELD_OUT, PartyScores, write_scores
+from simulations.baselines.suite import Tell
 from simulations.composition import compose_config
 from simulations.engine import LocalGrid
 from simulations.engine.library import TrainerLibrary
 from simulations.maps_at_end import measure_maps
-from simulations.parties import EVALUATOR, install_sites, split_of
+from simulations.parties import EVALUATOR, install_sites, split_of, write_small
 from simulations.plan import build_protocol, noise_multipliers, pipeline_of, write_initial_weights
-
-Tell = Callable[[str, int, int], None]  # (job name, rounds closed, rounds in all)
 
 OBJECTIVES: Mapping[str, Any] = {"image_only": "image", "clinical_only": "clinical"}
 CHEAPER = {"bootstrap": 0}  # baselines are compared by DeLong; only a study's own report has bootstrap intervals
@@ -104,12 +106,13 @@ def run_job(job: Job, place: Place, tell: Tell, *, stop: Any) -> str:
         if job.baseline not in ONCE:
             grid = LocalGrid(library, app=library)
             try:
-                _train(job, grid, protocol, home, arrays, tell, stop)
+                train(job.name, grid, protocol, home, arrays, tell, stop)
             finally:
                 grid.close()
             arrays = read_arrays(home / "model.safetensors")
-        if job.baseline == FEDERATED:  # before the scores, which say that the job is done
-            measure_maps(config, home, lambda line: None, lambda function, *arguments: function(*arguments))
+            if job.baseline == FEDERATED and not (home / PASSPORT).exists():  # maps first: the passport states them
+                measure_maps(config, home, lambda line: None, lambda function, *arguments: function(*arguments))
+                _vouch(job, config, home)
         _score(job, place, config, library, protocol, arrays, home / FILE)
     (home / "job.json").write_text(json.dumps({"overrides": job.overrides, "parties": job.parties}, indent=2) + "\n")
     return job.name
@@ -127,17 +130,28 @@ def config_of(job: Job, place: Place) -> Config:
 
 def protocol_of(job: Job, place: Place, config: Config, home: Path) -> Protocol:
     """The job's protocol, frozen at the first start and read again afterwards."""
+    if (home / "protocol.json").exists():
+        return Protocol.read(home / "protocol.json")
+    patients = {
+        name: len(split_indices(Cohort.open(place.cohorts[name]), **split_of(config, name))["train"])
+        for name in job.parties
+    }
+    return freeze(config, home, patients=patients, sigmas=noise_multipliers(config))
+
+
+def freeze(config: Config, home: Path, *, patients: Mapping[str, int], sigmas: Sequence[float]) -> Protocol:
+    """Make initial weights and protocol in `home`, or read the protocol that is there.
+
+    Args:
+        patients: training women by site. sigmas: noise multiplier of each phase.
+    """
     path = home / "protocol.json"
     if path.exists():
         return Protocol.read(path)
     contract = load_contract()
     initial = write_initial_weights(config, n_features=contract.n_features, destination=home / "initial.safetensors")
-    patients = {
-        name: len(split_indices(Cohort.open(place.cohorts[name]), **split_of(config, name))["train"])
-        for name in job.parties
-    }
     protocol = build_protocol(
-        config, patients=patients, sigmas=noise_multipliers(config), initial_weights=initial,
+        config, patients=patients, sigmas=sigmas, initial_weights=initial,
         contract={"version": contract.version, "sha256": contract.sha256, "n_features": contract.n_features},
         pipeline=pipeline_of(config).terms(),
     )  # fmt: skip
@@ -145,17 +159,30 @@ def protocol_of(job: Job, place: Place, config: Config, home: Path) -> Protocol:
     return protocol
 
 
-def _train(job: Job, grid: LocalGrid, protocol: Protocol, home: Path, arrays: Any, tell: Tell, stop: Any) -> None:
+def train(name: str, grid: LocalGrid, protocol: Protocol, home: Path, arrays: Any, tell: Tell, stop: Any) -> None:
+    """Run the study of a job to its end, or go on with it.
+
+    Raises:
+        RoundError: it did not become COMPLETE.
+    """
 
     def observe(event: Event) -> None:
         if event.kind == "round_closed":
-            tell(job.name, event.round, protocol.rounds)
+            tell(name, event.round, protocol.rounds)
 
     outcome = run_study(grid=grid, protocol=protocol, run_dir=home, initial=arrays, observer=observe, stop=stop,
                         **one_machine_signing(protocol, home))  # fmt: skip
     if outcome.status != "COMPLETE":
-        raise RoundError(f"the training {job.name} of seed {job.seed} is {outcome.status}", found=outcome.reason,
+        raise RoundError(f"the training {name} of {protocol.study} is {outcome.status}", found=outcome.reason,
                          remedy="resume the comparison")  # fmt: skip
+
+
+def _vouch(job: Job, config: Config, home: Path) -> None:
+    """Summary and passport of an arm, as a study of its own has them: its model can then be released and gone on from.
+    A control is no federation's model and has none."""
+    write_small(home / "launch.json", json.dumps({**config, "overrides": job.overrides}, indent=2) + "\n")
+    write_summary(home)
+    write_passport(home, Signature.of_run())
 
 
 def _score(
@@ -166,20 +193,21 @@ def _score(
     A site that is in the job is scored as its own trainer would (with what it keeps to itself); the others, of a local
     or pooled job, by the evaluator's model alone, because the model came from elsewhere.
     """
-    found = {HELD_OUT: _party(library.scores(EVALUATOR, protocol, arrays, "test"))}
+    found = {HELD_OUT: party_scores(library.scores(EVALUATOR, protocol, arrays, "test"))}
     for name, cohort in place.cohorts.items():
         if name in (HELD_OUT, POOLED_SITE):
             continue
         rows = split_indices(Cohort.open(cohort), **split_of(config, name))["test"]
         if name in job.parties:
-            found[name] = _party(library.scores(name, protocol, arrays, "test"))
+            found[name] = party_scores(library.scores(name, protocol, arrays, "test"))
         else:
             cache = FEATURES.of(cohort.resolve())
-            found[name] = _party(library.scores_on(EVALUATOR, protocol, arrays, cache, np.asarray(rows)))
+            found[name] = party_scores(library.scores_on(EVALUATOR, protocol, arrays, cache, np.asarray(rows)))
     write_scores(path, found)
 
 
-def _party(scores: Scores) -> PartyScores:
+def party_scores(scores: Scores) -> PartyScores:
+    """As they are kept."""
     return PartyScores(labels=scores.labels, fused=scores.fused, image=scores.image, clinical=scores.clinical)
 
 

@@ -40,7 +40,7 @@ export function show(node, state, go) {
     details("strip-table", "The same as tables", table("Closed rounds by outcome, as the journal counts them", ["Site", ...names.map((n) => n.replaceAll("_", " "))], counts),
       table("Why sites were not in a round, newest first", ["Round", "Site", "Code", "Reason"], trouble, { empty: "Every site was in every round." })),
     h("h2", null, "Each site"),
-    table("Sites as the coordinator knows them", ["Site", "Newest round", "Here", "Words", "Patients (rounded)", "Seconds of its last round", "Sent", "Received", "Device", "Release", "Certificate ends"],
+    table(state.head.member ? "Sites as the coordinator tells of them" : "Sites as the coordinator knows them", ["Site", "Newest round", "Here", "Words", "Patients (rounded)", "Seconds of its last round", "Sent", "Received", "Device", "Release", "Certificate ends"],
       state.sites.map((site) => card(site, state.now)), { stack: true }),
     state.sites.length ? h("p", { class: "quiet" }, `What leaves each site in this study: ${state.head.gives}. The number of patients is the rounded one of the protocol that every site approved.`) : null);
 }
