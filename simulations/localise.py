@@ -141,11 +141,7 @@ def _moved(run: Run) -> float:
 
 
 def _model(protocol: Protocol, arrays: Arrays) -> FusionModel:
-    config = FusionConfig(
-        size=protocol.model.size, fusion=protocol.model.fusion, n_clinical=protocol.contract.n_features,
-        height=protocol.pipeline.height, width=protocol.pipeline.width,
-    )  # fmt: skip
-    model = build_model(config, seed=0, prevalence=protocol.loss.prevalence)
+    model = build_model(FusionConfig.of(protocol), seed=0, prevalence=protocol.loss.prevalence)
     load_arrays(model, arrays)
     return model.eval()
 

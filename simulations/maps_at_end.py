@@ -50,7 +50,7 @@ def measure_maps(
             return
         say(f"Check heat maps against the lesions of up to {most} unseen women (localise=0: not)")
         say("Heat maps: " + call(_measure, run_dir, dict(config), source, most))
-    except (MammoFedError, BrokenProcessPool, OSError) as error:
+    except (MammoFedError, BrokenProcessPool, OSError, RuntimeError) as error:
         say(f"Heat maps were not measured: {error}")
 
 
