@@ -271,10 +271,13 @@ def _leaves(protocol: Protocol, parameters: int, *, trains: bool, metrics: bool)
     words = [f"each round: {parameters:,} weights ({4 * parameters / 1e6:.1f} MB), {noised}{masked}"]
     if protocol.private or not protocol.summed:
         words.append(f"each round: seconds, and {'epsilon spent' if protocol.private else 'the mean training loss'}")
-    if protocol.privacy.metrics == "joint":
-        words.append("once, at the end: a histogram of this site's own test scores, exact, in the masked sum with the "
-                     "other sites; no epsilon covers that sum")  # fmt: skip
-    if metrics:
+    joint = protocol.privacy.metrics == "joint"
+    if joint and protocol.summed:
+        words.append("once, at the end: counts of this site's own test women by two models' scores, exact, in the "
+                     "masked sum with the other sites; no epsilon covers that sum")  # fmt: skip
+    elif joint and metrics:
+        words.append("once, at the end: noised counts of this site's own test women by two models' scores")
+    elif metrics:
         words.append("once, at the end: one " + ("noised " if protocol.private else "")
                      + "histogram of this site's own test scores")  # fmt: skip
     return words

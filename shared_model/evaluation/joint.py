@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,8 +20,17 @@ from scipy.special import expit, logit, ndtr, ndtri
 
 from shared_model.evaluation.auc import Difference, Floats, Interval, split_classes
 from shared_model.evaluation.calibration import newton
+from shared_model.protocol import Protocol
 
 Counts = NDArray[np.int64]
+PUBLIC, IMAGE = "public", "image"
+EXACT: Final = (PUBLIC, IMAGE)
+NOISED: Final = (PUBLIC,)  # a second table would hold each woman again, and cost twice
+
+
+def rivals_of(protocol: Protocol) -> tuple[str, ...]:
+    """What the fused model is counted against at each site, a table each: the initial weights, its own image branch."""
+    return EXACT if protocol.summed else NOISED
 
 
 def joint_histogram(labels: ArrayLike, first: ArrayLike, second: ArrayLike, *, bins: int) -> Counts:
