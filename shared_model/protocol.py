@@ -414,6 +414,11 @@ class Protocol(Terms):
         return self.privacy.mode == "patient"
 
     @property
+    def metrics_alone(self) -> bool:
+        """Whether a site's metrics of its own women leave it by themselves, and not in a sum over the sites."""
+        return self.privacy.metrics == "final" or (self.privacy.metrics == "joint" and not self.summed)
+
+    @property
     def summed(self) -> bool:
         """Whether the coordinator sees the sum of updates only."""
         return self.federation.secure_sum == "masked"

@@ -164,8 +164,7 @@ def decide(policy: PrivacyPolicy, protocol: Protocol, patients: int) -> Decision
             clamps.append(Clamp(line="greatest_clip", asked=terms.clip, used=clip))
     if terms.metrics != "none" and policy.metrics == "none":
         clamps.append(Clamp(line="metrics", asked=terms.metrics, used="none"))
-    by_itself = terms.metrics == "final" or (terms.metrics == "joint" and not protocol.summed)
-    metrics = by_itself and policy.metrics == "final"
+    metrics = protocol.metrics_alone and policy.metrics == "final"
     metrics_noise = max(terms.metrics_noise_multiplier, policy.least_noise) if protocol.private else 0.0
     return Decision(refusals=tuple(refusals), clamps=tuple(clamps), clip=clip, noise=tuple(noise), metrics=metrics,
                     metrics_noise=metrics_noise)  # fmt: skip

@@ -59,9 +59,9 @@ def answer_joint(site: Site, protocol: Protocol, request: EvaluateRequest, score
         sum_files(site, protocol).keep(SCORES, request.round, 0, np.concatenate(counts).astype(np.float32))
         return {}, None
     # One table, so that one woman is in one count.
-    counts, std, spent = noised_counts(site, protocol, request.round,
-                                       lambda: _tables(protocol, request, score(), public)[0])  # fmt: skip
-    return {"bins": counts.shape[-1], "noise_std": std, "counts": [float(x) for x in counts.ravel()]}, spent
+    table, std, spent = noised_counts(site, protocol, request.round,
+                                      lambda: _tables(protocol, request, score(), public)[0])  # fmt: skip
+    return {"bins": table.shape[-1], "noise_std": std, "counts": [float(x) for x in table.ravel()]}, spent
 
 
 def _tables(

@@ -8,8 +8,8 @@
      "pairs": {"fused_vs_public" | "fused_vs_image": {"difference", "low", "high", "p", "noise_share"}}}
 
 or {"how", "sites", "bins", "withheld": why}. A name with * stands for three, `name`, `name_low`, `name_high`.
-noise_std: of each count of the sum. Figures come from all counts as they are; of curves alone, neighbouring bins are put
-together until they hold `SUPPRESS_BELOW` women, so that no step tells of a few.
+noise_std: of each count of the sum. Figures come from all counts as they are; of curves alone, neighbouring bins are
+put together until they hold `SUPPRESS_BELOW` women, so that no step tells of a few.
 """
 
 from __future__ import annotations
