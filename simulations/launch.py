@@ -41,12 +41,14 @@ from simulations.engine.flower import FlowerSettings, run_on_ray
 from simulations.hospitals import STAGES, check_cohort, check_held_out, sources
 from simulations.live import LiveView, stop_on_interrupt
 from simulations.page import live_page
-from simulations.parties import HELD_OUT, install_sites, split_of, write_small
+from simulations.parties import EVALUATOR, HELD_OUT, install_sites, split_of, write_small
 from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases, pipeline_of
+from simulations.readers import synthetic_readings
 from simulations.released import carry_ledgers, check_weights, continued, judge_run
 from simulations.strategy import check_strategy
 
 COMPARISON = "comparison"  # folder that marks a run directory of many trainings
+COHORT_FORM = 3          # of what is prepared beside the tensors: 3: the evaluator's women have readings
 INITIAL = "initial.safetensors"  # in the run directory
 EXIT_STOPPED = 130       # as a shell reports Ctrl-C
 DISK_REFUSES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
@@ -258,13 +260,14 @@ def prepare_cohorts(
                 source=source, destination=cohort, contract=contract, pipeline=pipeline, site=name,
                 key=importer_key(config["seed"], name), workers=workers, progress=progress, pool=films,
                 declared_spacing_mm=declared,
+                readings=synthetic_readings(config, HELD_OUT) if name in (HELD_OUT, EVALUATOR) else None,
             )  # fmt: skip
             done += report.films
 
 
 def cohort_folder(cache: Path, recipe: str, pipeline: PipelineConfig, contract: Contract) -> Path:
     """Where the prepared cohorts of a population lie. recipe: first 16 letters of its hash."""
-    return cache / "cohorts" / f"{recipe}-{pipeline.sha256[:12]}-{contract.sha256[:12]}"
+    return cache / "cohorts" / f"{recipe}-{pipeline.sha256[:12]}-{contract.sha256[:12]}-{COHORT_FORM}"
 
 
 def _protocol(

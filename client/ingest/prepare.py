@@ -78,6 +78,7 @@ class Preparation:
 
     site, contract, pipeline: of the study. films: of all sources, in order. tables: reads the clinical sources.
     reader: of the films. destination: the cohort's folder. excluded: pseudonyms of women who objected.
+    readings: radiologists' decisions by pseudonym, for an evaluator's second-reader section (`shared_model.readings`).
     replace: an older cohort may stand there. check_ages: ages of table and film have to agree. listed: called when the
     quarantine list has been written, also where nobody can be prepared.
     """
@@ -90,6 +91,7 @@ class Preparation:
     reader: FilmReader
     destination: Path
     excluded: Collection[str] = frozenset()
+    readings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     replace: bool = False
     check_ages: bool = False
     listed: Callable[[], None] = lambda: None
@@ -211,7 +213,7 @@ class Preparation:
                 self._set_aside(attempt, pseudonym, table, reason="nothing_usable", rows="not_prepared")
                 continue
             attempt.pictures[pseudonym] = frozenset(view.pixel_digest for view in views.values())
-            attributes = _attributes(views, row, self.contract)
+            attributes = _attributes(views, row, self.contract) | dict(self.readings.get(pseudonym, {}))
             age = _known_number(row.features, self.contract, "age")
             if self.check_ages and any(age_conflict(age, view.age_years) for view in views.values()):
                 attempt.conflicts.add(pseudonym)
@@ -250,6 +252,7 @@ def prepare_site(
     declared_spacing_mm: float | None = None,
     policy: AdmissionPolicy | None = None,
     pool: FilmPool | None = None,
+    readings: Mapping[str, Mapping[str, str]] | None = None,
 ) -> PreparationReport:
     """Prepare the simplest source, a folder that is read once:
 
@@ -265,6 +268,7 @@ def prepare_site(
         policy: the site's own rules for films; None: the careful ones.
         pool: running workers of the same pipeline, spacing and policy that the caller keeps for several sites; None:
             `workers` processes of its own (starting them takes longer than the films of a small site).
+        readings: radiologists' decisions by patient id, for an evaluator's cohort alone.
 
     Raises:
         CohortError: the source is empty, no patient can be prepared, or the destination exists.
@@ -285,6 +289,7 @@ def prepare_site(
         return Preparation(
             site=site, contract=contract, pipeline=pipeline, films=films, tables=tables,
             reader=FilmReader(decoders, deidentifier), destination=destination,
+            readings={Pseudonyms(key).of(owner): said for owner, said in (readings or {}).items()},
         ).run(progress)  # fmt: skip
 
 

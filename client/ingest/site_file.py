@@ -78,6 +78,7 @@ class SiteFile(Settings):
     site: public name. cohort: folder of the prepared cohort, which the trainer reads. work: the importer's own folder
     (what was fetched, de-identified; its memory). key: file of at least 32 secret bytes that its owner alone can read.
     threshold: least count besides 0 that `mammofed site data` shows. workers: processes that decode; null: one a core.
+    readings: of an evaluator alone: CSV of what radiologists decided of its women; see `client.ingest.readings`.
     results: the PACS that takes results of `mammofed site predict --send`; null: none does.
     """
 
@@ -95,6 +96,7 @@ class SiteFile(Settings):
     films: tuple[FilmSource, ...] = Field(max_length=32)
     clinical: tuple[ClinicalSource, ...] = Field(min_length=1, max_length=32)
     results: OutboxTarget | None = None
+    readings: SitePath | None = None
 
     @field_validator("films")
     @classmethod
