@@ -18,6 +18,7 @@ from shared_model.evaluation.meta import Pooled, pooled_difference, pooled_share
 
 LABELS: Final = {"fused": "Shared model, films + table (fused)", "public": "Initial weights only, films",
                  "image": "Shared model, films only"}  # fmt: skip
+AXIS: Final = "AUC at the hospital, its own test women"
 PAIRS: Final = {"fused_vs_public": "fused against the initial weights", "fused_vs_image": "fused against films only",
                 "fused_vs_clinical": "fused against the table only"}  # fmt: skip
 
@@ -38,7 +39,7 @@ def federated_parts(facts: Facts) -> dict[str, Any]:
         ))  # fmt: skip
     if across is not None and across.k > 1:
         figures["forest"] = Markup(  # noqa: S704
-            federated_plots.forest(rows, across, axis="AUC at the hospital, its own test women")
+            federated_plots.forest(rows, pooled_row(across, "auc"), axis=AXIS)
         )
     return {"federated": {
         "joint": joint, "models": [(LABELS[name], row) for name, row in mapping(joint.get("models")).items()],

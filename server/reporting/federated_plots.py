@@ -8,22 +8,20 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from server.reporting.plots import GRID, INK, SERIES, svg
-from shared_model.evaluation.meta import Pooled
 
 
-def forest(rows: Mapping[str, Mapping[str, Any]], pooled: Pooled, *, axis: str) -> str:
+def forest(rows: Mapping[str, Mapping[str, Any]], pooled: Mapping[str, Any], *, axis: str) -> str:
     """Each hospital a square with its interval, all together a diamond, a further hospital a dashed line.
 
     Args:
         rows: by hospital `n`, `auc`, `auc_low`, `auc_high`; those without an AUC are named and have no square.
-        pooled: of them. axis: what the horizontal axis shows.
+        pooled: of them: `auc`, `auc_low`, `auc_high`, `new_site`. axis: what the horizontal axis shows.
     """
-    names, mean = list(rows), pooled.mean
-    assert mean.value is not None
-    ends = [mean.value if bound is None else bound for bound in (mean.low, mean.high)]
+    names, mean, new_site = list(rows), float(pooled["auc"]), pooled["new_site"]
+    ends = [mean if pooled[key] is None else float(pooled[key]) for key in ("auc_low", "auc_high")]
 
     def draw(axes: Axes) -> None:
-        axes.axvline(mean.value, color=GRID, linewidth=1.2)
+        axes.axvline(mean, color=GRID, linewidth=1.2)
         for place, row in enumerate(rows.values()):
             if row.get("auc") is None:
                 continue
@@ -33,15 +31,15 @@ def forest(rows: Mapping[str, Mapping[str, Any]], pooled: Pooled, *, axis: str) 
         at, middle = len(names) + 0.2, (ends[0] + ends[1]) / 2
         axes.fill([ends[0], middle, ends[1], middle], [at, at - 0.28, at, at + 0.28], color=SERIES["fused"])
         labels, places = [_label(name, row) for name, row in rows.items()] + ["all together"], [*range(len(names)), at]
-        if pooled.new_site is not None:
-            axes.plot(pooled.new_site, [at + 0.8, at + 0.8], "--|", color=SERIES["fused"], linewidth=1.6, markersize=9)
+        if new_site is not None:
+            axes.plot(new_site, [at + 0.8, at + 0.8], "--|", color=SERIES["fused"], linewidth=1.6, markersize=9)
             labels, places = [*labels, "a further hospital"], [*places, at + 0.8]
         axes.set_yticks(places, labels)
         axes.set_ylim(places[-1] + 0.6, -0.6)
         axes.set(xlabel=axis)
 
     words = "; ".join(f"{name} {row['auc']:.3f}" for name, row in rows.items() if row.get("auc") is not None)
-    words += f"; together {mean.value:.3f} ({ends[0]:.3f} to {ends[1]:.3f})"
+    words += f"; together {mean:.3f} ({ends[0]:.3f} to {ends[1]:.3f})"
     return svg("forest", draw, title="Hospitals and all together", description=words,
                size=(6.6, 1.8 + 0.42 * (len(names) + 2)))  # fmt: skip
 

@@ -121,10 +121,10 @@ def _phi(both: int, only_a: int, only_b: int, neither: int) -> float:
     product = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
     if product == 0:
         return 0.0
-    excess = both * neither - only_a * only_b
+    excess = float(both * neither - only_a * only_b)
     if excess > 0:
         excess = max(excess - (both + only_a + only_b + neither) / 2, 0.0)
-    return float(excess / math.sqrt(product))
+    return excess / math.sqrt(product)
 
 
 def _reach(mine: float, other: float, phi: float) -> float:

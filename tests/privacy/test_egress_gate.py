@@ -39,6 +39,7 @@ from shared_model.messages import (
     encode,
     weights_sha256,
 )
+from shared_model.protocol import Protocol
 from shared_model.update_bound import coordinate_bound, norm_bound
 
 ROOT = Path(__file__).parents[2]
@@ -243,7 +244,8 @@ def test_a_private_report_with_anything_else_in_it_stays(
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"women": 3}, "women: extra_forbidden"), ({"bins": 8}, "another size"), ({"counts": [0.5] * 31}, "another size"),
-    ({"noise_std": 3.9}, "less noise"), ({"counts": [1.0] * 32}, "no noise"), ({"counts": [float("inf")] * 32}, "hold|JSON"),
+    ({"noise_std": 3.9}, "less noise"), ({"counts": [1.0] * 32}, "no noise"),
+    ({"counts": [float("inf")] * 32}, "hold|JSON"),
 ])  # fmt: skip
 def test_joint_counts_of_another_size_or_with_less_noise_than_was_charged_stay(
     joint_study: Study, gate: EgressGate, change: Any, words: str
