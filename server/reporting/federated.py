@@ -37,6 +37,11 @@ def federated_parts(facts: Facts) -> dict[str, Any]:
             curves, auc={name: joint["models"][name]["auc"] for name in curves}, labels=LABELS, name="joint-roc",
             title="ROC on the hospitals' own test women",
         ))  # fmt: skip
+    if bins := mapping(mapping(joint.get("models")).get("fused")).get("calibration"):
+        figures["calibration"] = Markup(plots.calibration(  # noqa: S704
+            bins, slope=joint["models"]["fused"]["calibration_slope"], ece=None, name="joint-calibration",
+            title="Calibration on the hospitals' own test women",
+        ))  # fmt: skip
     if across is not None and across.k > 1:
         figures["forest"] = Markup(  # noqa: S704
             federated_plots.forest(rows, pooled_row(across, "auc"), axis=AXIS)

@@ -76,8 +76,12 @@ def roc(
     return svg(name, draw, title=title, description=f"Area under the curve: {words}.", size=(5.2, 5.2))
 
 
-def calibration(bins: Sequence[Sequence[float]], *, slope: float | None, ece: float | None) -> str:
-    """Reliability diagram of the fused model. bins: (mean predicted risk, observed share, patients) each."""
+def calibration(
+    bins: Sequence[Sequence[float]], *, slope: float | None, ece: float | None, name: str = "calibration",
+    title: str = "Calibration on the test split",
+) -> str:  # fmt: skip
+    """Reliability diagram of the fused model. bins: (mean predicted risk, observed share, patients) each; name: as in
+    :func:`roc`."""
 
     def draw(axes: Axes) -> None:
         most = max((b[2] for b in bins), default=1.0)
@@ -89,8 +93,8 @@ def calibration(bins: Sequence[Sequence[float]], *, slope: float | None, ece: fl
                  aspect="equal")  # fmt: skip
 
     found = {"slope": slope, "calibration error": ece}
-    words = "; ".join(f"{name} {value:.3f}" for name, value in found.items() if value is not None)
-    return svg("calibration", draw, title="Calibration on the test split", size=(5.2, 5.2),
+    words = "; ".join(f"{what} {value:.3f}" for what, value in found.items() if value is not None)
+    return svg(name, draw, title=title, size=(5.2, 5.2),
                 description=f"Observed share against predicted risk, dots sized by patients. {words}.")  # fmt: skip
 
 

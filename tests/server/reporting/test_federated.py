@@ -50,6 +50,7 @@ def test_the_masked_sum_is_printed_with_its_women_bins_and_tests(tmp_path: Path)
     assert f"{document['pairs']['fused_vs_image']['difference']:.3f}" in words and "fused against films only" in words
     assert "with a secure sum no hospital's own result leaves it" in words
     ids = re.findall(r'\bid="([^"]*)"', page)
+    assert 'aria-labelledby="joint-calibration-title' in page and "that is noise" not in words
     assert 'aria-labelledby="joint-roc-title' in page and len(ids) == len(set(ids))
 
 
