@@ -13,46 +13,15 @@ import numpy as np
 from server.rounds.schema import TABLES
 from shared_model.evaluation.evidence import model_evidence, pair_evidence
 from shared_model.protocol import Protocol
+from simulations.benchmarks.staged_run import SHA, staged_values
 
-SHA = "ab" * 32
 SITES = {"north": 300, "east": 250, "south": 180, "west": 100}
 ROUNDS = 12
 GAINS = (("fused", 0.79, 0.09), ("image", 0.79, 0.05), ("clinical", 0.5, 0.05))  # start and gain of the learning curves
 
 
 def protocol_values(*, private: bool = True) -> dict[str, Any]:
-    return {
-        "study": "quick", "release": "0.1.0", "seed": 0,
-        "contract": {"version": "1", "sha256": SHA, "n_features": 40},
-        "pipeline": {"sha256": SHA, "height": 112, "width": 84, "spacing_mm": 1.75},
-        "model": {"size": "tiny", "fusion": "gated"},
-        "initial_weights": {"sha256": SHA, "origin": "public", "recipe": "public tiny"},
-        "loss": {"kind": "bce", "prevalence": 0.2, "pos_weight": 1.0, "focal_gamma": 2.0, "focal_alpha": 0.5,
-                 "auxiliary": 0.3},
-        "training": {
-            "engine": "loop" if private else "batch", "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0,
-            "sample_rate": 0.1, "steps_per_round": 5, "decay": "sqrt", "gradient_clip": 1.0, "proximal_mu": 0.0,
-            "ema_decay": 0.9, "precision": "fp32", "oversampling": "none",
-            "phases": [
-                {"name": "image", "rounds": 4, "objective": "image", "learning_rate": 0.5, "encoder_rate": 1.0},
-                {"name": "fusion", "rounds": ROUNDS - 4, "objective": "fusion", "learning_rate": 0.5,
-                 "encoder_rate": 0.1},
-            ],
-            "augmentation": {"enabled": False} | dict.fromkeys(
-                ("rotation_degrees", "shift", "scale", "vertical_flip", "elastic", "intensity", "view_dropout",
-                 "modality_dropout", "feature_dropout"), 0.0),
-        },
-        "privacy": {"mode": "patient" if private else "none", "clip": 1.0, "noise_multiplier": 1.3 if private else 0.0,
-                    "epsilon": 8.0, "delta": 1e-5, "metrics": "final" if private else "none",
-                    "metrics_noise_multiplier": 4.0, "metrics_bins": 32},
-        "federation": {
-            "strategy": "fedavg", "server_learning_rate": 1.0, "server_beta_1": 0.9, "server_beta_2": 0.99,
-            "server_tau": 1e-3, "sites": [{"name": n, "patients": p, "weight": p / 830} for n, p in SITES.items()],
-            "sites_per_round": 4, "quorum": 2, "deadline_s": 600.0, "attempts": 2,
-        },
-        "evaluation": {"selection_rule": "best_selection_auc", "every": 1, "specificity": 0.85, "confidence": 0.95,
-                       "bootstrap": 0, "collapse_auc": 0.55},
-    }  # fmt: skip
+    return staged_values(SITES, rounds=ROUNDS, private=private, quorum=2) | {"study": "quick"}
 
 
 def model_report(auc: float) -> dict[str, Any]:

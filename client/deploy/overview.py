@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from client.deploy.home import Policy, SiteHome
+from client.deploy.home import SiteHome
 from client.deploy.own import own_record
+from client.deploy.policy_file import Policy
 from client.deploy.presence import STATUS
 from client.deploy.status import CourierStatus
 from client.trainer.client import listens

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from client.deploy.home import Policy, SiteHome
+from client.deploy.home import SiteHome
+from client.deploy.policy_file import Policy
 from client.privacy.egress_log import RELEASED, files_of
 from client.privacy.ledger import Ledger
 from client.trainer.record import ABSTAINED, EVALUATED, LOG_FILE, TRAINED, TURNED_AWAY

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.deploy.home import Policy, SiteHome
+from client.deploy.home import SiteHome
+from client.deploy.policy_file import Policy
 from client.privacy.book import account_of
 from client.privacy.egress_log import RELEASED, read_list
 from client.privacy.ledger import Ledger

@@ -36,7 +36,7 @@ def show(home: Path, study: str | None, delta: float | None, as_json: bool) -> N
 
     Example:  mammofed site ledger show site --study density-2027
     """
-    from client.deploy.home import Policy
+    from client.deploy.policy_file import Policy
     from client.privacy.shown import print_ledger, shown
 
     there, chosen = _open(home), delta or _delta(home)
@@ -71,7 +71,7 @@ def what_if(home: Path, study: str, as_json: bool) -> None:
 
     Example:  mammofed site ledger what-if site density-2027
     """
-    from client.deploy.home import Policy
+    from client.deploy.policy_file import Policy
     from client.privacy.policy import decide
     from client.privacy.shown import print_outlook
     from client.privacy.what_if import outlook
@@ -94,7 +94,7 @@ def policy(home: Path, check: bool) -> None:
 
     Example:  mammofed site policy site
     """
-    from client.deploy.home import Policy
+    from client.deploy.policy_file import Policy
     from client.privacy.shown import print_policy
 
     path = _open(home).policy_file
@@ -116,7 +116,7 @@ def _ledger(home: SiteHome) -> Ledger:
 
 
 def _delta(home: Path) -> float:
-    from client.deploy.home import Policy
+    from client.deploy.policy_file import Policy
     from client.privacy.ledger import DELTA as USUAL
 
     return Policy.read(_open(home).policy_file).delta_limit or USUAL

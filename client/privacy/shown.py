@@ -123,7 +123,7 @@ def print_outlook(
 
 def print_policy(path: Path, console: Console | None = None) -> None:
     """Print a policy file line by line, whatever is wrong with it: :meth:`client.deploy.home.Policy.read` says that."""
-    from client.deploy.home import policy_lines
+    from client.deploy.policy_file import policy_lines
 
     try:
         text = path.read_text(encoding="utf-8")

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from client.deploy.home import Policy, SiteHome
+from client.deploy.home import SiteHome
+from client.deploy.policy_file import Policy
 from client.privacy.ledger import Ledger
 from client.privacy.policy import decide
 from client.privacy.what_if import outlook

@@ -26,12 +26,19 @@ OFF = ("rotation_degrees", "shift", "scale", "vertical_flip", "elastic", "intens
 
 def staged_protocol(*, sites: Sequence[str], rounds: int, private: bool = True, **federation: Any) -> Protocol:
     """A protocol with nothing behind it. federation: values of its terms, e.g. `quorum=3`."""
+    return Protocol.create(staged_values(dict.fromkeys(sites, 100), rounds=rounds, private=private, **federation))
+
+
+def staged_values(
+    patients: Mapping[str, int], *, rounds: int, private: bool = True, **federation: Any
+) -> dict[str, Any]:
+    """Its values. patients: by site."""
     first = max(1, rounds // 3)
     phases = [{"name": "image", "rounds": first, "objective": "image", "learning_rate": 0.5, "encoder_rate": 1.0}]
     if rounds > first:
         phases.append({"name": "fusion", "rounds": rounds - first, "objective": "fusion", "learning_rate": 0.5,
                        "encoder_rate": 0.1})  # fmt: skip
-    return Protocol.create({
+    return {
         "study": "staged", "release": "0.1.0", "seed": 0,
         "contract": {"version": "1", "sha256": SHA, "n_features": 40},
         "pipeline": {"sha256": SHA, "height": 112, "width": 84, "spacing_mm": 1.75},
@@ -50,12 +57,13 @@ def staged_protocol(*, sites: Sequence[str], rounds: int, private: bool = True, 
                     "metrics_noise_multiplier": 4.0, "metrics_bins": 32},
         "federation": {
             "strategy": "fedavg", "server_learning_rate": 1.0, "server_beta_1": 0.9, "server_beta_2": 0.99,
-            "server_tau": 1e-3, "sites": [{"name": n, "patients": 100, "weight": 1 / len(sites)} for n in sites],
-            "sites_per_round": len(sites), "quorum": max(1, len(sites) - 1), "deadline_s": 600.0, "attempts": 2,
+            "server_tau": 1e-3,
+            "sites": [{"name": n, "patients": p, "weight": p / sum(patients.values())} for n, p in patients.items()],
+            "sites_per_round": len(patients), "quorum": max(1, len(patients) - 1), "deadline_s": 600.0, "attempts": 2,
         } | federation,
         "evaluation": {"selection_rule": "best_selection_auc", "every": 1, "specificity": 0.85, "confidence": 0.95,
                        "bootstrap": 0, "collapse_auc": 0.55},
-    })  # fmt: skip
+    }  # fmt: skip
 
 
 class StagedRun:

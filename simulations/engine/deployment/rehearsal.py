@@ -21,9 +21,10 @@ from typing import Self
 import click
 
 from client.cli import site as site_group
-from client.deploy.home import Policy, SiteHome
+from client.deploy.home import SiteHome
 from client.deploy.join import trainer_environment
 from client.deploy.peer_keys import peer_keys, publish_key
+from client.deploy.policy_file import Policy
 from client.trainer.client import listens
 from server.cli import server as server_group
 from server.deploy.home import CoordinatorHome, free_ports

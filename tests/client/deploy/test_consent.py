@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from client.deploy.home import Policy, SiteHome
+from client.deploy.home import SiteHome
 from client.deploy.identity import SiteIdentity
 from client.deploy.inbox import Inbox
+from client.deploy.policy_file import Policy
 from client.deploy.review import show_review
 from client.privacy.accountant import Account
 from client.privacy.ledger import Ledger

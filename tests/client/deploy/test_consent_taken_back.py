@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from client.deploy.home import Party, Policy, SiteHome
+from client.deploy.home import Party, SiteHome
 from client.deploy.join import TRAINER, TrainerSide
 from client.deploy.overview import _why_not
+from client.deploy.policy_file import Policy
 from client.trainer.config import SiteConfig
 from client.trainer.consent import approve, decline, proposals, refused
 from shared_model.certificates import Role

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from client.deploy.home import MAX_POLICY_BYTES, Party, Policy, SiteHome, policy_lines
+from client.deploy.home import Party, SiteHome
+from client.deploy.policy_file import MAX_POLICY_BYTES, Policy, policy_lines
 from client.trainer.wire import MAX_SOCKET_PATH
 from shared_model.certificates import Role
 from shared_model.errors import ConfigError, StorageError

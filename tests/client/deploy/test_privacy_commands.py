@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import mammofed
-from client.deploy.home import Party, Policy, SiteHome, policy_lines
+from client.deploy.home import Party, SiteHome
+from client.deploy.policy_file import Policy, policy_lines
 from client.privacy.accountant import Account
 from client.privacy.ledger import Ledger, LedgerEntry
 from client.trainer.config import SiteConfig

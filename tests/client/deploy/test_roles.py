@@ -23,7 +23,8 @@ from typing import Any
 
 import pytest
 
-from client.deploy.home import Party, Policy, SiteHome
+from client.deploy.home import Party, SiteHome
+from client.deploy.policy_file import Policy
 from client.privacy.ledger import Ledger
 from client.trainer.client import call
 from shared_model.certificates import Role
