@@ -191,7 +191,8 @@ def _alone(study: Study, document: Mapping[str, Any]) -> dict[str, Any]:
     """One site's counts with what they say by themselves, as other sites' documents have it."""
     std, table = float(document["noise_std"]), _table(study, document)
     found = joint_result([table], confidence=study.protocol.evaluation.confidence, noise_std=std)
-    return {"n": found.n, "positives": found.positives, **three("auc", found.first), "noise_std": std,
+    n, positives = max(found.n, 0.0), max(found.positives, 0.0)  # sums of noised counts
+    return {"n": n, "positives": positives, **three("auc", found.first), "noise_std": std,
             "counts": document["counts"]}  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def joint_result(tables: Sequence[ArrayLike], *, confidence: float, noise_std: f
             them to zero would shift the AUC.
         confidence: of all intervals.
         noise_std: standard deviation of the noise that *each site* added to each count. It widens intervals and test by
-            the delta method; the estimates themselves stay unbiased to first order.
+            the delta method; the estimates stay unbiased to first order but where an AUC is cut off at 0 or 1.
 
     Raises:
         ValueError: no table, other shapes, or numbers that are not finite.
@@ -96,7 +96,9 @@ def joint_result(tables: Sequence[ArrayLike], *, confidence: float, noise_std: f
         return max(sampling, 0.0), noise**2 * float((a**2).sum() / m**2 + (b**2).sum() / n**2)
 
     z = float(ndtri((1 + confidence) / 2))
-    intervals = [_auc_interval(auc, sum(variance(a, b)), z) for auc, a, b in zip(aucs, up, down, strict=True)]
+    found = [(auc, *variance(a, b)) for auc, a, b in zip(aucs, up, down, strict=True)]
+    intervals = [_auc_interval(auc, sampling, z) if not noise else _noised_interval(auc, sampling + extra, z)
+                 for auc, sampling, extra in found]  # fmt: skip
     sampling, extra = variance(up[0] - up[1], down[0] - down[1])
     error, value = math.sqrt(sampling + extra), aucs[0] - aucs[1]
     if error < 1e-9:
@@ -151,6 +153,13 @@ def _components(q: Floats, p: Floats) -> tuple[Floats, Floats]:
     below = np.concatenate([[0.0], np.cumsum(q)[:-1]]) + q / 2
     above = p.sum() - np.cumsum(p) + p / 2
     return below, above
+
+
+def _noised_interval(auc: float, variance: float, z: float) -> Interval:
+    """On the AUC's own scale: noise can carry the estimate beyond 0 or 1, where no logit is. Cut off there."""
+    reach = z * math.sqrt(variance)
+    value, low, high = (min(max(x, 0.0), 1.0) for x in (auc, auc - reach, auc + reach))
+    return Interval(value, low, high)
 
 
 def _auc_interval(auc: float, variance: float, z: float) -> Interval:

@@ -68,7 +68,9 @@ def joint_document(
 
 
 def _gap(gap: Difference) -> Document:
-    return {"difference": gap.value, "low": gap.low, "high": gap.high, "p": gap.p}
+    """Cut off at -1 and 1, beyond which noise alone can carry it."""
+    value, low, high = (None if x is None else min(max(x, -1.0), 1.0) for x in (gap.value, gap.low, gap.high))
+    return {"difference": value, "low": low, "high": high, "p": gap.p}
 
 
 def _curves(counts: Floats) -> Document:
