@@ -28,8 +28,8 @@ def forest(rows: Mapping[str, Mapping[str, Any]], pooled: Mapping[str, Any], *, 
             low, high = (row["auc"] if row.get(k) is None else row[k] for k in ("auc_low", "auc_high"))
             axes.plot([low, high], [place, place], color=INK, linewidth=1.4)
             axes.plot([row["auc"]], [place], "s", color=INK, markersize=6)
-        at, middle = len(names) + 0.2, (ends[0] + ends[1]) / 2
-        axes.fill([ends[0], middle, ends[1], middle], [at, at - 0.28, at, at + 0.28], color=SERIES["fused"])
+        at = len(names) + 0.2
+        axes.fill([ends[0], mean, ends[1], mean], [at, at - 0.28, at, at + 0.28], color=SERIES["fused"])
         labels, places = [_label(name, row) for name, row in rows.items()] + ["all together"], [*range(len(names)), at]
         if new_site is not None:
             axes.plot(new_site, [at + 0.8, at + 0.8], "--|", color=SERIES["fused"], linewidth=1.6, markersize=9)

@@ -15,16 +15,19 @@ from client.privacy.ledger import Ledger
 from client.privacy.randomness import SecureRandomness
 from client.trainer.config import SiteConfig
 from client.trainer.service import TrainerService
+from server.reporting import Signature, write_passport, write_report
 from server.rounds.joint import _fault
 from shared_model.errors import PrivacyError
 from shared_model.evaluation.joint import joint_histogram, joint_result
 from shared_model.evaluation.joint_report import joint_document
 from shared_model.messages import ErrorReply, EvaluateReply, Frame, decode, encode, weights_sha256
+from shared_model.passport import verify
 from tests.protocol.test_secure_sum_rounds import one_round
+from tests.server.reporting.test_report import Page
 from tests.summed import run, with_true_weights
 
 Make = Callable[..., Any]
-BINS, STD = 8, 0.5
+BINS, STD = 8, 0.2  # little noise, which is drawn anew each time: what is asserted holds for nearly any of it
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def noised(study_maker: Make, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def joint_study(make: Make, **changes: Any) -> Any:
     values = {"privacy__metrics": "joint", "privacy__metrics_bins": BINS, "privacy__metrics_noise_multiplier": STD,
-              "privacy__epsilon": 100.0, "training__phases": one_round(), "evaluation__bootstrap": 0}  # fmt: skip
+              "privacy__epsilon": 1000.0, "training__phases": one_round(), "evaluation__bootstrap": 0}  # fmt: skip
     return with_true_weights(make("study", private=True, patients=100, **(values | changes),
                                   federation__sites=[{"name": f"site-{n:02d}", "patients": 60, "weight": 1.0}
                                                      for n in (1, 2)]))  # fmt: skip
@@ -61,7 +64,18 @@ def test_the_pooled_document_is_that_of_the_counts_that_left_and_says_how_much_i
     assert metrics["joint"] == expected
     assert 0 < metrics["joint"]["pairs"]["fused_vs_public"]["noise_share"] < 1
     assert set(metrics["sites"]) == {"site-01", "site-02"} and "counts" not in metrics["sites"]["site-01"]
-    assert all(0 <= row["auc_low"] < row["auc"] < row["auc_high"] <= 1 for row in metrics["sites"].values())
+    assert all(0 <= row["auc_low"] < row["auc"] <= row["auc_high"] <= 1 for row in metrics["sites"].values())
+
+
+def test_report_and_passport_are_made_of_it(noised: Any) -> None:
+    _, folder, _ = noised
+    found = json.loads((folder / "summary.json").read_text())["metrics"]["joint"]["pairs"]["fused_vs_public"]
+    words = Page(write_report(folder).read_text()).text.partition("without moving a score")[2]
+    assert "Each of 2 hospitals" in words and f"{100 * found['noise_share']:.0f}" in words
+    assert "their epsilon has a column of its own" in (folder / "report.html").read_text()
+    write_passport(folder, Signature.of_run())
+    said = verify(folder).signed.passport.metrics.sites
+    assert set(said) == {"site-01", "site-02"} and all(0 <= score.auc <= 1 for score in said.values())
 
 
 def test_each_site_was_charged_once_and_lists_its_counts_as_noised(noised: Any) -> None:
