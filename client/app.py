@@ -4,8 +4,9 @@ Flower starts it, ships it, and may start a fresh process for every message, so 
 the patients, the model and the privacy ledger are the trainer's, on the other side of a Unix socket that only typed,
 bounded messages cross. Layout of a Flower message here: `content["message"]` is a ConfigRecord `{"json": fields}`,
 where a coordinator signs also `envelope` (bytes, which pass through unread), `content["arrays"]` an ArrayRecord of
-one or two blocks of packed tensors (:mod:`shared_model.tensors`; absent when there are none). The site's own node
-configuration gives `trainer-socket` and `site`.
+one or two blocks of packed tensors (:mod:`shared_model.tensors`; absent when there are none). In a reply `waited` says
+for how many seconds the message waited here for its trainer. The site's own node configuration gives `trainer-socket`
+and `site`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from pathlib import Path
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.trainer.client import call
+from client.trainer.client import POLL_S, call, wait_for
 from shared_model.errors import ConfigError, MammoFedError, MessageError, TrainerError
 from shared_model.messages import ErrorReply, Frame, decode, encode, parse_message
 from shared_model.tensors import pack_parts, unpack_parts
 
-MESSAGE, ARRAYS, JSON, ENVELOPE = "message", "arrays", "json", "envelope"
+MESSAGE, ARRAYS, JSON, ENVELOPE, WAITED = "message", "arrays", "json", "envelope", "waited"
 SOCKET_KEY, SITE_KEY = "trainer-socket", "site"
 BLOCK = "mammofed.tensors"
 # A trainer that was killed is back within some seconds (its supervisor, the import of torch). Without waiting for it,
@@ -58,13 +59,18 @@ def secure_sum(message: Message, context: Context) -> Message:
 
 def forward(message: Message, context: Context) -> Message:
     """Flower message -> frame -> trainer -> frame -> Flower reply. Failures come back as an `ErrorReply`, in words."""
+    waited = 0.0
     try:
         socket, site = _node(context)
         left = _time_left(message, site)
-        reply = decode(call(socket, site, encode(frame_of(message.content)), left, patience=PATIENCE_S))
+        request = encode(frame_of(message.content))
+        waited = wait_for(socket, min(PATIENCE_S, left))
+        reply = decode(call(socket, site, request, max(left - waited, POLL_S)))
     except MammoFedError as error:
         reply = Frame(ErrorReply(code=error.exit_code, reason=str(error)[:500]))
-    return Message(content_of(reply), reply_to=message)
+    content = content_of(reply)
+    content.config_records[MESSAGE][WAITED] = round(waited, 3)  # of the courier's own time: nothing of the training's
+    return Message(content, reply_to=message)
 
 
 def _time_left(message: Message, site: str) -> float:

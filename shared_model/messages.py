@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.numpy import save as save_safetensors
 
 from shared_model.errors import MessageError
+from shared_model.phases import PhaseSeconds
 from shared_model.tensors import CORRECTION as CORRECTION
 from shared_model.tensors import MASKED as MASKED
 from shared_model.tensors import MAX_TENSOR_BYTES, load, typed
@@ -104,6 +105,8 @@ class TrainReply(Fields):
     """A site's answer to a :class:`TrainRequest`. `weights` come as tensors beside it, only when `trained`, and never
     in a study with a secure sum, where the update stays at the site until it is masked.
 
+    seconds: of training, with reading the patients and accounting. phases: of the whole request, from its arrival on;
+        None where the trainer does not tell. Both as `shared_model.phases.told` tells them.
     loss: mean training loss of the round, dimensionless; absent under DP (it is not noised, so it stays at the site).
     """
 
@@ -117,6 +120,7 @@ class TrainReply(Fields):
     outcome: Literal["trained", "abstained"]
     reason: str = Field(default="", max_length=300)
     seconds: float = Field(ge=0)
+    phases: PhaseSeconds | None = None
     loss: float | None = None
     privacy: PrivacySpent | None = None
 
@@ -203,7 +207,10 @@ class SecureSumRequest(Fields):
 
 
 class SecureSumReply(Fields):
-    """The site's signed document; the masked words of step `mask` come beside it as the tensor `masked_words`."""
+    """The site's signed document; the masked words of step `mask` come beside it as the tensor `masked_words`.
+
+    seconds: that the site took for this step when it was first asked for it.
+    """
 
     kind: Literal["secure_summed"] = "secure_summed"
     site: str = SiteName
@@ -213,6 +220,7 @@ class SecureSumReply(Fields):
     attempt: int = Field(ge=1)
     step: SumStep
     document: str = Field(max_length=MAX_DOCUMENT_CHARS)
+    seconds: float = Field(default=0.0, ge=0)
 
 
 class ErrorReply(Fields):

@@ -148,6 +148,25 @@ def compare(run_dirs: tuple[Path, ...], output: Path | None) -> None:
     sys.exit(show(find_runs(run_dirs), output))
 
 
+@simulate.command(context_settings={"ignore_unknown_options": True})
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path),
+              help="New folder for model, hospital, results and pages; they carry identities.")  # fmt: skip
+def chain(run_dir: Path, overrides: tuple[str, ...], out: Path) -> None:
+    """Take a finished study through all that follows: report, passport, export, release, scores, explanations, gain.
+
+    Scored are the study's held-out women, or those of a collection that is named as for a study, however few
+    (`cohort=cbis_ddsm cohort.source=DIR`). How real films are tried: simulations/hospitals/README.md.
+
+    Example:  mammofed simulate chain runs/quick-20261126-120000 --out results
+    """
+    from simulations.chain import run_chain
+
+    for step in run_chain(run_dir, out, overrides=overrides):
+        click.echo(f"{step.command:16}{step.words}")
+
+
 @simulate.command()
 @click.argument("model_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))

@@ -42,7 +42,15 @@ from simulations.hospitals import STAGES, check_cohort, check_held_out, sources
 from simulations.live import LiveView, stop_on_interrupt
 from simulations.page import live_page
 from simulations.parties import EVALUATOR, HELD_OUT, install_sites, split_of, write_small
-from simulations.plan import Config, build_protocol, calibrate_and_initialise, importer_key, phases, pipeline_of
+from simulations.plan import (
+    Config,
+    build_protocol,
+    calibrate_and_initialise,
+    importer_key,
+    modalities,
+    phases,
+    pipeline_of,
+)
 from simulations.readers import synthetic_readings
 from simulations.released import carry_ledgers, check_weights, continued, judge_run
 from simulations.strategy import check_strategy
@@ -124,6 +132,12 @@ def check(config: Config) -> None:
     check_strategy(config)
     check_monitor(config.get("monitor") or {})
     check_weights(config)
+    for name in modalities(config)[2:]:
+        from shared_model.fusion.modalities import (
+            find,  # with torch, which a study of films and table does not need here
+        )
+
+        find(name)
 
 
 def _run(config: Config, run_dir: Path) -> int:

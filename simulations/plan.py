@@ -10,7 +10,7 @@ from typing import Any
 
 from shared_model.errors import ConfigError
 from shared_model.imaging import PipelineConfig
-from shared_model.protocol import Protocol
+from shared_model.protocol import BUILT_IN, Protocol
 from simulations.released import is_released, read_released, replacement_of, spent_before
 from simulations.strategy import federation, suited_training
 
@@ -84,6 +84,11 @@ def noise_multipliers(config: Config) -> tuple[float, ...]:
     return noise_multipliers_for(epsilon=left, delta=float(privacy["delta"]), phases=spendings)
 
 
+def modalities(config: Config) -> tuple[str, ...]:
+    """What the model is made of; run directories of earlier releases do not say it."""
+    return tuple(config["fusion"].get("modalities", BUILT_IN))
+
+
 def write_initial_weights(config: Config, *, n_features: int, destination: Path) -> dict[str, str]:
     """Build the model, load the public image path if asked for, write it as safetensors.
 
@@ -101,6 +106,7 @@ def write_initial_weights(config: Config, *, n_features: int, destination: Path)
         FusionConfig(
             size=config["model"]["size"], fusion=config["fusion"]["kind"], n_clinical=n_features,
             height=config["model"]["height"], width=config["model"]["width"],
+            others=modalities(config)[2:],
         ),
         seed=int(config["seed"]), prevalence=float(config["loss"]["prevalence"]),
     )  # fmt: skip
@@ -152,7 +158,8 @@ def build_protocol(
             "seed": config["seed"],
             "contract": dict(contract),
             "pipeline": dict(pipeline),
-            "model": {"size": config["model"]["size"], "fusion": config["fusion"]["kind"]},
+            "model": {"size": config["model"]["size"], "fusion": config["fusion"]["kind"],
+                      "modalities": modalities(config)},
             "initial_weights": dict(initial_weights),
             "loss": config["loss"],
             "training": {

@@ -72,10 +72,7 @@ class Scorer:
         if contract.sha256 != protocol.contract.sha256:
             raise ContractError("the model was trained with another data contract", found=contract.version,
                                 expected=protocol.contract.version, remedy="install the model's release")  # fmt: skip
-        config = FusionConfig(
-            size=protocol.model.size, fusion=protocol.model.fusion, n_clinical=protocol.contract.n_features,
-            height=protocol.pipeline.height, width=protocol.pipeline.width,
-        )  # fmt: skip
+        config = FusionConfig.of(protocol)
         self.released, self.contract, self.device = released, contract, torch.device(device)
         self.model: FusionModel = build_model(config, seed=0, prevalence=protocol.loss.prevalence)
         load_arrays(self.model, released.weights)
@@ -132,12 +129,18 @@ class Scorer:
         return tuple(found)
 
     @property
+    def without(self) -> tuple[str, ...]:
+        """What the model was trained with and no case here comes with, in words."""
+        return tuple(f"Scored as without {name}, which the model knows and this command does not read."
+                     for name in self.released.protocol.model.others)  # fmt: skip
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What every result states of the model."""
         release = self.released.release
         return {"study": release.study, "model_sha256": release.model_sha256,
                 "protocol_sha256": release.protocol_sha256, "release": self.released.protocol.release,
-                "round": release.round}  # fmt: skip
+                "round": release.round, "passport_sha256": self.released.vouched.sha256}  # fmt: skip
 
     def map_words(self, method: str = DEFAULT_METHOD) -> str:
         """What a heat map of this model is worth, to stand beside every one."""

@@ -42,6 +42,7 @@ from shared_model.messages import (
     check_shapes,
     split_correction,
 )
+from shared_model.phases import told
 from shared_model.protocol import Protocol
 from shared_model.secagg.terms import quantities
 from shared_model.update_bound import coordinate_bound, norm_bound, norm_of_difference
@@ -118,7 +119,14 @@ def _trained(frame: Frame, asked: Asked, party: Party) -> list[Value]:
     if protocol.private and (message.loss is not None or message.privacy is None):
         raise EgressError("a private round's answer has an account of its privacy and no loss", found=(
             "a loss" if message.loss is not None else "no account"))  # fmt: skip
-    rows = _answer(message.reason, message.seconds, message.privacy, message)
+    coarse = protocol.coarse_times
+    rows = _answer(message.reason, message.seconds, message.privacy, message, coarse=coarse)
+    if message.phases is not None:
+        phases = message.phases.model_dump()
+        for seconds in phases.values():
+            _told(seconds, coarse=coarse)
+        rows.append(Value.of_field("phases", phases, purpose="where the time went: wait, load, train, mask",
+                                   protection="unprotected"))  # fmt: skip
     if message.loss is not None:
         rows.append(Value.of_field("loss", message.loss, purpose="mean training loss", protection="unprotected"))
     if message.outcome == "abstained" or protocol.summed:  # then the update stays until it is masked
@@ -192,8 +200,11 @@ def _summed(frame: Frame, asked: Asked, party: Party) -> list[Value]:
     words = frame.arrays.get(MASKED)
     if set(frame.arrays) != ({MASKED} if request.step == "mask" else set()):
         raise EgressError("a step of a secure sum with other tensors than its masked words", found=request.step)
+    _told(message.seconds, coarse=protocol.coarse_times)
     rows = [Value.of_field(f"step.{request.step}", message.document, purpose=f"secure sum of {request.what}",
-                           protection="masked")]  # fmt: skip
+                           protection="masked"),
+            Value.of_field("seconds", message.seconds, protection="unprotected",
+                           purpose="how long the step took, which the model's size says")]  # fmt: skip
     if words is not None:
         if words.dtype != np.dtype("<u4") or words.ndim != 1:
             raise EgressError("masked words of another form", found=f"{words.dtype} [{words.ndim}]",
@@ -218,7 +229,8 @@ def _evaluated(frame: Frame, asked: Asked, party: Party) -> list[Value]:
     noised = request.scope == "site" and protocol.private
     # Joint counts leave masked, in answer to another request; scores of the initial weights never do.
     stays = joint and (protocol.summed or request.image_only)
-    rows = _answer(message.reason, message.seconds, message.privacy, message)
+    rows = _answer(message.reason, message.seconds, message.privacy, message,
+                   coarse=request.scope == "site" and protocol.coarse_times)  # fmt: skip
     if message.outcome == "abstained" or stays:
         if message.report != "{}":
             raise EgressError("a report where none may leave", found=message.outcome)
@@ -256,8 +268,11 @@ def _parts(document: Mapping[str, object], known: Mapping[str, Protection], *, o
                            protection=known.get(name, otherwise)) for name, value in document.items()]  # fmt: skip
 
 
-def _answer(reason: str, seconds: float, privacy: Fields | None, message: TrainReply | EvaluateReply) -> list[Value]:
+def _answer(
+    reason: str, seconds: float, privacy: Fields | None, message: TrainReply | EvaluateReply, *, coarse: bool
+) -> list[Value]:
     """What every answer to a study's request has: what it answers, words, time, the account."""
+    _told(seconds, coarse=coarse)
     if without_identity(reason, paths=()) != reason:
         raise EgressError("words with a path or a pseudonym in them")
     names = ("site", "study", "round", "weights_sha256", "outcome")
@@ -273,6 +288,13 @@ def _answer(reason: str, seconds: float, privacy: Fields | None, message: TrainR
         rows.append(Value.of_field("privacy", privacy.model_dump(mode="json"), protection="public",
                                    purpose="epsilon spent and left, from parameters alone"))  # fmt: skip
     return rows
+
+
+def _told(seconds: float, *, coarse: bool) -> None:
+    """Refuse a time that is finer than times may be told; it could tell how many women there are, or carry anything."""
+    if told(seconds, coarse=coarse) != seconds:
+        raise EgressError("seconds that are finer than they may be told", found="more digits",
+                          expected="a step of the ladder" if coarse else "whole milliseconds")  # fmt: skip
 
 
 def _protocol(asked: Asked) -> Protocol:

@@ -14,7 +14,7 @@ from shared_model.errors import TrainerError
 POLL_S = 0.1  # between looks at a trainer that is not there yet
 
 
-def call(socket: Path, site: str, data: bytes, timeout: float, *, patience: float = 0.0) -> bytes:
+def call(socket: Path, site: str, data: bytes, timeout: float) -> bytes:
     """Send an encoded frame to the trainer that hosts `site` and wait for its encoded reply.
 
     Args:
@@ -22,29 +22,30 @@ def call(socket: Path, site: str, data: bytes, timeout: float, *, patience: floa
         site: name of the site (a trainer may host several).
         data: bytes of `shared_model.messages.encode`.
         timeout: seconds until the reply is given up (the trainer finishes and keeps its reply for a repetition).
-        patience: seconds of them for which a trainer that does not listen is waited for: its supervisor may just be
-            starting it again.
 
     Raises:
         TrainerError: nobody listens, the trainer died meanwhile, or the time is over.
         MessageError: the reply is larger than the bound.
     """
-    target, began = address(socket), time.monotonic()
-    _wait_for(socket, min(patience, timeout))
-    left = max(timeout - (time.monotonic() - began), POLL_S)
-    with grpc.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+    with grpc.insecure_channel(address(socket), options=CHANNEL_OPTIONS) as channel:
         exchange = channel.stream_stream(f"/{SERVICE}/{METHOD}")
         try:
-            return join(exchange(chunks(data), metadata=((SITE_KEY, site),), timeout=left))
+            return join(exchange(chunks(data), metadata=((SITE_KEY, site),), timeout=timeout))
         except grpc.RpcError as error:
             raise _in_words(error, site, timeout) from None
 
 
-def _wait_for(socket: Path, patience: float) -> None:
-    """Until somebody listens on `socket` or `patience` seconds are over. A trainer listens once it can answer."""
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline and not listens(socket):
+def wait_for(socket: Path, patience: float) -> float:
+    """Wait at most `patience` seconds until somebody listens on `socket`: the trainer's supervisor may just be starting
+    it again. A trainer listens once it can answer.
+
+    Returns:
+        seconds that it took.
+    """
+    began = time.monotonic()
+    while time.monotonic() < began + patience and not listens(socket):
         time.sleep(POLL_S)
+    return time.monotonic() - began
 
 
 def listens(socket: Path) -> bool:

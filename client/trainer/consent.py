@@ -21,7 +21,7 @@ from client.privacy.what_if import outlook
 from client.trainer.peers import NOBODY, Confirmed, confirm_peers, read_peers
 from client.trainer.withdrawn import check_not_withdrawn
 from shared_model.cohort import Cohort, split_indices
-from shared_model.errors import ConfigError, ProtocolError, SignatureError
+from shared_model.errors import CohortError, ConfigError, ProtocolError, SignatureError
 from shared_model.private_files import make_private_folder, remove_private, write_private
 from shared_model.protocol import Protocol
 from shared_model.signed_protocol import Coordinator, SignedProtocol
@@ -251,11 +251,7 @@ def women_of(home: SiteHome) -> dict[str, list[str]]:
 def _parameters(protocol: Protocol) -> int:
     from shared_model.fusion import FusionConfig, build_model
 
-    config = FusionConfig(
-        size=protocol.model.size, fusion=protocol.model.fusion, n_clinical=protocol.contract.n_features,
-        height=protocol.pipeline.height, width=protocol.pipeline.width,
-    )  # fmt: skip
-    model = build_model(config, seed=protocol.seed, prevalence=protocol.loss.prevalence)
+    model = build_model(FusionConfig.of(protocol), seed=protocol.seed, prevalence=protocol.loss.prevalence)
     return sum(int(parameter.numel()) for parameter in model.parameters())
 
 
@@ -270,8 +266,9 @@ def _leaves(protocol: Protocol, parameters: int, *, trains: bool, metrics: bool)
     noised = "clipped and noised for every patient" if protocol.private else "NOT protected by differential privacy"
     masked = ", masked: the coordinator sees the sum over the sites only" if protocol.summed else ""
     words = [f"each round: {parameters:,} weights ({4 * parameters / 1e6:.1f} MB), {noised}{masked}"]
-    if protocol.private or not protocol.summed:
-        words.append(f"each round: seconds, and {'epsilon spent' if protocol.private else 'the mean training loss'}")
+    steps = ", in steps of 12 %" if protocol.coarse_times else ""
+    more = ", and epsilon spent" if protocol.private else "" if protocol.summed else ", and the mean training loss"
+    words.append(f"each round: seconds by phase (waiting, loading, training, masking){steps}{more}")
     joint = protocol.privacy.metrics == "joint"
     if joint and protocol.summed:
         words.append("once, at the end: counts of this site's own test women by two models' scores, exact, in the "
@@ -306,6 +303,10 @@ def _faults(
     ):
         if found != expected:
             faults.append(f"this site's cohort was prepared by another {what}: prepare it again")
+    try:
+        cohort.require_others(protocol.model.others)
+    except CohortError as error:
+        faults.append(str(error))
     if trains and not patients:
         faults.append("no patient of this site would be trained on: prepare more patients")
     if trains:

@@ -41,6 +41,7 @@ from shared_model.evaluation import (
 from shared_model.evaluation.kept import keep_scores, kept_path
 from shared_model.fusion import FusionModel
 from shared_model.messages import Arrays, EvaluateReply, EvaluateRequest, Frame, PrivacySpent, encode
+from shared_model.phases import told
 from shared_model.protocol import Protocol
 
 PATIENTS_AT_A_TIME = 4096  # as descriptors and rows; films are encoded in smaller parts
@@ -130,7 +131,8 @@ def _evaluate(site: Site, protocol: Protocol, request: EvaluateRequest, model: F
     return EvaluateReply(
         site=site.config.site, study=protocol.study, round=request.round, weights_sha256=request.weights_sha256,
         scope=request.scope, outcome="abstained" if report is None else "evaluated", reason=reason,
-        seconds=time.monotonic() - started, report=json.dumps(report or {}, allow_nan=False), privacy=privacy,
+        seconds=told(time.monotonic() - started, coarse=request.scope == "site" and protocol.coarse_times),
+        report=json.dumps(report or {}, allow_nan=False), privacy=privacy,
     )  # fmt: skip
 
 

@@ -13,8 +13,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import struct
+import time
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,8 @@ from client.trainer.explore import counts_for_sum
 from client.trainer.peers import read_peers
 from client.trainer.site import Site, study_folder
 from shared_model.errors import ConfigError, MessageError, PrivacyError, ProtocolError, StorageError
-from shared_model.messages import MASKED, Arrays, Frame, SecureSumReply, SecureSumRequest, encode
+from shared_model.messages import MASKED, Arrays, Frame, SecureSumReply, SecureSumRequest, SumStep, encode
+from shared_model.phases import told
 from shared_model.private_files import make_private_folder, read_private, remove_private, write_private
 from shared_model.protocol import Protocol
 from shared_model.secagg import Site as SumSite
@@ -33,6 +36,9 @@ from shared_model.secagg.terms import COUNTS, check_terms, quantities, subject_o
 from shared_model.signing import SigningKey
 
 MAX_VECTOR_BYTES: Final = 4 * MAX_WORDS
+_STEPS: Final = get_args(SumStep)
+_MARK: Final = b"mammofed-sum-1\0\0"
+_TIMES: Final = struct.Struct(f"<{len(_STEPS)}q")  # milliseconds of each step, -1: not taken yet
 _OLD: Final = re.compile(r"[a-z0-9_-]+-(\d{6})-\d{2}(?:\.f32|-\d{5}\.sum)")
 
 Vector = NDArray[np.float32]
@@ -114,17 +120,32 @@ class SumFiles:
 
     def read(self, request: SecureSumRequest) -> bytes | None:
         """The half-done sum of a request; None before its first step."""
-        path = self._sum(request)
-        return read_private(path, limit=MAX_KEPT_BYTES + MAX_VECTOR_BYTES) if path.exists() else None
+        return self._kept(request)[1]
 
-    def write(self, request: SecureSumRequest, data: bytes) -> None:
-        """Keep the half-done sum durably.
+    def write(self, request: SecureSumRequest, data: bytes, *, seconds: float) -> float:
+        """Keep the half-done sum durably, and beside it the time of each step, so that a repeated step says the same.
+
+        Returns:
+            seconds of the request's step: those of its first time.
 
         Raises:
             StorageError: disk full or not writable; nothing must be sent then.
         """
         make_private_folder(self._folder)
-        write_private(self._sum(request), data)
+        times, step = list(self._kept(request)[0]), _STEPS.index(request.step)
+        times[step] = times[step] if times[step] >= 0 else round(1000 * seconds)
+        write_private(self._sum(request), _MARK + _TIMES.pack(*times) + data)
+        return times[step] / 1000
+
+    def _kept(self, request: SecureSumRequest) -> tuple[tuple[int, ...], bytes | None]:
+        path, none = self._sum(request), (-1,) * len(_STEPS)
+        if not path.exists():
+            return none, None
+        data = read_private(path, limit=MAX_KEPT_BYTES + MAX_VECTOR_BYTES)
+        if not data.startswith(_MARK):  # of a release that noted no times
+            return none, data
+        start = len(_MARK) + _TIMES.size
+        return _TIMES.unpack(data[len(_MARK) : start]), data[start:]
 
     def _values(self, what: str, round_number: int, asked: int) -> Path:
         return self._folder / f"{what}-{round_number:06d}-{asked:02d}.f32"
@@ -185,6 +206,7 @@ def answer_secure_sum(site: Site, request: SecureSumRequest) -> bytes:
         PrivacyError: a sum in which this site should not take part.
         StorageError: the state cannot be kept; nothing is sent.
     """
+    started = time.monotonic()
     protocol = site.protocol(request.protocol_sha256, study=request.study)
     allowed = quantities(protocol) if site.config.role == "site" else ()
     if request.what not in allowed:
@@ -195,15 +217,15 @@ def answer_secure_sum(site: Site, request: SecureSumRequest) -> bytes:
     files, signing = sum_files(site, protocol), site.record.key
     kept = files.read(request)
     if kept is not None:
-        return _go_on(site, protocol, request, files, SumSite.from_bytes(kept, signing=signing))
+        return _go_on(site, protocol, request, files, SumSite.from_bytes(kept, signing=signing), started)
     if request.step != "keys":
         raise MessageError(f"no secure sum is open here of which {request.step!r} could be asked",
                            remedy="the coordinator opens a new attempt")  # fmt: skip
-    return _join(site, protocol, request, files, signing)
+    return _join(site, protocol, request, files, signing, started)
 
 
 def _join(
-    site: Site, protocol: Protocol, request: SecureSumRequest, files: SumFiles, signing: SigningKey
+    site: Site, protocol: Protocol, request: SecureSumRequest, files: SumFiles, signing: SigningKey, started: float
 ) -> bytes:
     """The first step: judge the terms, and make keys."""
     assert site.config.coordinator is not None
@@ -219,10 +241,12 @@ def _join(
     if len(files.values(request)) != party.session.length:  # said now, before others wait for this site
         raise MessageError("the secure sum is of another length than this site's values", found=party.session.length,
                            expected=len(files.values(request)))  # fmt: skip
-    return _keep(site, request, files, party, party.keys())
+    return _keep(site, request, files, party, party.keys(), started)
 
 
-def _go_on(site: Site, protocol: Protocol, request: SecureSumRequest, files: SumFiles, party: SumSite) -> bytes:
+def _go_on(
+    site: Site, protocol: Protocol, request: SecureSumRequest, files: SumFiles, party: SumSite, started: float
+) -> bytes:
     """A later step, or a step that is asked again."""
     document, words = request.opened(), None
     match request.step:
@@ -244,16 +268,18 @@ def _go_on(site: Site, protocol: Protocol, request: SecureSumRequest, files: Sum
                                    remedy="the coordinator goes on with the sum that it opened")  # fmt: skip
             reply = party.unmask(document)
             files.reveal(request)
-    return _keep(site, request, files, party, reply, words)
+    return _keep(site, request, files, party, reply, started, words)
 
 
 def _keep(
-    site: Site, request: SecureSumRequest, files: SumFiles, party: SumSite, document: bytes, words: bytes | None = None
-) -> bytes:
+    site: Site, request: SecureSumRequest, files: SumFiles, party: SumSite, document: bytes, started: float,
+    words: bytes | None = None,
+) -> bytes:  # fmt: skip
     """State to the disk, then the reply."""
-    files.write(request, party.to_bytes())
+    state = party.to_bytes()
+    seconds = files.write(request, state, seconds=told(time.monotonic() - started, coarse=True))
     reply = SecureSumReply(
         site=site.config.site, study=request.study, what=request.what, round=request.round, attempt=request.attempt,
-        step=request.step, document=document.decode("ascii"),
+        step=request.step, document=document.decode("ascii"), seconds=seconds,
     )  # fmt: skip
     return encode(Frame(reply, {} if words is None else {MASKED: np.frombuffer(words, dtype="<u4")}))

@@ -14,6 +14,7 @@ from client.trainer.evaluate import answer_evaluate
 from client.trainer.models import WarmModels
 from client.trainer.secure import answer_secure_sum
 from client.trainer.site import Site, release
+from client.trainer.stopwatch import Stopwatch
 from client.trainer.train import answer_train
 from client.training.features import FeatureCache
 from shared_model.errors import ConfigError, MammoFedError, MessageError, TrainerError
@@ -101,6 +102,7 @@ class TrainerService:
         Args:
             wanted: whether the asker still waits; asked again when the turn comes, before anything is spent.
         """
+        watch = Stopwatch()
         try:
             match parse_fields(data):
                 case DescribeRequest() as request:
@@ -110,7 +112,8 @@ class TrainerService:
             with self._compute:
                 if not wanted():
                     raise TrainerError("the request was given up before its turn came; nothing was done")
-                return self._checked(decode(data))
+                watch.lap("wait")
+                return self._checked(decode(data), watch)
         except MammoFedError as error:
             log.warning("%s: refused or failed: %s", self._site.config.site, error)
             return self._refusal(error)
@@ -124,17 +127,17 @@ class TrainerService:
             self._site.record.refused(error, words=self._gate.words_of(error))
         return self._gate.refusal(error)
 
-    def _checked(self, frame: Frame) -> Released:
+    def _checked(self, frame: Frame, watch: Stopwatch) -> Released:
         record = self._site.record
         if record is None:
             if frame.envelope is not None:
                 raise ConfigError("the request is signed, and this trainer knows no coordinator to check that with",
                                   remedy="name the coordinator in the trainer's configuration")  # fmt: skip
-            return self._released(self._answer(frame), frame)
+            return self._released(self._answer(frame, watch), frame)
         signed = record.admit(frame)
         asked = frame.message if isinstance(frame.message, SecureSumRequest) else signed.request
         frame = Frame(asked, frame.arrays)  # what was signed, not what came beside it
-        reply = self._answer(frame)
+        reply = self._answer(frame, watch)
         record.answered(signed, reply)
         return self._released(reply, frame)
 
@@ -149,10 +152,10 @@ class TrainerService:
             reply, Asked(request=request, protocol=protocol, weights=frame.arrays, trained=trained)
         )
 
-    def _answer(self, frame: Frame) -> bytes:
+    def _answer(self, frame: Frame, watch: Stopwatch) -> bytes:
         match frame.message:
             case TrainRequest() as request:
-                return answer_train(self._site, request, frame.arrays)
+                return answer_train(self._site, request, frame.arrays, watch)
             case EvaluateRequest() as request:
                 return answer_evaluate(self._site, request, frame.arrays)
             case SecureSumRequest() as request:

@@ -201,6 +201,7 @@ class Site:
             if found != expected:
                 raise CohortError(f"the cohort of {self.config.site} has another {what} than the protocol",
                                   found=found, expected=expected, remedy="prepare the cohort again")  # fmt: skip
+        cohort.require_others(protocol.model.others)
         if self.config.role == "site":
             self._check_size(protocol)
 

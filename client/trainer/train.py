@@ -14,28 +14,34 @@ from client.trainer.personal import PersonalCopies, generic
 from client.trainer.replies import round_slot
 from client.trainer.secure import check_can_sum, sum_files, vector_of
 from client.trainer.site import Site, study_folder
+from client.trainer.stopwatch import Stopwatch
 from client.training.checks import check_training
 from client.training.local import RoundResult, randomness_for, train_round
 from shared_model.errors import BudgetExhaustedError, ProtocolError
 from shared_model.fusion import FusionModel, arrays_of
 from shared_model.messages import Arrays, Frame, PrivacySpent, TrainReply, TrainRequest, encode, split_correction
+from shared_model.phases import told
 from shared_model.protocol import Protocol
 from shared_model.secagg.terms import UPDATE
 
 HEADER_ROOM = 65536  # bytes of a reply beside its tensors, and room for the ledger's own entry
 
 
-def answer_train(site: Site, request: TrainRequest, arrays: Arrays) -> bytes:
+def answer_train(site: Site, request: TrainRequest, arrays: Arrays, watch: Stopwatch | None = None) -> bytes:
     """One round at one site; the reply is on the disk before it is returned, and a repetition returns those bytes.
 
     A crash between the reservation and the stored reply makes the repetition reserve and train again: the ledger then
     counts a round that nobody saw, and never misses one that somebody did.
+
+    Args:
+        watch: runs since the request came; None: since now.
 
     Raises:
         ProtocolError, CohortError, WeightsError, MessageError: the request does not fit this site; nothing was spent.
         PrivacyError: the round was already answered for other weights.
         StorageError: the ledger or the reply could not be written; nothing is sent.
     """
+    watch = watch or Stopwatch()
     protocol = _checked(site, request)
     used = site.decision(protocol).apply(protocol)  # with more noise or a lower clip, where the site's policy says so
     weights, beside = split_correction(arrays)
@@ -45,6 +51,7 @@ def answer_train(site: Site, request: TrainRequest, arrays: Arrays) -> bytes:
     stored = site.replies.find(folder, slot, identity)
     if stored is not None:
         return stored
+    watch.lap("load")
     started = time.monotonic()
     randomness = randomness_for(protocol, site=site.config.site, round_number=request.round)
     check_training(used, model, randomness)  # before anything is charged
@@ -58,21 +65,24 @@ def answer_train(site: Site, request: TrainRequest, arrays: Arrays) -> bytes:
     try:
         reservation = _reserve(site, protocol, used, request)
     except BudgetExhaustedError as error:
-        reply = _reply(site, protocol, used, request, started, None, abstained=str(error))
-        data = encode(Frame(reply))
+        watch.lap("train")
+        data = encode(Frame(_reply(site, protocol, used, request, watch, started, None, abstained=str(error))))
     else:
         result = _train(site, used, request, model, randomness, correction)
         if reservation is not None:
             site.ledger.settle(reservation)
         trained = arrays_of(model)
         own.keep(request.round, trained)
-        reply = _reply(site, protocol, used, request, started, result)
+        watch.lap("train")
+        watch.move(result.load_s, "train", "load")
         update = generic(weights, start, trained)
         if protocol.summed:  # it stays here until it is masked, and no gate can look into it then
             check_update(protocol, request.round, site=site.config.site, update=update, base=weights, correction={},
                          trained=site.trained(protocol, request.round), told=used.noise_multiplier(request.round))
             vector = vector_of(update, weights)
             sum_files(site, protocol).keep(UPDATE, request.round, request.attempt, vector)
+            watch.lap("mask")
+        reply = _reply(site, protocol, used, request, watch, started, result)
         data = encode(Frame(reply, {} if protocol.summed else update))
     site.replies.store(folder, slot, identity, data)
     return data
@@ -138,14 +148,16 @@ def _train(
 
 
 def _reply(
-    site: Site, protocol: Protocol, used: Protocol, request: TrainRequest, started: float, result: RoundResult | None,
-    *, abstained: str = "",
+    site: Site, protocol: Protocol, used: Protocol, request: TrainRequest, watch: Stopwatch, started: float,
+    result: RoundResult | None, *, abstained: str = "",
 ) -> TrainReply:  # fmt: skip
+    coarse = protocol.coarse_times
     return TrainReply(
         site=site.config.site, study=protocol.study, round=request.round, attempt=request.attempt,
         weights_sha256=request.weights_sha256, correction_sha256=request.correction_sha256,
         outcome="abstained" if result is None else "trained",
-        reason=abstained[:300] or site.decision(protocol).reason, seconds=time.monotonic() - started,
+        reason=abstained[:300] or site.decision(protocol).reason,
+        seconds=told(time.monotonic() - started, coarse=coarse), phases=watch.told(coarse=coarse),
         # Not noised, and not summed: so it stays here.
         loss=None if result is None or protocol.private or protocol.summed else result.loss,
         privacy=spent(site, used, request.round) if protocol.private else None,

@@ -36,11 +36,13 @@ LOAD_BYTES = 128 << 20  # pixels in memory at a time, whatever the size of a Poi
 @dataclass(frozen=True)
 class RoundResult:
     """What a round did. steps: optimiser steps. loss: mean training loss, None with privacy (it is not noised).
-    seconds: wall clock."""
+    seconds: wall clock; load_s: of them, reading and encoding patients and bringing them to the device (on a GPU, which
+    works while the CPU goes on, that is the CPU's time)."""
 
     steps: int
     loss: float | None
     seconds: float
+    load_s: float = 0.0
 
 
 def randomness_for(protocol: Protocol, *, site: str, round_number: int) -> Randomness:
@@ -91,7 +93,9 @@ def train_round(
                           remedy="check the cohort's split")  # fmt: skip
     objective = protocol.training.phase(round_number).objective
     model.to(device)
+    opened = time.monotonic()
     source = _source(model, cohort, rows, protocol, round_number, device, features)
+    opened_s = time.monotonic() - opened
     if device.type == "cpu":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
@@ -109,7 +113,7 @@ def train_round(
     model.requires_grad_(True)
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     model.eval()
-    return RoundResult(protocol.steps(round_number), mean_loss, time.monotonic() - started)
+    return RoundResult(protocol.steps(round_number), mean_loss, time.monotonic() - started, opened_s + loader.seconds)
 
 
 def _source(
@@ -191,7 +195,7 @@ def _check_finite(gradients: list[Tensor], loss: float) -> None:
 
 
 class _Loader:
-    """Batches of patients on the device, augmented, in pieces of bounded memory."""
+    """Batches of patients on the device, augmented, in pieces of bounded memory. seconds: spent on fetching them."""
 
     def __init__(
         self, cohort: Films | EncodedCohort | TableOnly, protocol: Protocol, round_number: int, device: torch.device,
@@ -204,11 +208,14 @@ class _Loader:
         self._encoded = isinstance(cohort, EncodedCohort | TableOnly)
         pixels = 4 * 2 * protocol.pipeline.height * protocol.pipeline.width
         self._size = max(1, LOAD_BYTES // (4 * pixels))
+        self.seconds = 0.0
 
     def batches(self, members: Rows) -> Iterator[PatientBatch]:
         """The patients at `members`, in order; nothing for an empty sample."""
         for start in range(0, len(members), self._size):
+            began = time.monotonic()
             batch = self._move(self.cohort.batch(members[start : start + self._size].tolist()))
+            self.seconds += time.monotonic() - began
             yield augment(
                 batch, terms=self._terms, generator=self._generator, objective=self._objective, fields=self._fields,
                 encoded=self._encoded,

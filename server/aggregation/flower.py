@@ -11,7 +11,10 @@ own node id as sender, so the sender proves nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +40,7 @@ __all__ = [
     "ARRAYS", "MESSAGE", "Answer", "Exchange", "Grid", "Signer", "array_record", "quiet_flower", "request_config",
 ]  # fmt: skip
 
-ARRAYS, MESSAGE, FIELDS, ENVELOPE = "arrays", "message", "json", "envelope"
+ARRAYS, MESSAGE, FIELDS, ENVELOPE, WAITED = "arrays", "message", "json", "envelope", "waited"
 BLOCK = "mammofed.tensors"
 MAX_FIELDS_CHARS = MAX_HEADER_BYTES + MAX_REPORT_BYTES
 MESSAGE_TYPES = {"describe": "query.describe", "train": "train", "evaluate": "evaluate",
@@ -52,6 +55,8 @@ class Answer:
 
     frame: the decoded reply, or None with a `failure` code: `late` (nothing by the deadline), `error` (Flower or the
     site's courier failed), `malformed` (the reply is no MammoFed message). `detail` says it in words.
+    seconds: from the sending to the reply's arrival here, by this process's clock; None when nothing came. waited: of
+    them, what the message waited for its trainer, as its carrier says.
     """
 
     node: int
@@ -60,6 +65,8 @@ class Answer:
     detail: str
     bytes_down: int
     bytes_up: int
+    seconds: float | None = None
+    waited: float = 0.0
 
 
 class Exchange:
@@ -68,12 +75,14 @@ class Exchange:
     Args:
         signer: seals each request to train, evaluate or sum for the site that it goes to; None: nothing is signed.
         name_of: name of the party behind a node.
+        clock: seconds that only grow.
     """
 
     def __init__(
-        self, grid: Grid, *, signer: Signer | None = None, name_of: Callable[[int], str] = lambda _: ""
-    ) -> None:
-        self._grid, self._signer, self._name_of = grid, signer, name_of
+        self, grid: Grid, *, signer: Signer | None = None, name_of: Callable[[int], str] = lambda _: "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._grid, self._signer, self._name_of, self._clock = grid, signer, name_of, clock
         self.ignored = 0  # replies to nothing that was asked, or a second time; for the journal
 
     def nodes(self) -> tuple[int, ...]:
@@ -102,7 +111,10 @@ class Exchange:
             if self._signer is not None:
                 self._seal(message, self._signer)
         sizes = {message.metadata.dst_node_id: _size(message.content) for message in sent}
-        replies = list(self._grid.send_and_receive(sent, timeout=timeout_s)) if sent else []
+        began = self._clock()
+        with self._arrivals() as arrived:
+            replies = list(self._grid.send_and_receive(sent, timeout=timeout_s)) if sent else []
+        over = self._clock()
         waiting = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
         answers: dict[int, Answer] = {}
         for reply in replies:
@@ -110,11 +122,31 @@ class Exchange:
             if node is None or not reply.metadata.reply_to_message_id:
                 self.ignored += 1
                 continue
-            answers[node] = _read(reply, node=node, bytes_down=sizes[node])
+            seconds = arrived.get(reply.metadata.reply_to_message_id, over) - began
+            answers[node] = _read(reply, node=node, bytes_down=sizes[node], seconds=seconds)
         for node in sizes.keys() - answers.keys():
             answers[node] = Answer(node=node, frame=None, failure="late", bytes_down=sizes[node], bytes_up=0,
                                    detail=f"no reply within {timeout_s:g} s")  # fmt: skip
         return answers
+
+    @contextmanager
+    def _arrivals(self) -> Iterator[dict[str, float]]:
+        """When each reply arrived, by the id of its request. A grid hands all over when the last is there; Flower's and
+        ours fetch them with their own `pull_messages` meanwhile, which is looked at here. Of another grid the end
+        counts."""
+        pull, arrived = self._grid.pull_messages, dict[str, float]()
+
+        def look(message_ids: Iterable[str]) -> Iterable[Message]:
+            found = list(pull(message_ids))
+            for reply in found:
+                arrived.setdefault(reply.metadata.reply_to_message_id, self._clock())
+            return found
+
+        self._grid.pull_messages = look  # type: ignore[method-assign]
+        try:
+            yield arrived
+        finally:
+            del self._grid.pull_messages  # what the class has is there again
 
     def _seal(self, message: Message, signer: Signer) -> None:
         """Give a request its envelope, in a content of its own: strategies use one for all sites. The record of the
@@ -193,7 +225,7 @@ def _size(content: RecordDict) -> int:
     return fields + sum(len(array.data) for record in content.array_records.values() for array in record.values())
 
 
-def _read(reply: Message, *, node: int, bytes_down: int) -> Answer:
+def _read(reply: Message, *, node: int, bytes_down: int, seconds: float) -> Answer:
     """Decode one reply; whatever is wrong with it becomes a reason, never an exception."""
     frame, failure, detail, received = None, "", "", 0
     if reply.has_error():
@@ -204,7 +236,15 @@ def _read(reply: Message, *, node: int, bytes_down: int) -> Answer:
             frame = _frame(reply.content)
         except MessageError as error:
             failure, detail = "malformed", str(error)
-    return Answer(node=node, frame=frame, failure=failure, detail=detail, bytes_down=bytes_down, bytes_up=received)
+    waited = 0.0 if reply.has_error() else _waited(reply.content)
+    return Answer(node=node, frame=frame, failure=failure, detail=detail, bytes_down=bytes_down, bytes_up=received,
+                  seconds=seconds, waited=waited)  # fmt: skip
+
+
+def _waited(content: RecordDict) -> float:
+    """What the carrier says that the message waited; 0 where it says nothing, or no such number."""
+    found = content.config_records.get(MESSAGE, ConfigRecord()).get(WAITED)
+    return found if isinstance(found, float) and math.isfinite(found) and found > 0 else 0.0
 
 
 def _frame(content: RecordDict) -> Frame:

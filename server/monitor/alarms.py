@@ -92,7 +92,7 @@ def _stalled(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found]
 
 
 def _failed(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found]:
-    if view.status == "failed" or view.state == "INCOMPLETE":
+    if view.status == "failed" or view.state == "INCOMPLETE" or (view.status == "unknown" and view.member is None):
         yield Found(text=view.sentence, round=view.round, since=view.last_step)
 
 

@@ -12,16 +12,14 @@ from typing import Any, Final
 from server.monitor.outlook import Outlook, words_of
 from server.monitor.presence import Presence
 from server.monitor.rows import Row, Rows
-from server.monitor.view import Auc, Cell, EventView, Outcome, RoundView, SitePrivacy, SiteView, Step
+from server.monitor.view import Auc, Cell, EventView, Outcome, PhasesView, RoundView, SitePrivacy, SiteView, Step
 from shared_model.protocol import Protocol
+from shared_model.story import ALIVE
 
 MODELS: Final = ("fused", "image", "clinical")
 GATE_CODES: Final = frozenset({"tensors", "shape", "non_finite", "norm", "norm_bound"})  # server.aggregation.gate
 LOGIT_95: Final = 1.959964
 _CODE = re.compile(r"^(?:code )?([a-z0-9_]{1,40}):")
-# Events that are a sign of life of the site that they name.
-_ALIVE: Final = frozenset({("site_present", ""), ("site_replied", ""), ("site_replied", "abstained"),
-                           ("site_replied", "refused"), ("site_evaluated", "")})  # fmt: skip
 
 
 def auc_of(value: float, women: float | None, positives: float | None) -> Auc:
@@ -86,8 +84,8 @@ def sites_of(
             device=(sign.trainer.device if sign and sign.trainer.up else "") or devices.get(name, ""),
             release=sign.release if sign else "", trainer_up=sign.trainer.up if sign else None,
             clock_ahead_s=sign.clock_ahead if sign else None, certificate_expires=there.expires.get(name),
-            privacy=_privacy(protocol, spent.get(name), outcome), words=sign.words if sign else "",
-            gives=gives(protocol),
+            privacy=privacy_of(protocol, spent.get(name), outcome), words=sign.words if sign else "",
+            gives=gives(protocol), phases=_phases(rows.latest_phases.get(name)) if rows else None,
         ))  # fmt: skip
     return tuple(found)
 
@@ -123,14 +121,20 @@ def _heard(rows: Rows | None) -> tuple[dict[str, float], dict[str, str]]:
     heard: dict[str, float] = {}
     devices: dict[str, str] = {}
     for site, kind, code, moment, text in rows.heard if rows else ():
-        if (kind, code) in _ALIVE:
+        if (kind, code) in ALIVE:
             heard[site] = max(moment, heard.get(site, 0.0))
         if kind == "site_present":
             devices[site] = text.partition(", ")[2]
     return heard, devices
 
 
-def _privacy(protocol: Protocol, row: Row | None, outcome: Outcome) -> SitePrivacy | None:
+def privacy_of(protocol: Protocol, row: Row | None, outcome: Outcome) -> SitePrivacy | None:
+    """What a site has spent and where that leads; None without privacy.
+
+    Args:
+        row: of its last report: (site, round, epsilon, budget, delta, steps); None before the first.
+        outcome: its part in the newest round.
+    """
     if not protocol.private:
         return None
     budget, delta = protocol.privacy.epsilon, protocol.privacy.delta
@@ -179,7 +183,8 @@ def _round(
     if row is None:
         return RoundView(number=number, auc=auc)
     attempt = int(row[1])
-    cells = tuple(_cell(found) for found in rows.new_cells.get(number, ()) if found[0] == attempt)
+    cells = tuple(_cell(found, rows.new_phases.get((number, attempt, found[1])))
+                  for found in rows.new_cells.get(number, ()) if found[0] == attempt)  # fmt: skip
     if is_open and rows.newest is not None and tuple(rows.newest[:2]) == (number, attempt):
         cells = tuple(Cell(site=site.name, outcome=site.now) for site in sites)
     inside = protocol is not None and 1 <= number <= protocol.rounds
@@ -191,11 +196,19 @@ def _round(
     )  # fmt: skip
 
 
-def _cell(row: Row) -> Cell:
+def _cell(row: Row, phases: Row | None) -> Cell:
     _, site, raw, reason, seconds, up, down, epsilon, loss, norm, cosine = row
     outcome, code = outcome_of(raw, reason)
     return Cell(site=site, outcome=outcome, reason=reason, code=code, seconds=seconds, bytes_up=up, bytes_down=down,
-                loss=loss, epsilon=epsilon, norm=norm, cosine=cosine)  # fmt: skip
+                loss=loss, epsilon=epsilon, norm=norm, cosine=cosine, phases=_phases(phases))  # fmt: skip
+
+
+def _phases(row: Row | None) -> PhasesView | None:
+    """A row of `rows.PHASES`."""
+    if row is None or not any(value is not None for value in row):
+        return None
+    wait, load, train, mask, send, round_trip = row
+    return PhasesView(wait=wait, load=load, train=train, mask=mask, send=send, round_trip=round_trip)
 
 
 def events_of(rows: Rows | None) -> tuple[EventView, ...]:

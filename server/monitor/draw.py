@@ -20,7 +20,9 @@ from server.monitor.standing import seconds_words
 from server.monitor.view import EventView, SiteView, StudyView
 from shared_model.control import plain
 from shared_model.figures import bytes_in_words, sparkline
+from shared_model.phases import PHASES
 
+WIDE: Final = 132  # columns from which a round's seconds are told by phase
 NARROW: Final = 92  # columns below which traffic and last signs of life are left out
 TINY: Final = 60  # below which seconds and counts are, too
 BAR: Final = 40
@@ -33,7 +35,7 @@ QUIET: Final = ("site_present", "site_started", "site_replied", "site_evaluated"
 # One sign and one colour a status, so that none is told by colour alone.
 STATUS: Final[dict[str, tuple[str, str]]] = {
     "preparing": ("·", "cyan"), "running": ("▶", "blue"), "stalled": ("‖", "bold yellow"), "complete": ("✓", "green"),
-    "incomplete": ("◐", "bold magenta"), "failed": ("✗", "bold red"),
+    "incomplete": ("◐", "bold magenta"), "failed": ("✗", "bold red"), "unknown": ("?", "bold dark_orange"),
 }  # fmt: skip
 OUTCOMES: Final[dict[str, str]] = {
     "contributed": "green", "asked": "cyan", "waiting": "dim", "not_sampled": "dim", "late": "yellow",
@@ -106,6 +108,8 @@ def _sites(view: StudyView, *, width: int) -> RenderableType:
     if width >= NARROW:
         table.add_column("Sent / received", justify="right", no_wrap=True)
         table.add_column("Heard", justify="right", no_wrap=True)
+    if width >= WIDE:
+        table.add_column(f"Seconds: {' / '.join(PHASES)}", justify="right", no_wrap=True)
     rows, others = notable(view.sites)
     for site in rows:
         table.add_row(*_cells(view, site, width=width))
@@ -126,9 +130,18 @@ def _cells(view: StudyView, site: SiteView, *, width: int) -> list[RenderableTyp
     if width >= TINY:
         cells.append(Text("–" if site.seconds is None else f"{site.seconds:.1f}"))
     if width >= NARROW:
-        cells.append(Text(f"{bytes_in_words(site.bytes_up)} / {bytes_in_words(site.bytes_down)}"))
+        cells.append(Text(f"{bytes_in_words(site.bytes_up or 0)} / {bytes_in_words(site.bytes_down or 0)}"))
         cells.append(Text("–" if site.heard is None else f"{seconds_words(view.now - site.heard)} ago"))
+    if width >= WIDE:
+        cells.append(Text(_phases(site)))
     return cells
+
+
+def _phases(site: SiteView) -> str:
+    if site.phases is None:
+        return "–"
+    parts = [getattr(site.phases, name) for name in PHASES]
+    return " / ".join("–" if part is None else f"{part:.1f}" for part in parts)
 
 
 def _epsilon(site: SiteView) -> Text:

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from server.monitor.alarms import Machine
 from server.monitor.view import Auc, SiteView, Status, StudyView
+from shared_model.phases import PHASES
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4  # every Prometheus reads it
 STUDY: Final = ("study", "run")
@@ -54,6 +55,8 @@ _GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "site_trainer_up": ("1 while the site's trainer answers its courier.", SITE),
     "site_last_heard_timestamp_seconds": ("The site's last sign of life.", SITE),
     "site_train_seconds": ("What its last training took, as it says.", SITE),
+    "site_phase_seconds": ("Its last round by phase: wait, load, train, mask, send.", (*SITE, "phase")),
+    "site_round_trip_seconds": ("From its last request to the reply's arrival; the phases make it up.", SITE),
     "site_clock_ahead_seconds": ("Its clock less the coordinator's.", SITE),
     "site_certificate_expiry_timestamp_seconds": ("When its certificate runs out.", SITE),
     "site_epsilon": ("Epsilon that its training patients have spent, at the protocol's delta.", SITE),
@@ -160,14 +163,18 @@ def _site(families: _Families, view: StudyView, site: SiteView) -> None:
         ("site_certificate_expiry_timestamp_seconds", site.certificate_expires),
     ):  # fmt: skip
         families.set(name, labels, value)
+    if site.phases is not None:
+        families.set("site_round_trip_seconds", labels, site.phases.round_trip)
+        for phase in PHASES:
+            families.set("site_phase_seconds", (*labels, phase), getattr(site.phases, phase))
     if site.privacy is not None:
         families.set("site_epsilon", labels, site.privacy.epsilon)
         families.set("site_epsilon_budget", labels, site.privacy.budget)
         families.set("site_epsilon_projected", labels, site.privacy.projected)
     for outcome, count in site.rounds.items():
         families.set("site_rounds", (*labels, outcome), count)
-    for direction, count in (("up", site.bytes_up), ("down", site.bytes_down)):
-        families.set("site_network_bytes", (*labels, direction), count)
+    for direction, size in (("up", site.bytes_up), ("down", site.bytes_down)):
+        families.set("site_network_bytes", (*labels, direction), size)
 
 
 def _release() -> str:

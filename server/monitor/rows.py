@@ -20,6 +20,7 @@ from server.rounds.states import RoundState
 
 Row = tuple[Any, ...]
 BUSY_S = 0.5
+PHASES = "wait, load, train, mask, send, round_trip"
 MAX_HEADS = 64
 
 
@@ -32,7 +33,7 @@ class Rows:
     epsilon, budget, delta, steps) of the last report of each site. heard: (site, kind, code, last time, its text).
     test: (AUC, low, high) by model. best: (round, AUC, women, positives) of the best checkpoint. latest: see
     `_latest_cells`. asked: sites that the newest attempt's request went to. waits: the loop's own words while it waits
-    for lost parties.
+    for lost parties. new_phases: by (round, attempt, site); latest_phases: of `latest`, by site; columns: `PHASES`.
     """
 
     last_event: int
@@ -59,6 +60,8 @@ class Rows:
     new_steps: Mapping[int, Sequence[Row]] = field(default_factory=dict)
     new_cells: Mapping[int, Sequence[Row]] = field(default_factory=dict)
     new_measured: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    new_phases: Mapping[tuple[int, int, str], Row] = field(default_factory=dict)
+    latest_phases: Mapping[str, Row] = field(default_factory=dict)
 
 
 _HEADS: dict[Path, tuple[tuple[Any, ...], dict[str, Any]]] = {}  # by journal: what it looked like, what it said
@@ -139,6 +142,7 @@ def _head(db: sqlite3.Connection, journal: Path, last_event: int, score: str, ru
         **summed(db, journal, newest=int(newest[0]) if newest else 0, event=last_event),
         "test": _aucs_of(json.loads(documents[0])) if documents else {},
         "best": _best(db, score, rule), "latest": _latest_cells(db), "waits": _waits(db),
+        "latest_phases": _latest_phases(db),
         "asked": _asked(db) if newest and newest[2] == RoundState.OPENED.value else frozenset(),
         "last_finished": db.execute(
             "SELECT text, code FROM events WHERE kind = 'finished' ORDER BY id DESC LIMIT 1").fetchone(),
@@ -176,13 +180,18 @@ def _new(db: sqlite3.Connection, event: int, step: int, *, whole: bool) -> dict[
         "AND m.name = 'cosine') FROM (SELECT * FROM participation WHERE true {}) p ORDER BY p.round, p.attempt, p.site"
     ):
         cells[number].append(tuple(rest))
+    phases: dict[tuple[int, int, str], Row] = {}
+    if _has_phases(db):
+        query = f"SELECT round, attempt, site, {PHASES} FROM phases WHERE true {{}}"  # noqa: S608
+        for number, attempt, site, *rest in among(query):
+            phases[number, attempt, site] = tuple(rest)
     measured: dict[int, dict[str, float]] = defaultdict(dict)
     for number, name, value in among(
         "SELECT round, name, value FROM metrics WHERE scope IN ('initial', 'selection') {}"
     ):
         measured[number][name] = float(value)
     return {
-        "new_events": events, "new_steps": steps, "new_cells": cells, "new_measured": measured,
+        "new_events": events, "new_steps": steps, "new_cells": cells, "new_measured": measured, "new_phases": phases,
         "new_rounds": list(among(
             "SELECT round, attempt, state, opened, seconds, weights_before, weights_after FROM rounds WHERE true {} "
             "ORDER BY round, attempt")),
@@ -197,6 +206,20 @@ def _latest_cells(db: sqlite3.Connection) -> list[Row]:
     return db.execute(
         "SELECT round, attempt, site, outcome, reason, seconds FROM participation WHERE round = ? AND attempt = ?", last
     ).fetchall()
+
+
+def _latest_phases(db: sqlite3.Connection) -> dict[str, Row]:
+    """Phases of the same attempt by site."""
+    last = db.execute("SELECT round, attempt FROM participation ORDER BY round DESC, attempt DESC LIMIT 1").fetchone()
+    if last is None or not _has_phases(db):
+        return {}
+    query = f"SELECT site, {PHASES} FROM phases WHERE round = ? AND attempt = ?"  # noqa: S608
+    return {str(site): tuple(rest) for site, *rest in db.execute(query, last)}
+
+
+def _has_phases(db: sqlite3.Connection) -> bool:
+    """Whether the journal is of a release that notes them."""
+    return db.execute("SELECT 1 FROM sqlite_master WHERE name = 'phases'").fetchone() is not None
 
 
 def _asked(db: sqlite3.Connection) -> frozenset[str]:

@@ -55,7 +55,8 @@ def _interval(row: Mapping[str, Any], name: str, *, percent: bool = False, digit
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     words = show(row.get(name))
     # no-break spaces within the brackets: a narrow cell breaks before them
-    return words if low is None or high is None else f"{words} ({show(low)}\u00a0to\u00a0{show(high)})"
+    # and none where they meet: one score for all women, or two models with one ranking, are no measured certainty
+    return words if low is None or high is None or low == high else f"{words} ({show(low)}\u00a0to\u00a0{show(high)})"
 
 
 def _points(row: Mapping[str, Any], name: str) -> str:

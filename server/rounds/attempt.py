@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from server.aggregation.flower import Answer
 from server.aggregation.gate import inspect, norm_bounds
 from server.rounds.events import Kind, Severity
 from server.rounds.journal import Participation
+from server.rounds.phases import Phases, phases_of
 from server.rounds.sampling import choose_sites
 from server.rounds.states import RoundStep
 from server.rounds.study import Study, names_in_words, plain
@@ -25,6 +26,7 @@ class Verdict:
     row: Participation
     update: Arrays | None
     reply: TrainReply | None
+    answer: Answer | None = None
 
 
 class Attempt:
@@ -173,11 +175,14 @@ class Attempt:
         return f"identity: the reply is for another {', '.join(wrong)}" if wrong else ""
 
     def _record(self, verdict: Verdict) -> None:
-        study, row, reply = self._study, verdict.row, verdict.reply
+        study, reply = self._study, verdict.reply
+        row = replace(verdict.row, phases=self._phases(verdict))
         study.journal.participation(self.round, self.attempt, row)
         data: dict[str, float | str] = {"outcome": row.outcome, "bytes_up": row.bytes_up, "bytes_down": row.bytes_down}
         if row.seconds is not None:
             data["seconds"] = row.seconds
+        if row.phases is not None:
+            data |= {f"{name}_s": value for name, value in asdict(row.phases).items() if value is not None}
         if reply is not None and reply.loss is not None and not study.protocol.private:
             # Under privacy a loss is not noised: whatever a site says, it is neither kept nor shown.
             data["loss"] = reply.loss
@@ -190,6 +195,15 @@ class Attempt:
             code="" if row.outcome == "contributed" else row.outcome, round_number=self.round, attempt=self.attempt,
             site=row.site, data=data,
         )  # fmt: skip
+
+    def _phases(self, verdict: Verdict) -> Phases | None:
+        """Where the site's time went; None where nothing came."""
+        answer, mean = verdict.answer, self.mean
+        if answer is None or answer.seconds is None:
+            return None
+        summed = mean.seconds.get(verdict.row.site, (0.0, 0.0)) if mean is not None else (0.0, 0.0)
+        return phases_of(verdict.reply.phases if verdict.reply else None, trip=answer.seconds, waited=answer.waited,
+                         summed=summed, coarse=self._study.protocol.coarse_times)  # fmt: skip
 
     def _record_others(self, asked: set[str]) -> None:
         """Sites that were not asked in this attempt: held from an earlier one, or not drawn."""
@@ -262,4 +276,4 @@ def _verdict(
         site=site, outcome=outcome, reason=plain(reason), asked=asked, seconds=reply.seconds if reply else None,
         bytes_up=answer.bytes_up if answer else 0, bytes_down=answer.bytes_down if answer else 0,
     )  # fmt: skip
-    return Verdict(row=row, update=update, reply=reply)
+    return Verdict(row=row, update=update, reply=reply, answer=answer)

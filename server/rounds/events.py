@@ -24,7 +24,8 @@ class Event:
 
     time: seconds since 1970, UTC. round: 0 outside a round. site: a site's or the evaluator's name.
     code: stable word for counting (`collapse`, `late`, `quorum`, ...), empty where the kind says it all.
-    data: numbers and short words, e.g. seconds, bytes_up, bytes_down, loss, epsilon, budget, outcome, auc_fused.
+    data: numbers and short words, e.g. seconds, bytes_up, bytes_down, loss, epsilon, budget, outcome, auc_fused;
+        `site_replied` has the phases as wait_s, load_s, train_s, mask_s, send_s and round_trip_s, as far as known.
     """
 
     time: float

@@ -18,7 +18,8 @@ from typing import Any, Self
 
 from server.rounds import seals
 from server.rounds.events import Event, Observer
-from server.rounds.schema import JOURNAL_VERSION, TABLES
+from server.rounds.phases import Phases
+from server.rounds.schema import JOURNAL_VERSION, PHASES, TABLES
 from server.rounds.seals import check_seals, keep_seals
 from server.rounds.states import (
     RoundState,
@@ -47,7 +48,10 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Participation:
-    """What became of one site in one attempt. seconds: as the site says, None without a reply; bytes on the wire."""
+    """What became of one site in one attempt. seconds: as the site says, None without a reply; bytes on the wire.
+
+    phases: where the time went; None where no answer came.
+    """
 
     site: str
     outcome: str
@@ -56,6 +60,7 @@ class Participation:
     seconds: float | None
     bytes_up: int
     bytes_down: int
+    phases: Phases | None = None
 
 
 class Journal:
@@ -76,11 +81,12 @@ class Journal:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-                self._db.executescript(f"BEGIN IMMEDIATE; {TABLES} {seals.TABLE} COMMIT;")
+                self._db.executescript(f"BEGIN IMMEDIATE; {TABLES} {PHASES} {seals.TABLE} COMMIT;")
                 keep_seals(self._db)
                 self._put("journal_version", JOURNAL_VERSION)
             else:
                 check_seals(self._db, path)
+                self._db.executescript(PHASES)
                 keep_seals(self._db)
         if self.get("journal_version") != JOURNAL_VERSION:
             raise StorageError(
@@ -169,6 +175,12 @@ class Journal:
             (round_number, attempt, row.site, row.outcome, row.reason, row.asked, row.seconds, row.bytes_up,
              row.bytes_down),
         )
+        key, found = (round_number, attempt, row.site), row.phases or Phases()
+        if row.phases is not None or self.rows("SELECT 1 FROM phases WHERE (round, attempt, site) = (?, ?, ?)", *key):
+            self._db.execute(
+                "INSERT OR REPLACE INTO phases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*key, found.round_trip, found.wait, found.load, found.train, found.mask, found.send),
+            )
 
     def metrics(self, round_number: int, scope: str, site: str, values: Mapping[str, float]) -> None:
         """Add numbers that somebody measured."""

@@ -7,6 +7,14 @@ from __future__ import annotations
 
 JOURNAL_VERSION = 1
 
+# Later than the other tables: a journal of an earlier release gets it when it is gone on with, and a reader finds none.
+PHASES = """
+-- seconds of a site in one attempt by phase (server/rounds/phases.py): round_trip from request to reply, and what it is
+-- made of; a part that is not known is NULL, and so are all where nothing came
+CREATE TABLE IF NOT EXISTS phases (round INTEGER NOT NULL, attempt INTEGER NOT NULL, site TEXT NOT NULL,
+    round_trip REAL, wait REAL, load REAL, train REAL, mask REAL, send REAL, PRIMARY KEY (round, attempt, site)) STRICT;
+"""
+
 TABLES = """
 -- key/value, values as JSON: journal_version, study, protocol_sha256, release, state, chosen, test_opened
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;

@@ -34,7 +34,7 @@ MOST_TOLD = 1e9  # more than is believed of anybody (shared_model.clamp)
 class MeanUpdate:
     """What a round's sum gave. weights: the mean of the sites' new weights; None when the sum failed.
 
-    sites: who is in it, sorted. lost: why the others are not. spent: see `SumOutcome`.
+    sites: who is in it, sorted. lost: why the others are not. spent, traffic, seconds: see `SumOutcome`.
     """
 
     weights: Arrays | None
@@ -44,6 +44,7 @@ class MeanUpdate:
     spent: bool
     error: float
     traffic: Mapping[str, tuple[int, int]]
+    seconds: Mapping[str, tuple[float, float]]
 
 
 def kept_sum(run_dir: Path, what: str, round_number: int, attempt: int) -> Path:
@@ -88,6 +89,7 @@ def sum_updates(
     return MeanUpdate(
         weights=weights, sites=found.survivors if found is not None else (), lost=outcome.lost, fault=fault,
         spent=spent, error=found.error / found.weight if found is not None else 0.0, traffic=outcome.traffic,
+        seconds=outcome.seconds,
     )  # fmt: skip
 
 

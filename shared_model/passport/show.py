@@ -21,7 +21,7 @@ def signer_words(signed: SignedPassport, *, key_given: bool) -> str:
         return ("fits; of a key that was made for this passport alone and forgotten: nothing was changed since, and "
                 "nobody vouches for who made it")  # fmt: skip
     if key_given:
-        return f"fits; of the coordinator {signer.name}, with the key that you gave"
+        return f"fits; of the coordinator {signer.name}, with the key that is known here"
     return (f"fits; of the coordinator {signer.name}, by the passport's own word. Key {signer.key}, to compare: "
             f"{signer.verify_key.fingerprint}")  # fmt: skip
 
@@ -44,11 +44,11 @@ def print_passport(signed: SignedPassport, *, key_given: bool, console: Console 
 
 
 def auc(score: Score) -> str:
-    """`0.873 (0.843-0.898)`, or a dash."""
+    """`0.873 (0.843-0.898)`, or a dash; without bounds where one score for all women makes them meet."""
     if score.auc is None:
         return "–"
     low, high = score.auc_low, score.auc_high
-    return f"{score.auc:.3f}" + ("" if low is None or high is None else f" ({low:.3f}-{high:.3f})")
+    return f"{score.auc:.3f}" + ("" if low is None or high is None or low == high else f" ({low:.3f}-{high:.3f})")
 
 
 def _head(signed: SignedPassport, *, key_given: bool) -> Iterable[tuple[str, str]]:

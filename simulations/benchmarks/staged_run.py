@@ -15,6 +15,7 @@ from typing import Any, Self, TextIO
 
 from server.rounds.events import Event, Kind, Severity
 from server.rounds.journal import Journal, Participation
+from server.rounds.phases import Phases
 from server.rounds.states import RoundStep, StudyStep
 from shared_model.messages import PrivacySpent
 from shared_model.protocol import Protocol
@@ -134,13 +135,14 @@ class StagedRun:
         self.gave.clear()
         share = math.sqrt(number / self.protocol.rounds)
         with self.journal.round_step(number, attempt, RoundStep.COLLECT):
-            for name in self.sites:
+            for place, name in enumerate(self.sites):
                 outcome, reason = (outcomes or {}).get(name, ("contributed", ""))
                 came = outcome in ("contributed", "abstained", "refused")
                 data: dict[str, float | str] = {"outcome": outcome, "seconds": 0.6 * seconds}
                 self.journal.participation(number, attempt, Participation(
                     site=name, outcome=outcome, reason=reason, asked=1, seconds=0.6 * seconds if came else None,
-                    bytes_up=400_000 if came else 0, bytes_down=400_000))  # fmt: skip
+                    bytes_up=400_000 if came else 0, bytes_down=400_000,
+                    phases=self._phases(place, seconds) if came else None))  # fmt: skip
                 if self.protocol.private and outcome == "contributed":
                     spent = PrivacySpent(epsilon=8.0 * share, budget=8.0, delta=1e-5, noise_multiplier=1.3,
                                          sample_rate=0.1, steps=5 * number)  # fmt: skip
@@ -150,6 +152,12 @@ class StagedRun:
                 self.gave += [name] if good else []
                 self.note("site_replied", reason, severity="info" if good else "warning", code="" if good else outcome,
                           number=number, attempt=attempt, site=name, data=data)  # fmt: skip
+
+    def _phases(self, place: int, seconds: float) -> Phases:
+        """Of the site at a place: the 0.6 that it says to have taken are loading and training."""
+        wait, mask, send = 0.05 * (place % 3), 0.08 * self.protocol.summed, 0.08 + 0.04 * (place % 4)
+        return Phases(wait=wait * seconds, load=0.15 * seconds, train=0.45 * seconds, mask=mask * seconds,
+                      send=send * seconds, round_trip=(0.6 + wait + mask + send) * seconds)  # fmt: skip
 
     def close(self, number: int, *, attempt: int = 1) -> None:
         """Aggregate, evaluate, save, close."""

@@ -13,7 +13,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +23,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from client.app import SITE_KEY, SOCKET_KEY
+from client.app import MESSAGE, SITE_KEY, SOCKET_KEY, WAITED
 from client.app import app as courier
 from shared_model.errors import MammoFedError, TrainerError
 
@@ -133,9 +133,14 @@ class LocalGrid(Grid):
         deadline = None if timeout is None else time.monotonic() + timeout
         ids = [self._push(message, timeout) for message in messages]
         with self._lock:
-            futures = [self._replies[i] for i in ids]
-        wait(futures, None if deadline is None else max(0.0, deadline - time.monotonic()))
-        replies = list(self.pull_messages(ids))
+            waiting = {self._replies[i] for i in ids}
+        replies: list[Message] = []
+        while waiting:  # each is fetched when it is there: who asked may note when
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            done, waiting = wait(waiting, left, FIRST_COMPLETED)
+            if not done:
+                break
+            replies += self.pull_messages(ids)
         with self._lock:
             for late in [self._replies.pop(i) for i in ids if i in self._replies]:
                 late.cancel()
@@ -159,11 +164,11 @@ class LocalGrid(Grid):
         _number(own, number)
         lane = self._lanes[self._pool.trainer(self._pool.nodes[node]).index]
         with self._lock:
-            self._replies[number] = lane.submit(self._deliver, own)
+            self._replies[number] = lane.submit(self._deliver, own, time.monotonic())
         return number
 
-    def _deliver(self, message: Message) -> Message:
-        """Run the ClientApp on one message; whatever goes wrong becomes an error reply."""
+    def _deliver(self, message: Message, pushed: float) -> Message:
+        """Run the ClientApp on one message that waited since `pushed`; whatever goes wrong becomes an error reply."""
         context = self._contexts[message.metadata.dst_node_id]
         site = self._pool.nodes[context.node_id]
         started, down = time.monotonic(), size(message)
@@ -177,6 +182,9 @@ class LocalGrid(Grid):
             reply = Message(Error(APP_RAISED, f"the courier of {site} failed: {type(error).__name__}: {error}"),
                             reply_to=message)  # fmt: skip
         _number(reply, str(next(self._numbers)))
+        if not reply.has_error() and (fields := reply.content.config_records.get(MESSAGE)) is not None:
+            before = fields.get(WAITED)
+            fields[WAITED] = started - pushed + (before if isinstance(before, float) else 0.0)
         self._tell("finished", site, message, started, size(reply), down, reply.has_error())
         return reply
 

@@ -19,7 +19,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.app import ARRAYS, JSON, MESSAGE, app, content_of, frame_of
+from client.app import ARRAYS, JSON, MESSAGE, WAITED, app, content_of, frame_of
 from client.privacy import egress
 from client.trainer import client
 from client.trainer.server import listening
@@ -126,6 +126,17 @@ def test_a_dead_trainer_and_a_bad_node_configuration_are_answered_in_words(
     assert "cannot be reached" in answer(content, context(socket), "query.describe").message.reason
     bare = Context(1, 1, {}, RecordDict(), {})
     assert "incomplete" in answer(content, bare, "query.describe").message.reason
+
+
+def test_a_reply_says_how_long_its_message_waited_for_the_trainer(
+    socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.app.wait_for", lambda socket, patience: 2.5)
+    reply = app(Message(content_of(Frame(DescribeRequest())), 1, "query.describe"), context(socket))
+    assert reply.content.config_records[MESSAGE][WAITED] == 2.5
+    assert isinstance(frame_of(reply.content).message, ErrorReply)  # nobody listens; it waited all the same
+    bare = app(Message(content_of(Frame(DescribeRequest())), 1, "query.describe"), Context(1, 1, {}, RecordDict(), {}))
+    assert bare.content.config_records[MESSAGE][WAITED] == 0.0
 
 
 def test_a_trainer_that_is_just_being_started_is_waited_for(socket: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from shared_model.messages import weights_sha256
 from shared_model.passport import verify
+from shared_model.phases import told
 from shared_model.protocol import Protocol
 from simulations.forecast.command import plan
 
@@ -130,6 +131,22 @@ def test_a_plan_told_films_patients_epsilon_and_bytes_beforehand(place: Path, pr
     assert forecast.traffic.down == pytest.approx(found["down"], rel=0.001)
     assert forecast.traffic.up == pytest.approx(found["up"], rel=0.01)  # reports differ in length
     assert not list((place / "cache").glob(".plan-*"))
+
+
+@pytest.mark.parametrize("kind", ["private_run", "plain_run"])
+def test_the_phases_of_a_site_s_round_fit_into_its_round_trip(kind: str, request: pytest.FixtureRequest) -> None:
+    run: Path = request.getfixturevalue(kind)
+    coarse = Protocol.read(run / "protocol.json").coarse_times
+    query = ("SELECT round_trip, wait, load, train, mask, send, p.seconds, r.seconds FROM phases JOIN participation p "
+             "USING (round, attempt, site) JOIN rounds r USING (round, attempt)")  # fmt: skip
+    with sqlite3.connect(f"file:{run / 'journal.sqlite'}?mode=ro", uri=True) as db:
+        found = db.execute(query).fetchall()
+    assert len(found) == 3 * len(Protocol.read(run / "protocol.json").federation.sites)
+    for trip, *parts, seconds, whole in found:
+        assert sum(parts) <= trip + 1e-6 and trip <= (1.13 if coarse else 1.0) * whole + 0.01
+        assert parts[2] > 0 and parts[3] == 0, "it trained, and there is nothing to mask"
+        assert seconds <= sum(parts) * (1.13 if coarse else 1.001) + 0.01, "the training is among the phases"
+        assert all(value == told(value, coarse=coarse) for value in (*parts, seconds))
 
 
 def test_under_privacy_no_loss_leaves_a_site(private_run: Path) -> None:

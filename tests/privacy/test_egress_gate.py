@@ -39,6 +39,7 @@ from shared_model.messages import (
     encode,
     weights_sha256,
 )
+from shared_model.phases import PhaseSeconds
 from shared_model.protocol import Protocol
 from shared_model.update_bound import coordinate_bound, norm_bound
 
@@ -125,14 +126,14 @@ def test_an_honest_private_round_leaves_as_it_is_and_every_value_is_listed(
     study = private_study
     frozen = sorted(study.arrays)[:3]
     arrays = {name: array + np.float32(0 if name in frozen else 1e-3) for name, array in study.arrays.items()}
-    data = encode(answer(study, arrays=arrays))
+    data = encode(answer(study, arrays=arrays, phases=PhaseSeconds(load=0.25, train=63.0)))
     assert gate.release(data, asked(study, trained=frozenset(study.arrays) - set(frozen))) == data
     ((_, _), (entry, values)) = list(read_list(tmp_path / "state"))
     listed = {value.name: value for value in values}
-    assert set(listed) == {"answer", "seconds", "privacy", *study.arrays}
+    assert set(listed) == {"answer", "seconds", "phases", "privacy", *study.arrays}
     assert {listed[name].protection for name in study.arrays if name not in frozen} == {"noised"}
     assert {listed[name].protection for name in (*frozen, "answer", "privacy")} == {"public"}
-    assert listed["seconds"].protection == "unprotected"
+    assert listed["seconds"].protection == listed["phases"].protection == "unprotected"
     name = sorted(study.arrays)[-1]
     assert (listed[name].shape, listed[name].bytes) == (arrays[name].shape, arrays[name].nbytes)
     assert (entry.fields["recipient"], entry.fields["study"], entry.fields["round"]) == ("consortium", "unit", 1)
@@ -145,6 +146,8 @@ POISON: dict[str, tuple[dict[str, Any], str]] = {
     "another round": ({"round": 2}, "another request"),
     "another attempt": ({"attempt": 2}, "another request"),
     "other weights": ({"weights_sha256": "0" * 64}, "another request"),
+    "seconds to the millisecond": ({"seconds": 61.234}, "finer than they may be told"),
+    "a phase to the millisecond": ({"phases": PhaseSeconds(train=61.234)}, "finer than they may be told"),
     "a path": ({"reason": "see /data/cohort/x"}, "path or a pseudonym"),
     "a pseudonym": ({"reason": "0123456789abcdef"}, "path or a pseudonym"),
     "tensors of nobody": ({"outcome": "abstained"}, "with tensors"),
@@ -334,8 +337,8 @@ def test_a_step_of_a_secure_sum_leaves_and_is_listed_as_masked(
     frame, question = summed_answer(summed_study, step)
     assert gate.release(encode(frame), question)
     *_, (_, values) = read_list(tmp_path / "state")
-    assert {value.protection for value in values} == {"masked"}
-    assert [value.name for value in values] == [f"step.{step}", *([MASKED] if step == "mask" else [])]
+    assert {value.protection for value in values if value.name != "seconds"} == {"masked"}
+    assert [value.name for value in values] == [f"step.{step}", "seconds", *([MASKED] if step == "mask" else [])]
 
 
 @pytest.mark.parametrize(
@@ -344,6 +347,7 @@ def test_a_step_of_a_secure_sum_leaves_and_is_listed_as_masked(
         ("mask", {"arrays": {}}, "other tensors"), ("keys", {"arrays": {MASKED: np.zeros(2, np.uint32)}}, "other tens"),
         ("mask", {"arrays": {"weights": np.zeros(2, np.float32)}}, "other tensors"),
         ("mask", {"arrays": {MASKED: np.zeros((2, 2), np.uint32)}}, "another form"),
+        ("mask", {"seconds": 0.1234}, "finer than they may be told"),
         ("keys", {"what": "scores"}, "another request"), ("keys", {"attempt": 2}, "another request"),
     ],
 )  # fmt: skip

@@ -19,8 +19,11 @@ from shared_model.errors import ConfigError
 from shared_model.evaluation.auc import paired_delong
 from shared_model.evaluation.joint import joint_histogram
 from shared_model.evaluation.joint_report import joint_document
-from shared_model.messages import Frame, SecureSumRequest, TrainReply
+from shared_model.messages import Frame, SecureSumRequest, TrainReply, decode
+from shared_model.phases import told
+from shared_model.secagg import Server
 from simulations.engine.library import TrainerLibrary
+from tests.signed import KEY
 from tests.summed import (
     STEPS,
     Hall,
@@ -47,6 +50,29 @@ def trained(study: Any, site: str) -> int:
     return sum(record["group"] == "train" for record in records)
 
 
+def test_a_repeated_step_says_the_same_seconds_also_after_a_restart(small_study: Make) -> None:
+    hall = Hall(make_summed(small_study))
+    try:
+        hall.train()
+        server = Server(hall.terms(), KEY)
+        hall.play(server, until="mask")
+        name, document = next(iter(hall.documents(server, "mask").items()))
+        request = hall.request("mask", document)
+        first = hall.raw(name, request)
+        assert decode(first).message.seconds > 0  # type: ignore[union-attr]
+        hall.open(name)
+        assert hall.raw(name, request) == hall.raw(name, request) == first
+    finally:
+        hall.close()
+
+
+def phases(folder: Path, number: int) -> dict[str, dict[str, float]]:
+    with sqlite3.connect(folder / "journal.sqlite") as db:
+        db.row_factory = sqlite3.Row
+        rows = [dict(row) for row in db.execute("SELECT * FROM phases WHERE round = ?", (number,))]
+    return {row.pop("site"): {k: v for k, v in row.items() if k not in ("round", "attempt")} for row in rows}
+
+
 def stated_error(folder: Path, number: int) -> float:
     with sqlite3.connect(folder / "journal.sqlite") as db:
         query = "SELECT data FROM events WHERE kind = 'updates_summed' AND round = ?"
@@ -71,6 +97,12 @@ def test_no_update_crosses_by_itself(small_study: Make, tmp_path: Path) -> None:
     study = make_summed(small_study, private=True)
     outcome, wire = run(study, tmp_path / "run")
     assert outcome.status == "COMPLETE"
+    for found in (phases(tmp_path / "run", 1), phases(tmp_path / "run", 2)):
+        assert set(found) == set(NAMES)
+        for row in found.values():  # masking was measured step by step, and all of it fits into the trips
+            trip = row.pop("round_trip")
+            assert row["mask"] > 0 and sum(row.values()) <= trip + 1e-6
+            assert all(value == told(value, coarse=True) for value in row.values())
     rows = {**participation(tmp_path / "run", 1), **participation(tmp_path / "run", 2)}
     assert set(rows.values()) == {("contributed", "")}, rows
     replies = [reply for _, request, reply in wire.told if request.message.kind == "train"]

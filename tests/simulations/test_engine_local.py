@@ -7,12 +7,13 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from flwr.app import Message, RecordDict
 
-from client.app import content_of, frame_of
+from client.app import WAITED, content_of, frame_of
 from shared_model.errors import ConfigError, TrainerError
 from shared_model.messages import (
     DescribeReply,
@@ -112,6 +113,31 @@ def test_one_content_for_all_nodes_is_not_shared(running: Any) -> None:
     replies = list(grid.send_and_receive([Message(content, n, "train") for n in (1, 2, 3)]))
     assert len(replies) == len({id(c) for c in seen}) == 3
     assert "extra" not in content
+    grid.close()
+
+
+def test_who_waits_in_a_lane_is_told_so_and_replies_come_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("simulations.engine.local.time", SimpleNamespace(monotonic=lambda: clock.now))
+    lane, all_pushed = SimpleNamespace(index=0, socket="none"), threading.Event()
+    pool = SimpleNamespace(nodes={1: "a", 2: "b", 3: "c"}, trainers=[lane], trainer=lambda site: lane,
+                           ensure=lambda lane: None)  # fmt: skip
+
+    def app(message: Message, context: Any) -> Message:
+        assert all_pushed.wait(20)
+        clock.now += 5.0
+        content = content_of(Frame(DescribeRequest()))
+        content.config_records["message"][WAITED] = 0.25  # at the site
+        return Message(content, reply_to=message)
+
+    grid = LocalGrid(pool, app=app)  # type: ignore[arg-type]
+    numbers = list(grid.push_messages([to(n, Frame(DescribeRequest())) for n in (1, 2, 3)]))
+    all_pushed.set()
+    found: dict[str, Any] = {}
+    while len(found) < 3:
+        found |= {r.metadata.reply_to_message_id: r for r in grid.pull_messages(numbers)}
+    waited = [found[number].content.config_records["message"][WAITED] for number in numbers]
+    assert waited == [0.25, 5.25, 10.25]
     grid.close()
 
 

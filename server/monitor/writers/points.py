@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from server.rounds.events import Event
+from shared_model.phases import PHASES
 
-OF_SITES = ("epsilon", "seconds", "bytes_up", "bytes_down", "loss", "metrics_epsilon")
+OF_SITES = ("epsilon", "seconds", "bytes_up", "bytes_down", "loss", "metrics_epsilon",
+            *(f"{phase}_s" for phase in PHASES), "round_trip_s")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,6 +65,8 @@ def test_a_scrape_says_what_the_view_says() -> None:
     assert only(found, "mammofed_site_rounds_total", site="south", outcome="contributed") == 9
     assert only(found, "mammofed_network_bytes_total", direction="up") == 18_000
     assert only(found, "mammofed_alarm", rule="silent_site", site="north", severity="warning") == 1
+    assert only(found, "mammofed_site_phase_seconds", site="north", phase="train") == 2.0
+    assert only(found, "mammofed_site_round_trip_seconds", site="north") == 3.5
     assert only(found, "mammofed_round_due_sites") == 1 and only(found, "mammofed_disk_free_bytes") == 10**12
 
 
@@ -76,7 +78,7 @@ def test_every_metric_of_the_tables_can_be_scraped() -> None:
 def test_what_is_not_known_is_left_out() -> None:
     bare = StudyView(run="r", name="n", now=NOW, status="preparing", sentence="", sites=(
         site(present=None, trainer_up=None, heard=None, seconds=None, clock_ahead_s=None, certificate_expires=None,
-             privacy=None, rounds={}),))  # fmt: skip
+             privacy=None, phases=None, rounds={}),))  # fmt: skip
     found = scrape(bare)
     assert not {name for name in found if name.startswith("mammofed_site_")} - {"mammofed_site_network_bytes_total"}
     assert "mammofed_selection_auc" not in found and "mammofed_disk_free_bytes" not in found
@@ -109,6 +111,9 @@ def test_a_run_on_the_disk_can_be_scraped(tmp_path: Path) -> None:
     assert only(found, "mammofed_rounds_closed") == 2 and only(found, "mammofed_rounds_planned") == 3
     assert only(found, "mammofed_site_rounds_total", site="west", outcome="late") == 1
     assert only(found, "mammofed_events_total", severity="warning") == 1
+    phases = {labels["site"]: value for labels, value in found["mammofed_site_phase_seconds"]
+              if labels["phase"] == "send"}  # fmt: skip
+    assert phases.keys() == {"east"}, "of a site that did not answer nothing is known, which is no zero"
 
 
 # --- what is made for Prometheus and Grafana ---

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,11 +18,13 @@ from server.monitor.cells import auc_of, outcome_of
 from server.monitor.outlook import Outlook
 from server.monitor.reading import parse_cursor, read
 from server.monitor.standing import clock_words, seconds_words
-from server.monitor.view import StudyView, from_json, merge, to_json
+from server.monitor.view import PhasesView, StudyView, from_json, merge, to_json
 from server.rounds.journal import Journal
 from server.rounds.states import RoundStep, StudyStep
 from shared_model.certificates import Role
 from shared_model.control import TrainerState
+from shared_model.errors import ProtocolError
+from shared_model.protocol import Protocol
 from simulations.benchmarks.staged_run import StagedRun, staged_protocol
 
 SITES = ("east", "north", "south", "west")
@@ -61,6 +66,35 @@ def test_of_each_update_that_was_seen_norm_and_cosine_are_told(tmp_path: Path) -
     assert {cell.site: (cell.norm, cell.cosine) for cell in first.cells} == {
         "east": (1.5, 0.25), "north": (1.5, 0.25), "south": (1.5, 0.25), "west": (None, None)}  # fmt: skip
     assert {(cell.norm, cell.cosine) for cell in second.cells} == {(None, None)}, "it is measured when all are there"
+
+
+def test_where_a_round_s_seconds_went_is_told_by_site(tmp_path: Path) -> None:
+    with staged(tmp_path) as run:
+        run.round(1, outcomes={"west": ("late", "late: nothing")})
+        run.open(2)
+        run.collect(2, outcomes={"east": ("late", "late: nothing")})
+        first, second = seen(run).rounds[1:]
+        again = seen(run, seen(run).cursor)
+        run.open(3)
+        fresh = seen(run, again.cursor)
+    cells = {cell.site: cell.phases for cell in first.cells}
+    assert cells["north"] == PhasesView(wait=0.5, load=1.5, train=4.5, mask=0.0, send=pytest.approx(1.2),
+                                        round_trip=pytest.approx(7.7))  # fmt: skip
+    assert cells["west"] is None and {c.site: c.phases for c in second.cells}["east"] is None
+    assert {site.name: site.phases is None for site in again.sites} == {
+        "east": True, "north": False, "south": False, "west": False}, "of the newest answers"  # fmt: skip
+    assert again.rounds == () and [site.phases for site in fresh.sites] == [site.phases for site in again.sites]
+
+
+def test_a_journal_of_an_earlier_release_has_no_phases_and_is_read_all_the_same(tmp_path: Path) -> None:
+    with staged(tmp_path) as run:
+        run.round(1)
+    with sqlite3.connect(run.run_dir / "journal.sqlite") as db:
+        db.execute("DROP TABLE phases")
+    view = seen(run)
+    assert view.missing == () and view.closed == 1
+    assert {cell.phases for cell in view.rounds[1].cells} == {site.phases for site in view.sites} == {None}
+    assert from_json(to_json(view)) == view
 
 
 def test_each_end_has_its_own_word(tmp_path: Path) -> None:
@@ -299,6 +333,83 @@ def test_what_is_damaged_is_told(tmp_path: Path) -> None:
     (run.run_dir / "protocol.json").write_text("{}")
     view = seen(run)
     assert view.closed == 1 and view.missing and "not a valid protocol" in view.sentence
+    assert view.status == "unknown" and "the journal alone says: failed" in view.sentence
+
+
+# --- run directories of other versions of MammoFed ---
+
+
+def freeze(run_dir: Path, values: dict[str, Any]) -> str:
+    """Write a protocol as the version that had these fields did; its hash."""
+    sha256 = hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    (run_dir / "protocol.json").write_text(json.dumps({"protocol": values, "sha256": sha256}, indent=2))
+    return sha256
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> tuple[StagedRun, dict[str, Any]]:
+    """A study that is complete, under a protocol without two fields of today; and its values."""
+    with staged(tmp_path, rounds=3) as run:
+        for number in (1, 2, 3):
+            run.round(number)
+        run.finish(StudyStep.COMPLETE)
+    values = json.loads((run.run_dir / "protocol.json").read_text())["protocol"]
+    del values["exploration"], values["federation"]["secure_sum"]
+    journal(run.run_dir, freeze(run.run_dir, values))
+    return run, values
+
+
+def journal(run_dir: Path, sha256: str) -> None:
+    """Make the journal say that it was written under this protocol."""
+    with closing(sqlite3.connect(run_dir / "journal.sqlite")) as db, db:
+        db.execute("UPDATE meta SET value = ? WHERE key = 'protocol_sha256'", (json.dumps(sha256),))
+
+
+def test_a_run_of_an_earlier_version_is_read_as_it_was_frozen(earlier: tuple[StagedRun, dict[str, Any]]) -> None:
+    run, values = earlier
+    view = read(run.run_dir)
+    assert (view.status, view.planned, view.missing) == ("complete", 3, ())
+    assert view.protocol_sha256 == freeze(run.run_dir, values) != run.protocol.sha256
+    assert view.sentence == "complete: all 3 rounds are closed, the held-out test is opened"
+    with pytest.raises(ProtocolError, match="frozen by another version of MammoFed"):
+        Protocol.read(run.run_dir / "protocol.json")  # what runs is read as strictly as ever
+
+
+def test_a_protocol_that_was_changed_is_not_called_complete(earlier: tuple[StagedRun, dict[str, Any]]) -> None:
+    run, _ = earlier
+    path = run.run_dir / "protocol.json"
+    path.write_text(path.read_text().replace('"deadline_s": 600.0', '"deadline_s": 6000.0'))
+    view = read(run.run_dir)
+    assert view.status == "unknown" and view.planned == 0 and view.best is None
+    assert view.sentence.startswith("unknown: protocol.json was changed after it was frozen: it hashes to ")
+    assert "; the journal alone says: complete: 3 rounds are closed, the held-out test is opened" in view.sentence
+
+
+def test_a_protocol_of_another_run_is_found_by_the_journals_hash(earlier: tuple[StagedRun, dict[str, Any]]) -> None:
+    run, values = earlier
+    freeze(run.run_dir, values | {"seed": 77})
+    view = read(run.run_dir)
+    assert view.status == "unknown" and "another protocol than this journal was written under" in view.sentence
+    (run.run_dir / "protocol.json").unlink()
+    assert read(run.run_dir).sentence.startswith("unknown: there is no protocol.json; the journal alone says")
+
+
+def test_a_version_whose_fields_are_gone_is_said_to_be_another(earlier: tuple[StagedRun, dict[str, Any]]) -> None:
+    run, values = earlier
+    journal(run.run_dir, freeze(run.run_dir, values | {"a_field_of_then": 1}))
+    view = read(run.run_dir)
+    assert view.status == "unknown" and "frozen by another version of MammoFed" in view.sentence
+
+
+def test_a_run_of_an_earlier_version_that_is_open_is_resumed_by_that_one(tmp_path: Path) -> None:
+    with staged(tmp_path) as run:
+        run.round(1)
+    values = json.loads((run.run_dir / "protocol.json").read_text())["protocol"]
+    del values["exploration"]
+    journal(run.run_dir, freeze(run.run_dir, values))
+    view = read(run.run_dir)
+    assert view.status == "failed"
+    assert view.sentence.endswith("frozen by another version of MammoFed, and that one alone resumes it")
 
 
 def test_words_and_intervals() -> None:

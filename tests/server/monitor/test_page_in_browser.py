@@ -18,6 +18,7 @@ from server.control.roll import Present, Sign
 from server.rounds.states import StudyStep
 from shared_model.certificates import Role
 from shared_model.control import TrainerState
+from shared_model.phases import PHASES
 from simulations.benchmarks.staged_run import StagedRun, staged_protocol
 from tests.browser import Sight, chromium, served
 
@@ -151,6 +152,36 @@ def test_each_state_looks_different_at_first_sight(browser: Any, runs: Path, tmp
                 "p => getComputedStyle(e)[p]).join()"))  # fmt: skip
             sight.shoot(tmp_path, f"state-{kind}")
     assert len(words) == len(looks) == 5  # in words and mark, and in frame or ground
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+def test_a_round_s_seconds_are_told_by_phase(browser: Any, tmp_path: Path, width: int) -> None:
+    run = StagedRun(tmp_path / "summed", staged_protocol(sites=SITES, rounds=4, secure_sum="masked"),
+                    started=time.time() - 30)  # fmt: skip
+    run.begin()
+    run.round(1, outcomes={"west": ("late", "late: nothing by the deadline")})
+    with run, served(run.run_dir) as url, looking(browser, width=width) as sight:
+        sight.open(url, "rounds")
+        sight.page.wait_for_selector("rect.phase")
+        count = {name: sight.page.locator(f"rect.phase.{name}").count() for name in (*PHASES, "trip")}
+        assert count == {"wait": 2, "load": 3, "train": 3, "mask": 3, "send": 3, "trip": 0}  # one waited for nothing
+        key = sight.page.inner_text("figcaption .key")
+        for words in ("for its turn", "loading", "training", "masking", "on the way", "other sites"):
+            assert words in key
+        wide = sight.page.eval_on_selector_all(
+            "rect.phase.train, rect.phase.load", "found => found.map(e => e.getBoundingClientRect().width)"
+        )
+        assert wide[1] == pytest.approx(3 * wide[0], rel=0.1), "to scale: three times as long"
+        cells = sight.page.locator('.scroll[data-key^="Seconds by phase"] tbody tr').all_inner_texts()
+        assert [row.split("\t")[0].split("\n")[0] for row in cells] == list(SITES[:3])
+        assert all(value in cells[1] for value in ("0.5 s", "1.5 s", "4.5 s", "0.8 s", "1.2 s", "8.5 s"))
+        assert sight.page.locator("svg.chart text", has_text="late").count() == 1
+        assert "in steps of about 12 %" in sight.page.inner_text("figcaption")
+        assert "train\u00a04.5\u00a0s" in sight.page.text_content("#line-words")
+        sight.shoot(tmp_path, f"phases-{width}")
+        sight.tab("sites")
+        text = sight.page.inner_text("#sites-table").replace("\u00a0", " ")
+        assert "wait 0.5 s, load 1.5 s, train 4.5 s, mask 0.8 s, send 1.2 s, of 8.5 s" in text
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (375, False)])

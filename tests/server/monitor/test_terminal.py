@@ -18,7 +18,7 @@ from mammofed import cli
 from server.monitor.draw import STATUS, draw, headline, notable
 from server.monitor.status import CODES, WORST, exit_code
 from server.monitor.terminal import Terminal
-from server.monitor.view import AlarmView, Auc, StudyView
+from server.monitor.view import AlarmView, Auc, PhasesView, StudyView
 from server.rounds.states import StudyStep
 from shared_model.errors import ConfigError
 from simulations.benchmarks.staged_run import StagedRun, staged_protocol
@@ -43,6 +43,15 @@ def test_a_study_at_a_glance() -> None:
     assert "late, silent 40 s" in text and "7.20 / 8.00, out after 12" in text
     assert "! silent site: north is silent" in text and "WARNING round 9: site replied north, refused" in text
     assert "fused 0.800" in text
+
+
+def test_a_wide_terminal_tells_a_round_s_seconds_by_phase() -> None:
+    known = PhasesView(load=0.5, train=60.0, round_trip=0.4)  # of a kept reply nothing is said of sending
+    text = shown(study(sites=(site(), site("south", phases=known), site("west", phases=None))), width=160)
+    assert "Seconds: wait / load / train / mask / send" in text
+    assert re.search(r"north .* 0\.1 / 0\.5 / 2\.0 / 0\.0 / 0\.9", text)
+    assert re.search(r"south .* – / 0\.5 / 60\.0 / – / –", text)
+    assert "Seconds: wait" not in shown(study(), width=120)
 
 
 @pytest.mark.parametrize("status", list(STATUS))
@@ -164,7 +173,8 @@ def test_for_scripts_it_is_json_with_the_same_code(run_dir: Path) -> None:
 
 
 def test_codes_are_a_table_for_scripts() -> None:
-    assert CODES == {"complete": 0, "running": 100, "preparing": 101, "stalled": 102, "incomplete": 103, "failed": 104}
+    assert CODES == {"complete": 0, "running": 100, "preparing": 101, "stalled": 102, "incomplete": 103, "failed": 104,
+                     "unknown": 105}
     assert set(WORST) == set(CODES) == set(STATUS)
     paper = (Path(__file__).resolve().parents[3] / "shared_model" / "EXIT_CODES.md").read_text()
     assert all(f"| {code} |" in paper for code in CODES.values())

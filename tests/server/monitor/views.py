@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from server.monitor.view import Auc, Cell, EventView, RoundView, SitePrivacy, SiteView, StudyView
+from server.monitor.view import Auc, Cell, EventView, PhasesView, RoundView, SitePrivacy, SiteView, StudyView
 
 NOW = 1_795_000_000.0
+PHASES = PhasesView(wait=0.1, load=0.5, train=2.0, mask=0.0, send=0.9, round_trip=3.5)
 
 
 def site(name: str = "north", **changes: Any) -> SiteView:
-    base = SiteView(name=name, patients=300, now="contributed", heard=NOW - 2, present=True, rounds={"contributed": 9},
-                    seconds=2.5, bytes_up=9000, bytes_down=9100, device="cpu", release="0.1.0", trainer_up=True,
-                    clock_ahead_s=0.01, certificate_expires=NOW + 25 * 86_400, privacy=privacy(0.5))  # fmt: skip
+    base = SiteView(
+        name=name, patients=300, now="contributed", heard=NOW - 2, present=True, rounds={"contributed": 9}, seconds=2.5,
+        bytes_up=9000, bytes_down=9100, device="cpu", release="0.1.0", trainer_up=True, clock_ahead_s=0.01,
+        certificate_expires=NOW + 25 * 86_400, privacy=privacy(0.5), phases=PHASES,
+    )  # fmt: skip
     return replace(base, **changes)
 
 

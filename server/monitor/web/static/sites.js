@@ -1,7 +1,7 @@
 // Who took part in which round, and each site as the coordinator knows it.
 import { h, details, table, renew } from "./dom.js";
 import { Strip, key } from "./strip.js";
-import { BY_NAME, bytes, clock, count, date, span } from "./words.js";
+import { BY_NAME, bytes, clock, count, date, phaseWords, span } from "./words.js";
 
 let strip = null;
 
@@ -23,7 +23,7 @@ function card(site, now) {
   if (site.words) warn.push(site.words);
   if (site.reason && site.now !== "contributed") warn.push(site.reason);
   if (site.clock_ahead_s !== null && Math.abs(site.clock_ahead_s) > 2) warn.push(`its clock is ${span(Math.abs(site.clock_ahead_s))} ${site.clock_ahead_s > 0 ? "ahead" : "behind"}`);
-  return [site.name, outcome(site.now), presence(site, now), warn.join("; ") || "–", count(site.patients), span(site.seconds), bytes(site.bytes_up), bytes(site.bytes_down),
+  return [site.name, outcome(site.now), presence(site, now), warn.join("; ") || "–", count(site.patients), site.phases ? phaseWords(site.phases) : span(site.seconds), bytes(site.bytes_up), bytes(site.bytes_down),
     site.device || "–", site.release || "–", date(site.certificate_expires)];
 }
 
@@ -40,7 +40,7 @@ export function show(node, state, go) {
     details("strip-table", "The same as tables", table("Closed rounds by outcome, as the journal counts them", ["Site", ...names.map((n) => n.replaceAll("_", " "))], counts),
       table("Why sites were not in a round, newest first", ["Round", "Site", "Code", "Reason"], trouble, { empty: "Every site was in every round." })),
     h("h2", null, "Each site"),
-    table("Sites as the coordinator knows them", ["Site", "Newest round", "Here", "Words", "Patients (rounded)", "Training", "Sent", "Received", "Device", "Release", "Certificate ends"],
+    table(state.head.member ? "Sites as the coordinator tells of them" : "Sites as the coordinator knows them", ["Site", "Newest round", "Here", "Words", "Patients (rounded)", "Seconds of its last round", "Sent", "Received", "Device", "Release", "Certificate ends"],
       state.sites.map((site) => card(site, state.now)), { stack: true }),
     state.sites.length ? h("p", { class: "quiet" }, `What leaves each site in this study: ${state.head.gives}. The number of patients is the rounded one of the protocol that every site approved.`) : null);
 }

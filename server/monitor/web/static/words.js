@@ -2,6 +2,7 @@
 export const STATUS = {
   preparing: { icon: "…", word: "Preparing" }, running: { icon: "▶", word: "Running" }, stalled: { icon: "‖", word: "Stalled" },
   complete: { icon: "✓", word: "Complete" }, incomplete: { icon: "◐", word: "Incomplete" }, failed: { icon: "✕", word: "Failed" },
+  unknown: { icon: "?", word: "Unknown" },
 };
 // letter on the wire -> class, mark in the strip, words
 export const OUTCOMES = {
@@ -16,6 +17,14 @@ export const OUTCOMES = {
   F: { name: "failed", mark: "F", words: "failed" },
   "-": { name: "not_sampled", mark: "·", words: "not drawn" },
   " ": { name: "waiting", mark: "", words: "waiting" },
+};
+// phase of a site's round -> what it is, for keys and tables; in the order in which they are drawn
+export const PHASES = {
+  wait: { head: "Wait", words: "waiting at the site for its turn" },
+  load: { head: "Load", words: "loading weights, model and patients" },
+  train: { head: "Train", words: "training" },
+  mask: { head: "Mask", words: "masking for the secure sum" },
+  send: { head: "Send", words: "on the way: sending there and back, Flower's turns, checks" },
 };
 export const BY_NAME = Object.fromEntries(Object.values(OUTCOMES).map((outcome) => [outcome.name, outcome]));
 export const MODELS = { fused: "image + clinical (fused)", image: "image only", clinical: "clinical only" };
@@ -43,6 +52,13 @@ export function span(seconds) {
   if (seconds < 120) return `${seconds.toFixed(0)} s`;
   if (seconds < 7200) return `${(seconds / 60).toFixed(0)} min`;
   return seconds < 172800 ? `${(seconds / 3600).toFixed(1)} h` : `${(seconds / 86400).toFixed(1)} days`;
+}
+
+// The phases that are known of one site, each with its seconds; in words.
+export function phaseWords(phases) {
+  if (!phases) return "–";
+  const parts = Object.keys(PHASES).filter((name) => phases[name] >= 0.05 || (name === "train" && phases[name] !== null)).map((name) => `${name} ${span(phases[name])}`);
+  return [...parts, `of ${span(phases.round_trip)}`].map((part) => part.replaceAll(" ", "\u00a0")).join(parts.length ? ", " : "");
 }
 
 export function clock(time, withSeconds = false) {
