@@ -14,7 +14,9 @@ from client.privacy.egress_log import read_list
 from client.privacy.ledger import Ledger
 from client.privacy.randomness import SecureRandomness
 from client.trainer.config import SiteConfig
+from client.trainer.consent import _leaves
 from client.trainer.service import TrainerService
+from server.monitor.cells import gives
 from server.reporting import Signature, write_passport, write_report
 from server.rounds.joint import _fault
 from shared_model.errors import PrivacyError
@@ -76,6 +78,14 @@ def test_report_and_passport_are_made_of_it(noised: Any) -> None:
     write_passport(folder, Signature.of_run())
     said = verify(folder).signed.passport.metrics.sites
     assert set(said) == {"site-01", "site-02"} and all(0 <= score.auc <= 1 for score in said.values())
+
+
+def test_what_leaves_is_told_to_whoever_watches_and_to_whoever_approves(noised: Any) -> None:
+    protocol = noised[0].protocol
+    assert "counts of its own test women by two models' scores" in gives(protocol)
+    words = " ".join(_leaves(protocol, 1000, trains=True, metrics=True))
+    assert "noised counts of this site's own test women" in words and "histogram" not in words
+    assert "own test women" not in " ".join(_leaves(protocol, 1000, trains=True, metrics=False))
 
 
 def test_each_site_was_charged_once_and_lists_its_counts_as_noised(noised: Any) -> None:
