@@ -75,7 +75,7 @@ def resume(run_dir: Path) -> None:
     """
     from simulations.launch import resume as resume_run
 
-    sys.exit(resume_run(run_dir))
+    sys.exit(resume_run(run_dir.resolve()))  # trainers work in a folder of their own
 
 
 @simulate.command(context_settings={"ignore_unknown_options": True})

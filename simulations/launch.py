@@ -55,11 +55,12 @@ from simulations.plan import (
     phases,
     pipeline_of,
 )
+from simulations.readers import synthetic_readings
 from simulations.released import carry_ledgers, check_weights, continued, judge_run
 from simulations.strategy import check_strategy
 
 COMPARISON = "comparison"  # folder that marks a run directory of many trainings
-COHORT_FORM = 2          # of what is prepared beside the tensors: 2: the evaluator's women have a `lesion_type`
+COHORT_FORM = 3          # of what is prepared beside the tensors; 2: the evaluator's `lesion_type`, 3: and readings
 INITIAL = "initial.safetensors"  # in the run directory
 EXIT_STOPPED = 130       # as a shell reports Ctrl-C
 DISK_REFUSES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
@@ -297,6 +298,7 @@ def prepare_cohorts(
                 source=source, destination=cohort, contract=contract, pipeline=pipeline, site=name,
                 key=importer_key(config["seed"], name), workers=workers, progress=progress, pool=films,
                 declared_spacing_mm=declared, lesions=lesion_types(source) if name in (HELD_OUT, EVALUATOR) else None,
+                readings=synthetic_readings(config, HELD_OUT) if name in (HELD_OUT, EVALUATOR) else None,
             )  # fmt: skip
             done += report.films
 

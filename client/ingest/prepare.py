@@ -80,6 +80,7 @@ class Preparation:
     site, contract, pipeline: of the study. films: of all sources, in order. tables: reads the clinical sources.
     reader: of the films. destination: the cohort's folder. excluded: pseudonyms of women who objected.
     lesions: kinds of cancers by pseudonym, for an evaluator's subgroups (`shared_model.lesion_types`).
+    readings: radiologists' decisions by pseudonym, for an evaluator's second-reader section (`shared_model.readings`).
     replace: an older cohort may stand there. check_ages: ages of table and film have to agree. listed: called when the
     quarantine list has been written, also where nobody can be prepared.
     """
@@ -93,6 +94,7 @@ class Preparation:
     destination: Path
     excluded: Collection[str] = frozenset()
     lesions: Mapping[str, str] | None = None
+    readings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     replace: bool = False
     check_ages: bool = False
     listed: Callable[[], None] = lambda: None
@@ -214,7 +216,7 @@ class Preparation:
                 self._set_aside(attempt, pseudonym, table, reason="nothing_usable", rows="not_prepared")
                 continue
             attempt.pictures[pseudonym] = frozenset(view.pixel_digest for view in views.values())
-            attributes = _attributes(views, row, self.contract)
+            attributes = _attributes(views, row, self.contract) | dict(self.readings.get(pseudonym, {}))
             if self.lesions is not None:
                 attributes[LESION_TYPE] = lesion_attribute(row.label, self.lesions.get(pseudonym))
             age = _known_number(row.features, self.contract, "age")
@@ -256,6 +258,7 @@ def prepare_site(
     policy: AdmissionPolicy | None = None,
     pool: FilmPool | None = None,
     lesions: Mapping[str, str] | None = None,
+    readings: Mapping[str, Mapping[str, str]] | None = None,
 ) -> PreparationReport:
     """Prepare the simplest source, a folder that is read once:
 
@@ -272,6 +275,7 @@ def prepare_site(
         pool: running workers of the same pipeline, spacing and policy that the caller keeps for several sites; None:
             `workers` processes of its own (starting them takes longer than the films of a small site).
         lesions: kind of cancer by patient id, for an evaluator's cohort alone.
+        readings: radiologists' decisions by patient id, for an evaluator's cohort alone.
 
     Raises:
         CohortError: the source is empty, no patient can be prepared, or the destination exists.
@@ -293,6 +297,7 @@ def prepare_site(
             site=site, contract=contract, pipeline=pipeline, films=films, tables=tables,
             reader=FilmReader(decoders, deidentifier), destination=destination,
             lesions=None if lesions is None else {names.of(owner): kind for owner, kind in lesions.items()},
+            readings={names.of(owner): said for owner, said in (readings or {}).items()},
         ).run(progress)  # fmt: skip
 
 

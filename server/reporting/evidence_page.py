@@ -9,12 +9,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from server.reporting import evidence_plots, plots
+from server.reporting import evidence_plots, federated_plots, plots
 from server.reporting.checklists import CLAIM, TRIPOD_AI, checklist, counted
 from server.reporting.claims import claims, contradictions
 from server.reporting.data_words import data_words
 from server.reporting.evidence_answer import headline, women
 from server.reporting.facts import read_object
+from server.reporting.federated import AXIS
 from server.reporting.maps import arms_part
 from server.reporting.words import FILTERS, write_page
 from shared_model.errors import StorageError
@@ -105,6 +106,9 @@ def _figures(document: Mapping[str, Any], plain: str) -> dict[str, Markup]:
                  if any(row["difference_low"] is not None for row in found.values())}:  # fmt: skip
         figures["gains"] = evidence_plots.gains(drawn)
     whole = arms[plain]["whole"]
+    between = arms[plain]["between_sites"] or {}
+    if between.get("rows") and between["k"] > 1:
+        figures["forest"] = federated_plots.forest(between["rows"], between, axis=AXIS)
     curves = dict(zip(ARM_CURVES, ((name, arm) for name, arm in arms.items() if arm["whole"]["roc"]
                                    and arm["models"]["federated"]["auc"] is not None), strict=False))  # fmt: skip
     if curves:

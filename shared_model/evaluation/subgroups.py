@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from shared_model.evaluation.auc import auc_interval
 from shared_model.evaluation.operating import operating_point
 from shared_model.lesion_types import LESION_TYPE, NO_CANCER
+from shared_model.readings import READINGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +71,8 @@ def row_size(row: Mapping[str, Any]) -> int:
 def _levels(name: str, values: list[object]) -> Mapping[str, NDArray[np.bool_]]:
     if name == LESION_TYPE:
         return _lesion_levels(values)
+    if name in READINGS:  # decided at the read that the model is to make: no women whom anybody could pick beforehand
+        return {}
     numbers = any(isinstance(v, float | int) and not isinstance(v, bool) and v == v for v in values)
     if numbers and name != "age_years":
         return {}
