@@ -211,5 +211,7 @@ def _show_import(done: Imported) -> None:
         console.print(f"{name}: {collected.words()}", highlight=False)
     for warning in (*report.warnings, *map(str, done.findings), *map(str, done.drifted)):
         console.print(f"! {warning}", highlight=False)
+    for name in done.dropped:
+        console.print(f"! {name} was written for the former cohort and is removed: write it again", highlight=False)
     changed = "unchanged" if done.unchanged else "written"
     click.echo(f"Cohort      {changed}, content {(report.content_sha256 or '')[:16]}, {report.seconds:.1f} s")

@@ -60,8 +60,10 @@ def release(run_dir: Path, folder: Path) -> None:
     """
     from server.release import write_release
 
-    made = write_release(run_dir, folder)
+    written = write_release(run_dir, folder)
+    made = written.release
     click.echo(f"Model       {made.model_sha256[:16]} of round {made.round}, study {made.study}")
+    click.echo(f"Passport    {written.vouched.words}")
     click.echo(f"Next        at a site: `mammofed site predict site.yaml --model {folder} --out results`")
 
 

@@ -30,6 +30,7 @@ MAX_PROTOCOLS: Final = 1000  # offered to one site at one time
 MAX_MEMBERS: Final = 1000
 MAX_WORDS: Final = 400  # characters of one text for a person
 MAX_REFUSAL_BYTES: Final = 3 << 10  # gRPC's headers have 8 KiB in all
+WATCHING: Final = ("mammofed-watch", "open")  # gRPC's initial metadata of a watch that is let in
 AHEAD_S: Final = 5.0
 BEHIND_S: Final = 300.0
 """How far a site's clock may be off: Flower refuses signatures from more than 5 s ahead or 305 s behind."""

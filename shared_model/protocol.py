@@ -44,6 +44,9 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+BUILT_IN: Final = ("image", "clinical")  # modalities of every study: films and table
+
+
 class Terms(BaseModel):
     """Base of all protocol parts: immutable, and an unknown field is an error."""
 
@@ -68,10 +71,35 @@ class PipelineTerms(Terms):
 
 
 class ModelTerms(Terms):
-    """Shape of the fusion model."""
+    """Shape of the fusion model.
+
+    modalities: what it is made of; `image` and `clinical` first, then names of `shared_model.fusion.modalities`.
+        Whether a machine has these shows when the model is built there. Not written where it is the two, so that
+        earlier protocols keep their hash.
+    """
 
     size: Literal["tiny", "small", "medium", "full"]
     fusion: Literal["gated", "early", "mid", "late"]
+    modalities: tuple[Name, ...] = Field(default=BUILT_IN, min_length=2, max_length=8)
+
+    @model_validator(mode="after")
+    def _known(self) -> ModelTerms:
+        if self.modalities[:2] != BUILT_IN or len(set(self.modalities)) != len(self.modalities):
+            raise ValueError(f"modalities: {', '.join(BUILT_IN)} first, then others, each once; "
+                             f"found {', '.join(self.modalities)}")  # fmt: skip
+        if self.others and self.fusion not in ("gated", "late"):
+            raise ValueError(f"modalities: fusion {self.fusion} joins films and table only; use gated or late")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "modalities" or self.others}
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Modalities beside films and table."""
+        return self.modalities[2:]
 
 
 class WeightsTerms(Terms):
@@ -463,7 +491,7 @@ class Protocol(Terms):
 
     def canonical(self) -> bytes:
         """The bytes that are hashed: JSON with sorted keys and no spaces."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+        return _canonical(self.model_dump(mode="json"))
 
     @property
     def sha256(self) -> str:
@@ -493,8 +521,22 @@ class Protocol(Terms):
         """Read a protocol (or the envelope that :meth:`write` makes) from bytes that are not trusted.
 
         Raises:
-            ProtocolError: too large, not JSON, wrong schema, or the stated hash is not that of the content.
+            ProtocolError: too large, not JSON, wrong schema, frozen by another version, or the stated hash is not that
+                of the content.
         """
+        protocol, stated = cls._kept(data, source)
+        if stated != protocol.sha256:
+            raise ProtocolError(
+                f"{source} was frozen by another version of MammoFed, whose protocols have other fields",
+                found=protocol.sha256, expected=stated,
+                remedy="go on with the version that froze it; `mammofed status` and `mammofed monitor` show it here",
+            )  # fmt: skip
+        return protocol
+
+    @classmethod
+    def _kept(cls, data: bytes | str, source: str) -> tuple[Protocol, str]:
+        """A protocol and the hash that it was frozen under: that of the file's own values, without fields that only
+        later versions have. Raises as :meth:`from_json`, but for such fields."""
         if len(data) > MAX_PROTOCOL_BYTES:
             raise ProtocolError(f"{source} is too large", found=len(data),
                                 expected=f"at most {MAX_PROTOCOL_BYTES} bytes")  # fmt: skip
@@ -507,13 +549,22 @@ class Protocol(Terms):
         stated = None
         if set(values) == {"protocol", "sha256"}:
             stated, values = values["sha256"], values["protocol"]
-        protocol = cls.create(values, source=source)
-        if stated is not None and stated != protocol.sha256:
+        own = hashlib.sha256(_canonical(values)).hexdigest()
+        try:
+            protocol = cls.create(values, source=source)
+        except ProtocolError as error:
+            if stated != own:
+                raise
+            raise ProtocolError(f"{source} was frozen by another version of MammoFed, and this one cannot read it",
+                                found=error.problem, remedy="use the version that froze it") from None  # fmt: skip
+        if stated in (None, protocol.sha256):
+            return protocol, protocol.sha256
+        if stated != own:
             raise ProtocolError(
-                f"{source} was changed after it was frozen", found=protocol.sha256, expected=stated,
+                f"{source} was changed after it was frozen", found=own, expected=stated,
                 remedy="take the file from the coordinator again",
             )  # fmt: skip
-        return protocol
+        return protocol, own
 
     def to_json(self) -> str:
         """The envelope `{"protocol": ..., "sha256": ...}`, indented for reading."""
@@ -522,9 +573,28 @@ class Protocol(Terms):
     @classmethod
     def read(cls, path: Path) -> Protocol:
         """Read a protocol file of bounded size."""
-        try:
-            with path.open("rb") as stream:
-                data = stream.read(MAX_PROTOCOL_BYTES + 1)
-        except OSError as error:
-            raise ProtocolError(f"cannot read the protocol {path}: {error.strerror}") from None
-        return cls.from_json(data, source=str(path))
+        return cls.from_json(_bytes_of(path), source=str(path))
+
+    @classmethod
+    def read_kept(cls, path: Path) -> tuple[Protocol, str]:
+        """Read a protocol file only to look at it: the protocol, and the hash that it was frozen under.
+
+        A file of an earlier version, which has fewer fields, is taken, too, where it is unchanged; its protocol has
+        another :attr:`sha256` then. Never for what is approved or run: that is :meth:`read`.
+
+        Raises:
+            ProtocolError: as :meth:`read`, but for such a file.
+        """
+        return cls._kept(_bytes_of(path), str(path))
+
+
+def _canonical(values: object) -> bytes:
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_PROTOCOL_BYTES + 1)
+    except OSError as error:
+        raise ProtocolError(f"cannot read the protocol {path}: {error.strerror}") from None

@@ -3,17 +3,19 @@
     protocol.json        the study's protocol
     model.safetensors    the chosen weights
     release.json         thresholds, temperature and how well it did, from the coordinator's held-out women
-    localisation.json    optional: how well its heat maps point to known lesions (synthetic women)
+    initial.safetensors  what training began from, for `site gain`
+    passport.json        who vouches for all of the above, and limits of use; with the bill of materials
+    localisation.json    optional: how well its heat maps point to known lesions (synthetic women); anybody can measure
+                         it again, so it is bound to the weights by their hash and not signed
 
-Written by `mammofed server release`, read by `mammofed site predict`, `explain` and `serve`. Needs no torch.
+Written by `mammofed server release`, read by `mammofed site predict`, `explain`, `serve` and `gain`. Needs no torch.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +23,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
-from shared_model.errors import WeightsError
+from shared_model.errors import PassportError, WeightsError
+from shared_model.map_figures import LOCALISATION, MapFigures, read_map_figures
 from shared_model.messages import MAX_FRAME_BYTES, weights_sha256
+from shared_model.passport import PASSPORT, Passport, Vouched, vouch
 from shared_model.protocol import Fraction, Protocol, Sha256
+from shared_model.signing import VerifyKey
 
-PROTOCOL, WEIGHTS, RELEASE, LOCALISATION = "protocol.json", "model.safetensors", "release.json", "localisation.json"
+PROTOCOL, WEIGHTS, RELEASE = "protocol.json", "model.safetensors", "release.json"
+INITIAL = "initial.safetensors"
 MAX_DOCUMENT_BYTES: Final = 1 << 20
 ASK = "ask the coordinator for the folder that `mammofed server release` makes"
 
@@ -78,21 +84,30 @@ class Release(_Part):
 
 @dataclass(frozen=True)
 class ReleasedModel:
-    """A whole folder, checked. localisation: by method, as `simulate localise` wrote it; empty where not measured."""
+    """A whole folder, checked. maps: how well its heat maps point to known lesions, None where not measured. vouched:
+    by whose passport, or by nobody's."""
 
     protocol: Protocol
     weights: dict[str, NDArray[np.float32]]
     release: Release
-    localisation: dict[str, dict[str, Any]]
+    maps: MapFigures | None
+    vouched: Vouched = field(default_factory=Vouched)
 
     @classmethod
-    def read(cls, folder: Path) -> ReleasedModel:
-        """Read a folder that may have come over the telephone line: everything is checked against its hash.
+    def read(cls, folder: Path, *, key: VerifyKey | None = None) -> ReleasedModel:
+        """Read a folder that may have come over the telephone line: everything is checked against its hash, and those
+        against the passport's signature where there is one.
+
+        Args:
+            key: of the coordinator who should have signed it, known from elsewhere; then a passport is asked for.
 
         Raises:
+            SignatureError: the passport was changed, or is of another key.
+            PassportError: it is malformed, is not of these files, or there is none and a key was given.
             WeightsError: absent, damaged, or the parts are of different models.
             ProtocolError: the protocol is damaged.
         """
+        vouched = vouch(folder, key=key)
         protocol = Protocol.read(folder / PROTOCOL)
         release = _release(folder / RELEASE)
         weights = _weights(folder / WEIGHTS)
@@ -103,7 +118,24 @@ class ReleasedModel:
             if found != expected:
                 raise WeightsError(f"{folder}: its {what} are not those of {RELEASE}", found=found[:16],
                                    expected=expected[:16], remedy=ASK)  # fmt: skip
-        return cls(protocol, weights, release, _localisation(folder / LOCALISATION, release.model_sha256))
+        if vouched.signed is not None:
+            _agree(release, vouched.signed.passport, folder)
+        maps = read_map_figures(folder / LOCALISATION, model_sha256=release.model_sha256, remedy=ASK)
+        return cls(protocol, weights, release, maps, vouched)
+
+
+def _agree(release: Release, passport: Passport, folder: Path) -> None:
+    """What a release says and its passport says too; passports of older releases do not name release.json itself."""
+    model = passport.model
+    for what, found, expected in (
+        ("study", release.study, passport.study), ("round", release.round, model.round),
+        ("weights", release.model_sha256, model.sha256), ("thresholds", release.thresholds, model.thresholds),
+        ("temperature", release.temperature, model.temperature),
+        ("specificity", release.specificity, model.specificity),
+    ):  # fmt: skip
+        if found != expected:
+            raise PassportError(f"{folder}: {RELEASE} and {PASSPORT} name different {what}", found=found,
+                                expected=expected, remedy=ASK)  # fmt: skip
 
 
 def _release(path: Path) -> Release:
@@ -122,19 +154,6 @@ def _weights(path: Path) -> dict[str, NDArray[np.float32]]:
     if any(array.dtype != np.float32 for array in arrays.values()):
         raise WeightsError(f"{path} holds tensors of a wrong type", expected="float32", remedy=ASK)
     return arrays
-
-
-def _localisation(path: Path, model_sha256: str) -> dict[str, dict[str, Any]]:
-    if not path.exists():
-        return {}
-    try:
-        document = json.loads(_bounded(path, MAX_DOCUMENT_BYTES))
-        methods = {str(k): dict(v) for k, v in document["methods"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise WeightsError(f"{path} is damaged", remedy=ASK) from None
-    if document.get("model_sha256") != model_sha256:
-        raise WeightsError(f"{path} was measured on another model", remedy="measure again, or remove the file")
-    return methods
 
 
 def _bounded(path: Path, limit: int) -> bytes:

@@ -148,23 +148,46 @@ def compare(run_dirs: tuple[Path, ...], output: Path | None) -> None:
     sys.exit(show(find_runs(run_dirs), output))
 
 
+@simulate.command(context_settings={"ignore_unknown_options": True})
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path),
+              help="New folder for model, hospital, results and pages; they carry identities.")  # fmt: skip
+def chain(run_dir: Path, overrides: tuple[str, ...], out: Path) -> None:
+    """Take a finished study through all that follows: report, passport, export, release, scores, explanations, gain.
+
+    Scored are the study's held-out women, or those of a collection that is named as for a study, however few
+    (`cohort=cbis_ddsm cohort.source=DIR`). How real films are tried: simulations/hospitals/README.md.
+
+    Example:  mammofed simulate chain runs/quick-20261126-120000 --out results
+    """
+    from simulations.chain import run_chain
+
+    def tell(words: str) -> None:
+        click.secho(f"\n$ {words}", bold=True)
+
+    run_chain(run_dir, out, overrides=overrides, tell=tell)
+
+
 @simulate.command()
-@click.argument("model_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("source", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--women", default=150, show_default=True, type=click.IntRange(min=2), help="With a cancer, at most.")
 @click.option("--method", "methods", multiple=True, default=("hirescam", "gradcam", "integrated_gradients"),
               show_default=True, help="Also: occlusion (four seconds a woman).")  # fmt: skip
-def localise(model_dir: Path, source: Path, women: int, methods: tuple[str, ...]) -> None:
-    """Do the heat maps of a released model point to lesions? Measured on synthetic women that it never saw.
+def localise(model: Path, source: Path | None, women: int, methods: tuple[str, ...]) -> None:
+    """Do the heat maps of a model point to lesions? Measured on synthetic women that it never saw.
 
-    SOURCE is a folder of the generator with truth.csv (~/.cache/mammofed/populations/.../held_out). Writes
-    localisation.json into MODEL_DIR; sites then print its figure beside each map.
+    MODEL is a finished run, whose own held-out women of the split `test` are taken, or a released model; then SOURCE is
+    a folder of the generator with truth.csv (~/.cache/mammofed/populations/.../held_out). Writes localisation.json into
+    MODEL: its figure stands in the report and beside each map at the sites. Maps of the same model with a random view
+    encoder, and of the weights that training began with, are measured beside it.
 
-    Example:  mammofed simulate localise density-2027-model ~/.cache/mammofed/populations/0123456789abcdef/held_out
+    Example:  mammofed simulate localise runs/quick-20261126-120000
     """
-    from simulations.localisation import localise_model
+    from simulations.localise_cli import localise_model
 
-    localise_model(model_dir, source, women=women, methods=methods)
+    localise_model(model, source, women=women, methods=methods)
 
 
 @simulate.command()

@@ -10,11 +10,12 @@ from typing import Any
 
 from shared_model.errors import ConfigError
 from shared_model.imaging import PipelineConfig
-from shared_model.protocol import Protocol
+from shared_model.protocol import BUILT_IN, Protocol
 from simulations.released import is_released, read_released, replacement_of, spent_before
 from simulations.strategy import federation, suited_training
 
 Config = dict[str, Any]  # the resolved Hydra tree as plain values
+NOT_TRAINING = ("phases", "scope", "encoder")  # of `training`: they go into the phases
 NOT_TERMS = ("share", "epsilon_share")  # of a configured phase: they become whole rounds and a noise factor
 
 
@@ -26,7 +27,8 @@ def pipeline_of(config: Config) -> PipelineConfig:
 
 def phases(config: Config) -> list[dict[str, Any]]:
     """The protocol's phases, without their noise: shares of `rounds` as whole rounds, at least one a phase, the last
-    phase takes the rest. `training.scope` stands for every phase's own where it is set.
+    phase takes the rest. `training.scope` stands for every phase's own where it is set; then a phase that left the view
+    encoder as it was (`encoder_rate` 0) takes the rates of `training.encoder`, where the scope has them.
 
     Raises:
         ConfigError: fewer rounds than phases, or shares that do not add up to 1.
@@ -43,7 +45,10 @@ def phases(config: Config) -> list[dict[str, Any]]:
         count = rounds - used if left == 0 else min(max(1, round(rounds * float(part["share"]))), rounds - used - left)
         used += count
         terms = {k: v for k, v in part.items() if k not in NOT_TERMS}
-        result.append({**terms, "rounds": count, "scope": config["training"]["scope"] or part.get("scope", "all")})
+        chosen = config["training"]["scope"]
+        if chosen and not float(part.get("encoder_rate", 1.0)):
+            terms |= config["training"].get("encoder") or {}
+        result.append({**terms, "rounds": count, "scope": chosen or part.get("scope", "all")})
     return result
 
 
@@ -88,6 +93,11 @@ def noise_multipliers(config: Config, *, releases: int = 1) -> tuple[float, ...]
     return noise_multipliers_for(epsilon=left, delta=float(privacy["delta"]), phases=spendings)
 
 
+def modalities(config: Config) -> tuple[str, ...]:
+    """What the model is made of; run directories of earlier releases do not say it."""
+    return tuple(config["fusion"].get("modalities", BUILT_IN))
+
+
 def write_initial_weights(config: Config, *, n_features: int, destination: Path) -> dict[str, str]:
     """Build the model, load the public image path if asked for, write it as safetensors.
 
@@ -105,6 +115,7 @@ def write_initial_weights(config: Config, *, n_features: int, destination: Path)
         FusionConfig(
             size=config["model"]["size"], fusion=config["fusion"]["kind"], n_clinical=n_features,
             height=config["model"]["height"], width=config["model"]["width"],
+            others=modalities(config)[2:],
         ),
         seed=int(config["seed"]), prevalence=float(config["loss"]["prevalence"]),
     )  # fmt: skip
@@ -156,11 +167,12 @@ def build_protocol(
             "seed": config["seed"],
             "contract": dict(contract),
             "pipeline": dict(pipeline),
-            "model": {"size": config["model"]["size"], "fusion": config["fusion"]["kind"]},
+            "model": {"size": config["model"]["size"], "fusion": config["fusion"]["kind"],
+                      "modalities": modalities(config)},
             "initial_weights": dict(initial_weights),
             "loss": config["loss"],
             "training": {
-                **{k: v for k, v in training.items() if k not in ("phases", "scope")},
+                **{k: v for k, v in training.items() if k not in NOT_TRAINING},
                 "proximal_mu": config["strategy"]["proximal_mu"],
                 "phases": [
                     {**phase, "noise_factor": factor}

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from server.reporting.answer import answer, model_rows, unheard_sites
-from server.reporting.facts import mapping, read_other_deltas
+from server.reporting.facts import data_of, mapping, read_other_deltas
+from server.reporting.words import women
 from shared_model.protocol import Protocol, SiteTerms
 from simulations.words import bytes_in_words, seconds_in_words
 
@@ -36,7 +37,8 @@ def final_tables(summary: Mapping[str, Any], protocol: Protocol, *, run_dir: Pat
         f"{seconds_in_words(float(summary.get('seconds') or 0))}, "
         f"{bytes_in_words(sum(traffic.values()))} between sites and coordinator",
     )
-    parts: list[RenderableType] = [head, *(Text(sentence) for sentence in answer(summary, protocol))]
+    sentences = answer(summary, protocol, data=data_of(run_dir))
+    parts: list[RenderableType] = [head, *(Text(sentence) for sentence in sentences)]
     rows = model_rows(summary, protocol)
     if rows:
         parts.append(_held_out_table(rows, summary, protocol))
@@ -47,7 +49,7 @@ def final_tables(summary: Mapping[str, Any], protocol: Protocol, *, run_dir: Pat
 def _held_out_table(rows: list[dict[str, Any]], summary: Mapping[str, Any], protocol: Protocol) -> Table:
     held_out = summary["metrics"]["held_out"]
     percent, level = round(100 * protocol.evaluation.confidence), round(100 * protocol.evaluation.specificity)
-    title = f"Held-out test split: {held_out['n']:,} women, {held_out['positives']:,} with cancer"
+    title = f"Held-out test split: {women(held_out['n'])} women, {women(held_out['positives'])} with cancer"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("Model", min_width=24)
     table.add_column(f"AUC ({percent} % interval)", justify="right", no_wrap=True)
@@ -55,12 +57,18 @@ def _held_out_table(rows: list[dict[str, Any]], summary: Mapping[str, Any], prot
     table.add_column("Realised\nspecificity", justify="right")
     for row in rows:
         table.add_row(
-            row["label"], f"{decimal(row.get('auc'))} ({decimal(row.get('auc_low'))}-{decimal(row.get('auc_high'))})",
+            row["label"], area(row),
             f"{share(row.get('sensitivity'))} "
             f"({percent_of(row.get('sensitivity_low'))}-{percent_of(row.get('sensitivity_high'))})",
             share(row.get("specificity")), style="bold" if row["key"] == "fused" else "",
         )  # fmt: skip
     return table
+
+
+def area(row: Mapping[str, Any]) -> str:
+    """`0.870 (0.840-0.900)`; without bounds where one score for all women makes them meet."""
+    low, high = row.get("auc_low"), row.get("auc_high")
+    return f"{decimal(row.get('auc'))}" + ("" if low == high else f" ({decimal(low)}-{decimal(high)})")
 
 
 def _site_table(summary: Mapping[str, Any], protocol: Protocol) -> Table:

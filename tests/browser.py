@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from server.monitor.web.serve import Door, serve
+from server.monitor.web.runs import Runs
+from server.monitor.web.serve import Door, serving
+from server.monitor.web.source import Source
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 PICTURES = Path(os.environ.get("MAMMOFED_PICTURES", "")) if os.environ.get("MAMMOFED_PICTURES") else None
@@ -20,23 +21,10 @@ WAIT_MS = 10_000
 
 
 @contextmanager
-def served(place: Path, **door: Any) -> Iterator[str]:
-    """The page of `place`, served by this process; gives its address."""
-    there, stop, said = threading.Event(), threading.Event(), []
-
-    def say(url: str) -> None:
-        said.append(url)
-        there.set()
-
-    way = Door(**{"port": 0, **door})
-    thread = threading.Thread(target=serve, args=(place, way), kwargs={"say": say, "stop": stop})
-    thread.start()
-    try:
-        assert there.wait(20)
-        yield said[0]
-    finally:
-        stop.set()
-        thread.join(20)
+def served(place: Path | Source, **door: Any) -> Iterator[str]:
+    """The page of `place` or of another source, served by this process; gives its address."""
+    with serving(Runs(place) if isinstance(place, Path) else place, Door(**{"port": 0, **door})) as url:
+        yield url
 
 
 class Sight:

@@ -136,10 +136,7 @@ def make_study(
         )  # fmt: skip
         files[name] = home / "site.json"
         files[name].write_text(config.to_json())
-    model = build_model(
-        FusionConfig(size="tiny", fusion="gated", n_clinical=contract.n_features, height=HEIGHT, width=WIDTH),
-        seed=protocol.seed, prevalence=0.3,
-    )  # fmt: skip
+    model = build_model(FusionConfig.of(protocol), seed=protocol.seed, prevalence=0.3)
     return SmallStudy(root, protocol, arrays_of(model), files)
 
 

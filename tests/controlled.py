@@ -52,7 +52,7 @@ class MemoryBoard:
         return list(enumerate(self.journal.get(study, []), start=1))[after:]
 
     def tell(self, study: str, **event: Any) -> None:
-        self.journal.setdefault(study, []).append(Event(time=1.0, **event))
+        self.journal.setdefault(study, []).append(Event(**{"time": 1.0, **event}))
 
 
 class Hub:

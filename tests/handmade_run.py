@@ -104,6 +104,8 @@ def write_journal(path: Path) -> None:
             "VALUES (1795366800.0, ?, ?, ?, ?, ?, 1, ?, '{}')",
             (kind, severity, code, site, number, text),
         )
+    connection.execute("INSERT INTO reports VALUES (11, 'selection', 'evaluator', ?, ?, 0.1, 1, 1)",
+                       (SHA, json.dumps({"n": 200, "positives": 40})))  # fmt: skip
     connection.commit()
     connection.close()
 

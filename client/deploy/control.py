@@ -29,6 +29,7 @@ from shared_model.control import (
     MAX_REPLY_BYTES,
     MAX_REQUEST_BYTES,
     SERVICE,
+    WATCHING,
     BeatReply,
     BeatRequest,
     DocumentsReply,
@@ -92,13 +93,21 @@ class ControlClient:
         """Say goodbye; the coordinator lets this certificate in no more."""
         return LeaveReply.decode(self._unary("Leave", request.encode(), timeout))
 
-    def watch(self, request: WatchRequest, *, stop: threading.Event | None = None) -> Iterator[StudyEvent]:
-        """Events as they come, until the line ends (an error) or :meth:`reset` is called from another thread."""
+    def watch(
+        self, request: WatchRequest, *, stop: threading.Event | None = None, opened: Callable[[], None] | None = None
+    ) -> Iterator[StudyEvent]:
+        """Events as they come, until the line ends (an error) or :meth:`reset` is called from another thread.
+
+        opened: told once, when the coordinator has let this call in; the first event may be hours away.
+        """
         try:
             call = self._open().unary_stream(f"/{SERVICE}/Watch")(request.encode())
         except ValueError:  # the channel was closed by another thread
             raise _no_connection("the line was closed") from None
         try:
+            # Waits until the call is let in, or is over; what is refused has no such metadata.
+            if WATCHING in map(tuple, call.initial_metadata() or ()) and opened is not None:
+                opened()
             for data in call:
                 yield StudyEvent.decode(data)
                 if stop is not None and stop.is_set():

@@ -6,6 +6,7 @@
     <home>/trainer/       the trainer's: approved protocols/, state/ (ledger, replies, audit log), coordinator.json,
                           party.json (name and role)
     <home>/run/           the socket between the two
+    <home>/models/        released models that the administrator put there, for `site gain` (`client.gain.at_home`)
 
 On a machine of its own each role has its user (`client/deploy/units`); for one user all of it is 0700.
 """

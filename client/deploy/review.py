@@ -31,8 +31,9 @@ def show_review(home: SiteHome, signed: SignedProtocol, found: Review, console: 
     table.add_column()
     table.add_row("Proposed by", f"{signed.coordinator.name}, key {signed.coordinator.key[:16]}, "
                   f"protocol {signed.sha256[:16]}")  # fmt: skip
-    table.add_row("What is trained", f"a {protocol.model.size} {protocol.model.fusion}-fusion model of films and the "
-                  f"clinical table, {found.parameters:,} weights, begun from {protocol.initial_weights.origin} ones")
+    made_of = " and ".join(("films", "the clinical table", *protocol.model.others))
+    table.add_row("What is trained", f"a {protocol.model.size} {protocol.model.fusion}-fusion model of {made_of}, "
+                  f"{found.parameters:,} weights, begun from {protocol.initial_weights.origin} ones")  # fmt: skip
     table.add_row("How", f"{protocol.rounds} rounds, {protocol.federation.strategy}, "
                   f"{len(protocol.federation.sites)} sites, quorum {protocol.federation.quorum}, "
                   f"a deadline of {protocol.federation.deadline_s:g} s a round")  # fmt: skip

@@ -17,7 +17,8 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command()
 @click.argument("place", metavar="HOME|RUN_DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--site", help="Only this hospital of a run directory.")
-@click.option("--model", type=FILE, help="The shared model (a run directory has its own).")
+@click.option("--model", type=click.Path(exists=True, path_type=Path),
+              help="The released folder (default: the one in HOME/models; a run directory has its own).")  # fmt: skip
 @click.option("--initial", type=FILE, help="The study's initial weights, for public weights and the own model.")
 @click.option("--summary", type=FILE, help="The coordinator's summary.json, for its threshold.")
 @click.option("--local/--no-local", default=True, show_default=True, help="Train the hospital's own model for it.")
@@ -28,7 +29,9 @@ def gain(
 ) -> None:  # fmt: skip
     """What a hospital gained: shared, own and public model on its own test women. Nothing is sent anywhere.
 
-    Example:  mammofed site gain runs/quick-20261126-120000 --site site_01
+    \b
+    Example:  mammofed site gain north --model density-2027-model
+              mammofed site gain runs/quick-20261126-120000 --site site_01
     """
     from rich.console import Console
 
@@ -38,9 +41,17 @@ def gain(
     if (place / "evidence.json").exists():
         rows = sites_of_evidence(place / "evidence.json", site=site)
     else:
-        from client.gain.study import studies, work_out
+        from client.gain.study import studies_of_run, work_out
 
-        found = studies(place, site=site, model=model, initial=initial, summary=summary)
+        if (place / "protocol.json").exists():
+            found = studies_of_run(place, site=site, model=model, initial=initial, summary=summary)
+        else:
+            from client.gain.at_home import study_at_home
+
+            found = [study_at_home(place, model=model, initial=initial, summary=summary)]
+        vouched = found[0].vouched
+        console.print(f"{'Passport  ' if vouched.signed else '! '}{vouched.words}", markup=False, highlight=False,
+                      soft_wrap=True)  # fmt: skip
         rows = []
         for study in found:
             name = study.config.site

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shared_model.errors import ConfigError, StorageError
+from shared_model.evaluation.gain import too_few
 
 NAMES = {"public": "public weights, films alone", "local": "own model, trained here without noise",
          "local_noised": "own model, under the study's privacy", "shared": "shared model"}  # fmt: skip
@@ -43,7 +44,7 @@ def sentence(row: Mapping[str, Any]) -> str:
     whose = "its own model" if name == "shared_vs_local" else "public weights"
     gap = _gap(pairs[name]) if name else None
     women = f"{row['n']:,} own test women, {row['positives']:,} with cancer"
-    if gap is None or gap[1] is None or gap[2] is None:
+    if gap is None or gap[1] is None or gap[2] is None or too_few(row["n"], row["positives"]):
         return f"{row['site']}: {women}: too few to say what it gained."
     word = "gained" if gap[1] > 0 else "lost" if gap[2] < 0 else "is not shown to have gained"
     return f"{row['site']} {word}: {gap[0]:+.3f} in AUC over {whose} ({gap[1]:+.3f} to {gap[2]:+.3f}; {women})."

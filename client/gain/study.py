@@ -19,24 +19,22 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
-from client.deploy.home import SiteHome
 from client.privacy.randomness import SeededRandomness
 from client.trainer.config import SiteConfig
 from client.trainer.evaluate import PATIENTS_AT_A_TIME, ImageOnly
 from client.trainer.models import WarmModels
-from client.trainer.site import release
 from client.training.features import FeatureCache
 from client.training.local import train_round
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import load_contract
-from shared_model.errors import CohortError, ConfigError, ProtocolError, StorageError
+from shared_model.errors import CohortError, ConfigError, StorageError
 from shared_model.evaluation import Scores, evaluate_cohort
 from shared_model.evaluation.evidence import SENSITIVITY
 from shared_model.evaluation.gain import SHARED, gain
 from shared_model.fusion import FusionModel, load_arrays
 from shared_model.messages import Arrays
+from shared_model.passport import Vouched, vouch
 from shared_model.protocol import Protocol
-from shared_model.signed_protocol import SignedProtocol
 
 MAX_WEIGHTS_BYTES = 1 << 30
 LOAD_BYTES = 64 << 20
@@ -46,50 +44,41 @@ Tell = Callable[[int, int], None]  # (rounds of the site's own model done, in al
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a gain is worked out from. summary: the coordinator's `summary.json`, for the threshold; may be empty."""
+    """What a gain is worked out from. summary: the coordinator's `summary.json`, for the threshold; may be empty.
+    vouched: who vouches for the model."""
 
     config: SiteConfig
     protocol: Protocol
     model: Arrays
     initial: Arrays | None
     summary: Mapping[str, Any]
+    vouched: Vouched
 
 
-def studies(
-    place: Path, *, site: str | None, model: Path | None, initial: Path | None, summary: Path | None
-) -> list[Study]:
-    """The studies of a run directory (one a site), or the one of a site's home.
+def studies_of_run(place: Path, *, site: str | None, model: Path | None, initial: Path | None,
+                   summary: Path | None) -> list[Study]:  # fmt: skip
+    """The studies of a run directory of `mammofed simulate`, one a site.
 
     Args:
-        place: a run directory of `mammofed simulate`, or a home of `site init`.
-        site: only this one. model, initial, summary: needed at a home, where the coordinator's files were put by hand.
+        site: only this one. model, initial, summary: instead of those of the run.
 
     Raises:
-        ConfigError: neither, or a file is needed. StorageError, ProtocolError: a file is absent or damaged.
+        ConfigError: no such site. StorageError, ProtocolError: a file is absent or damaged.
+        PassportError, SignatureError: the run has a passport, and its model is not what that names.
     """
-    if (place / "protocol.json").exists():
-        protocol = Protocol.read(place / "protocol.json")
-        weights, start = read_weights(model or place / "model.safetensors"), initial or place / "initial.safetensors"
-        told = _object(summary or place / "summary.json")
-        names = [s.name for s in protocol.federation.sites if site in (None, s.name)]
-        if not names:
-            raise ConfigError("the study has no such site", found=site,
-                              expected=", ".join(s.name for s in protocol.federation.sites))  # fmt: skip
-        return [
-            Study(config=SiteConfig.read(place / "sites" / name / "site.json"), protocol=protocol, model=weights,
-                  initial=read_weights(start) if start.exists() else None, summary=told)
-            for name in sorted(names)
-        ]  # fmt: skip
-    if not (place / "policy.yaml").exists():
-        raise ConfigError(f"{place} is neither a site's home nor a run directory",
-                          expected="policy.yaml, protocol.json or evidence.json in it")  # fmt: skip
-    if model is None:
-        raise ConfigError("--model: a home does not hold the study's model",
-                          remedy="give the model.safetensors that the coordinator released")  # fmt: skip
-    config = SiteHome.open(place).trainer_config()
-    return [Study(config=config, protocol=_protocol_of(model, config), model=read_weights(model),
-                  initial=None if initial is None else read_weights(initial),
-                  summary={} if summary is None else _object(summary))]  # fmt: skip
+    protocol = Protocol.read(place / "protocol.json")
+    vouched = vouch(place) if model is None else Vouched()
+    weights, start = read_weights(model or place / "model.safetensors"), initial or place / "initial.safetensors"
+    told = read_object(summary or place / "summary.json")
+    names = [s.name for s in protocol.federation.sites if site in (None, s.name)]
+    if not names:
+        raise ConfigError("the study has no such site", found=site,
+                          expected=", ".join(s.name for s in protocol.federation.sites))  # fmt: skip
+    return [
+        Study(config=SiteConfig.read(place / "sites" / name / "site.json"), protocol=protocol, model=weights,
+              initial=read_weights(start) if start.exists() else None, summary=told, vouched=vouched)
+        for name in sorted(names)
+    ]  # fmt: skip
 
 
 def work_out(study: Study, *, local: bool, tell: Tell | None = None) -> dict[str, Any]:
@@ -123,7 +112,8 @@ def work_out(study: Study, *, local: bool, tell: Tell | None = None) -> dict[str
         wanted_specificity=terms.specificity if threshold is not None else None,
         sensitivity=terms.sensitivity or SENSITIVITY, replicates=REPLICATES,
     )  # fmt: skip
-    return {"site": config.site, "study": protocol.study, "protocol_sha256": protocol.sha256, **document}
+    return {"site": config.site, "study": protocol.study, "protocol_sha256": protocol.sha256,
+            "passport_sha256": study.vouched.sha256, **document}  # fmt: skip
 
 
 class _Bench:
@@ -194,27 +184,12 @@ def read_weights(path: Path) -> Arrays:
         raise StorageError(f"{path} is damaged: {type(error).__name__}", remedy="fetch it again") from None
 
 
-def _protocol_of(model: Path, config: SiteConfig) -> Protocol:
-    """The approved protocol that a model file names in its metadata."""
-    with model.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        head = stream.read(min(size, 1 << 20))
-    try:
-        wanted = json.loads(head)["__metadata__"]
-        named = {str(value) for value in wanted.values()}
-    except (ValueError, KeyError, AttributeError, RecursionError):
-        raise StorageError(f"{model} does not say of which study it is", expected="a model of this software") from None
-    for path in sorted(config.protocols.glob("*.json")):
-        coordinator = config.coordinator
-        protocol = (Protocol.read(path) if coordinator is None else
-                    SignedProtocol.read(path, coordinator=coordinator, release=release()).protocol)  # fmt: skip
-        if protocol.sha256 in named or any(protocol.sha256 in value for value in named):
-            return protocol
-    raise ProtocolError(f"{model} is of a study that {config.site} did not approve", found=sorted(named)[:3],
-                        remedy="give the model of an approved study")  # fmt: skip
+def read_object(path: Path) -> Mapping[str, Any]:
+    """A JSON object of a file, {} for JSON of another kind.
 
-
-def _object(path: Path) -> Mapping[str, Any]:
+    Raises:
+        StorageError: absent or no JSON.
+    """
     try:
         found = json.loads(path.read_bytes())
     except OSError as error:

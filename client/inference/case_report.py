@@ -63,7 +63,8 @@ def page(explanation: Explanation, scorer: Scorer, reference: SiteReference | No
     one, release = explanation.prediction, scorer.released.release
     text: str = _template().render(
         disclaimer=DISCLAIMER, case=one.case, score=one.score, prediction=one, release=release,
-        protocol=scorer.released.protocol, bands=scorer.bands(), map_words=scorer.map_words(explanation.method),
+        vouched=scorer.released.vouched, protocol=scorer.released.protocol,
+        bands=scorer.bands(), map_words=scorer.map_words(explanation.method),
         films=[_film(film) for film in explanation.films.values()], factors=_factors(explanation, scorer.contract),
         shares=explanation.shares, ablation=explanation.ablation, parts=_parts(explanation),
         missing=missing_of(one.case, scorer.contract), histogram=_histogram(one, reference), method=explanation.method,

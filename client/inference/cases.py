@@ -25,7 +25,6 @@ from client.ingest.reader import FilmReader
 from client.ingest.site_file import SiteFile
 from client.ingest.table import Row, encode_women
 from client.ingest.tables import read_sources
-from client.ingest.vault import Vault
 from shared_model.cohort.batch import PatientBatch
 from shared_model.cohort.views import VIEWS
 from shared_model.contract import Contract
@@ -35,8 +34,8 @@ from shared_model.imaging import FilmPool, PipelineConfig, View
 
 @dataclass(frozen=True, kw_only=True)
 class Film:
-    """One film of a case. path: its file. received: it was fetched and de-identified, so that its original is at the
-    PACS. view: as the model took it."""
+    """One film of a case. path: its file. received: it was fetched and de-identified: its original is at the PACS
+    (`originals` finds it). view: as the model took it."""
 
     path: Path = field(repr=False)
     received: bool
@@ -138,16 +137,16 @@ def read_cases(
                     elif isinstance(result, View):
                         films.setdefault(name, {})[result.view] = Film(
                             path=film.source.path, received=film.source.received, view=result)  # fmt: skip
-        return _cases(sorted(found), films, table.rows, quarantine, vault)
+        ids = {name: vault.patient_of(name) or (wanted or {}).get(name, "") for name in found}
+        return _cases(ids, films, table.rows, quarantine)
 
 
 def _cases(
-    names: list[str], films: Mapping[str, Mapping[str, Film]], rows: Mapping[str, Row], quarantine: Quarantine,
-    vault: Vault,
-) -> Cases:  # fmt: skip
-    notes = dict(_notes(quarantine, names))
+    ids: Mapping[str, str], films: Mapping[str, Mapping[str, Film]], rows: Mapping[str, Row], quarantine: Quarantine
+) -> Cases:
+    notes = dict(_notes(quarantine, ids.keys()))
     cases, refused = [], {}
-    for name in names:
+    for name in sorted(ids):
         row = rows.get(name)
         features = row.features if row is not None else None
         if not films.get(name) and features is None:
@@ -155,7 +154,7 @@ def _cases(
             continue
         shown = next(iter(films.get(name, {}).values()), None)
         exam = shown.view.study_date if shown is not None else row.exam if row is not None else ""
-        cases.append(Case(pseudonym=name, patient_id=vault.patient_of(name) or "", exam=exam,
+        cases.append(Case(pseudonym=name, patient_id=ids[name], exam=exam,
                           films=dict(films.get(name, {})), features=features, notes=notes.get(name, ())))  # fmt: skip
     return Cases(cases=tuple(cases), refused=refused)
 

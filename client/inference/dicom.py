@@ -2,8 +2,9 @@
 
 Secondary Capture Image (PS3.3 A.8.1), one series a woman; Comprehensive SR (PS3.3 A.35.3) of template TID 1500
 (PS3.16), with the probability of cancer (DCM 111047), who observed (a device, with model and protocol hash as
-algorithm) and which films were looked at. Both carry the woman's real identity, from her own films: they are for her
-record. UIDs follow from the content, so that the same result sent twice is one object at the PACS.
+algorithm) and which films were looked at. Both carry the woman's real identity, from her own films or from the PACS
+that has them (`originals`): they are for her record. UIDs follow from the content, so that the same result sent twice
+is one object at the PACS.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pydicom
 from highdicom.sc import SCImage
 from highdicom.sr import (
     AlgorithmIdentification,
@@ -37,7 +37,6 @@ from client.inference.overlay import enlarge, with_words
 from client.inference.pictures import ExplainedFilm
 from client.inference.predict import DISCLAIMER, Prediction
 from client.inference.scorer import Scorer
-from shared_model.errors import ConfigError
 from shared_model.imaging.header import quiet_pydicom
 
 MANUFACTURER, MODEL_NAME = "MammoFed", "MammoFed case results"
@@ -55,19 +54,6 @@ _ABOVE = Code("above-threshold", _SCHEME, "Score above the study's threshold")
 _USUAL = Code("in-distribution", _SCHEME, "Case is like the site's cohort")
 _MODALITIES = Code("modalities-used", _SCHEME, "Modalities that the score rests on")
 _YES, _NO = Code("373066001", "SCT", "Yes"), Code("373067005", "SCT", "No")
-
-
-def original(film: ExplainedFilm) -> Dataset:
-    """The header of a film as the hospital has it, without pixels.
-
-    Raises:
-        ConfigError: it was fetched from a PACS and de-identified on the way, so that no result can name it.
-    """
-    if film.received:
-        raise ConfigError("results for the PACS need the original film, and this one was de-identified when it was "
-                          "fetched", remedy="give `films` of site.yaml a folder of the exam's own files")  # fmt: skip
-    with quiet_pydicom():
-        return pydicom.dcmread(film.path, stop_before_pixels=True)
 
 
 def secondary_captures(
@@ -96,7 +82,7 @@ def _capture(
             laterality=film.view[0], transfer_syntax_uid=ExplicitVRLittleEndian, **_patient(header),
         )  # fmt: skip
         # As the film itself hangs; highdicom knows no oblique directions such as FR of an MLO.
-        made.PatientOrientation = header.get("PatientOrientation", "")
+        made.PatientOrientation = _hung(header.get("PatientOrientation"))
         made.ImageType = ["DERIVED", "SECONDARY"]
         made.ConversionType = "WSD"
         made.BurnedInAnnotation = "NO"  # words, but none that say who she is (PS3.3 C.7.6.1)
@@ -110,15 +96,23 @@ def _capture(
     return made
 
 
+def _hung(stated: object) -> list[str]:
+    """Directions of rows and columns, or none where the header has something else there: scanned films name their view
+    in it (CBIS-DDSM: `MLO`), and only A, F, H, L, P and R may stand there (PS3.3 C.7.6.1.1.1)."""
+    values = [] if stated is None or isinstance(stated, str) else [str(value) for value in stated]  # type: ignore[attr-defined]
+    return values if len(values) == 2 and all(v and set(v) <= set("AFHLPR") for v in values) else []
+
+
 def structured_report(
     prediction: Prediction, headers: Sequence[Dataset], scorer: Scorer
 ) -> Dataset:
     """One TID 1500 report of a woman's exam; headers: of all films that were looked at."""
-    score, release = prediction.score, scorer.released.release
+    score, release, vouched = prediction.score, scorer.released.release, scorer.released.vouched
     algorithm = AlgorithmIdentification(
         name="MammoFed fusion model", version=f"{scorer.released.protocol.release} {_short(scorer)}",
         parameters=[f"model sha256 {release.model_sha256}", f"protocol sha256 {release.protocol_sha256}",
-                    f"study {release.study}, round {release.round}", DISCLAIMER],
+                    f"study {release.study}, round {release.round}", DISCLAIMER, f"passport: {vouched.words}",
+                    *scorer.without, *(f"limit of use: {limit}" for limit in vouched.limits)],
     )  # fmt: skip
     measurements = [
         Measurement(name=_PROBABILITY, value=round(100.0 * score.probability, 2), unit=_PERCENT),
@@ -157,7 +151,7 @@ def structured_report(
         made = ComprehensiveSR(
             evidence=[_minimal(header) for header in headers], content=content[0],
             series_instance_uid=_uid("sr-series", scorer, prediction, *films), series_number=SERIES["sr"],
-            sop_instance_uid=_uid("sr", scorer, prediction, *films, repr(score)), instance_number=1,
+            sop_instance_uid=_uid("sr", scorer, prediction, *films, repr(score), vouched.words), instance_number=1,
             manufacturer=MANUFACTURER, is_complete=True, is_final=False, is_verified=False,
         )  # fmt: skip
         made.SeriesDescription = "MammoFed score (research)"
@@ -169,6 +163,7 @@ def words(prediction: Prediction, scorer: Scorer, view: str) -> list[str]:
     """What stands below a heat map."""
     score, release = prediction.score, scorer.released.release
     used = {"both": "films and clinical table", "image": "films only", "table": "clinical table only"}
+    passport = scorer.released.vouched.sha256
     lines = [
         f"{DISCLAIMER}",
         f"{view.replace('_', ' ')}. Probability of cancer {score.probability:.1%} in a population like the study's "
@@ -176,7 +171,8 @@ def words(prediction: Prediction, scorer: Scorer, view: str) -> list[str]:
         f"{'above' if score.positive else 'not above'} the threshold for {release.specificity:.0%} specificity. "
         f"Rests on: {used[prediction.case.modalities]}.",
         f"Colours: where the film speaks for cancer to the model. {scorer.map_words()}",
-        f"Model {release.model_sha256[:16]}, protocol {release.protocol_sha256[:16]}, study {release.study}.",
+        f"Model {release.model_sha256[:16]}, protocol {release.protocol_sha256[:16]}, study {release.study}, "
+        + (f"passport {passport[:16]}." if passport else "no passport: nobody vouches for it."),
     ]
     if prediction.why:
         lines.insert(2, f"Unlike the cases that the model was measured on: {'; '.join(prediction.why)}.")
@@ -217,6 +213,7 @@ def _minimal(header: Dataset) -> Dataset:
 
 
 def _equipment(made: Dataset, scorer: Scorer) -> None:
+    made.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: highdicom states none, and names have letters beyond ASCII
     made.ManufacturerModelName = MODEL_NAME
     made.DeviceSerialNumber = scorer.released.release.model_sha256[:16]
     made.SoftwareVersions = scorer.released.protocol.release

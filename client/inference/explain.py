@@ -23,8 +23,9 @@ BOARD = "board.html"
 
 
 def write_pages(
-    site: SiteFile, model: Path, patients: Sequence[str], out: Path, *, method: str, stage: Stage | None = None
-) -> list[Path]:
+    site: SiteFile, released: ReleasedModel, patients: Sequence[str], out: Path, *, method: str,
+    stage: Stage | None = None,
+) -> list[Path]:  # fmt: skip
     """One page a woman, named by pseudonym, and `board.html` for several; returns their paths.
 
     Raises:
@@ -34,7 +35,7 @@ def write_pages(
     if how is None:
         raise ConfigError("--method: no such method", found=method, expected=", ".join(METHODS))
     contract = load_contract()
-    scorer = Scorer(ReleasedModel.read(model), contract)
+    scorer = Scorer(released, contract)
     pipeline = site.imaging.pipeline()
     scorer.check_pipeline(pipeline)
     found = read_cases(site, contract=contract, patients=patients, stage=stage)

@@ -22,7 +22,7 @@ MOST_AT_ONCE = 64  # requests in work or waiting; more get 503
 
 
 def listen(
-    site: SiteFile, model: Path, *, host: str, port: int, token_file: Path | None, names: tuple[str, ...],
+    site: SiteFile, released: ReleasedModel, *, host: str, port: int, token_file: Path | None, names: tuple[str, ...],
     workers: int | None,
 ) -> None:  # fmt: skip
     """Serve until the process is told to end.
@@ -35,7 +35,7 @@ def listen(
         raise ConfigError("an address that other machines can reach needs a token", found=host,
                           expected="127.0.0.1, or --token FILE",
                           remedy="umask 077; openssl rand -hex 32 > token; --token token")  # fmt: skip
-    scorer = Scorer(ReleasedModel.read(model), load_contract())
+    scorer = Scorer(released, load_contract())
     reference = site_reference(scorer, site.cohort, site.work / "inference")
     service = Service(site, scorer, reference, workers=workers or os.cpu_count() or 1)
     hosts = (*names, host) if host not in ("0.0.0.0", "::") else names  # noqa: S104

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +19,10 @@ from shared_model.imaging import AdmissionPolicy, PipelineConfig, read_picture
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainedFilm:
-    """One film. path: of its file. shown: uint8 [rows, columns], tissue bright. heat: float32 of the same shape, at
+    """One film. shown: uint8 [rows, columns], tissue bright. heat: float32 of the same shape, at
     least 0, in logits a cell. top: the exam's greatest value. spacing_mm: of stored pixels (row, column)."""
 
     view: str
-    path: Path
-    received: bool
     shown: NDArray[np.uint8]
     heat: NDArray[np.float32]
     top: float
@@ -56,7 +53,7 @@ def explained_films(
         if picture.film.view != view or not np.array_equal(pixels, film.view.pixels):
             raise CohortError(f"a film changed while it was being scored ({view})", remedy="predict again")
         found[view] = ExplainedFilm(
-            view=view, path=film.path, received=film.received, shown=picture.shown(),
+            view=view, shown=picture.shown(),
             heat=picture.channels.placement.to_film(maps[VIEWS.index(view)]), top=float(maps.max()),
             spacing_mm=picture.film.spacing_mm,
         )  # fmt: skip

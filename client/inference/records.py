@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +16,7 @@ from client.inference.scorer import Scorer
 COLUMNS = (
     "patient_id", "pseudonym", "probability", "positive", "band", "logit", "image_logit", "clinical_logit",
     "modalities", "missing_views", "out_of_distribution", "why", "site_percentile", "notes", "study", "model_sha256",
-    "protocol_sha256", "made",
+    "protocol_sha256", "passport_sha256", "made",
 )  # fmt: skip
 SPREADSHEET = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is a formula to a spreadsheet
 
@@ -36,15 +36,21 @@ def record(prediction: Prediction, scorer: Scorer) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def to_json(predictions: Sequence[Prediction], scorer: Scorer, refused: dict[str, str]) -> str:
-    """All of them with what they rest on."""
+def to_json(
+    predictions: Sequence[Prediction], scorer: Scorer, refused: dict[str, str], *,
+    not_placed: Mapping[str, str] | None = None,
+) -> str:  # fmt: skip
+    """All of them with what they rest on. refused, not_placed: by pseudonym, who has no score or no DICOM objects."""
     release = scorer.released.release
     document = {
         "schema_version": 1, "disclaimer": DISCLAIMER, "model": scorer.identity,
+        "passport": scorer.released.vouched.plain(), "vouched": scorer.released.vouched.words,
+        "without": list(scorer.without),
         "population": {"prevalence": round(release.prevalence, 4), "specificity": release.specificity,
                        "test": release.test.model_dump() if release.test else None},
         "bands": [asdict(band) for band in scorer.bands()],
         "predictions": [record(prediction, scorer) for prediction in predictions], "not_scored": refused,
+        "not_placed": dict(not_placed or {}),
     }  # fmt: skip
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
@@ -66,16 +72,19 @@ def to_fhir(prediction: Prediction, scorer: Scorer) -> dict[str, Any]:
     The subject is named by the hospital's own id, because no server was asked for her resource.
     """
     case, score, release = prediction.case, prediction.score, scorer.released.release
+    vouched = scorer.released.vouched
     name = hashlib.sha256(f"{release.model_sha256}\0{case.pseudonym}".encode()).hexdigest()[:32]
     used = {"both": "films and clinical table", "image": "films only", "table": "clinical table only"}
-    notes = [DISCLAIMER, f"Rests on {used[case.modalities]}.",
+    notes = [DISCLAIMER, f"Rests on {used[case.modalities]}.", *scorer.without,
              f"Probability in a population with {release.prevalence:.0%} prevalence, as the study's.",
-             *(f"Unlike the cases that the model was measured on: {why}." for why in prediction.why)]  # fmt: skip
+             *(f"Unlike the cases that the model was measured on: {why}." for why in prediction.why),
+             *(f"Limit of use: {limit}" for limit in vouched.limits)]  # fmt: skip
     return {
         "resourceType": "RiskAssessment", "id": name, "status": "preliminary",
         "identifier": [{"system": "urn:mammofed:result", "value": name}],
         "method": {"text": f"MammoFed study {release.study}, model sha256 {release.model_sha256}, "
-                           f"protocol sha256 {release.protocol_sha256}"},
+                           f"protocol sha256 {release.protocol_sha256}, "
+                           + (f"passport sha256 {vouched.sha256}" if vouched.sha256 else "no passport")},
         "code": {"text": "Probability of breast cancer from mammograms and clinical factors (research)"},
         "subject": {"identifier": {"value": case.patient_id}},
         "occurrenceDateTime": prediction.made,

@@ -17,6 +17,7 @@ from shared_model.evaluation.use import BANDS as EDGES
 from shared_model.explanation import DEFAULT_METHOD
 from shared_model.fusion import FusionConfig, FusionModel, build_model, load_arrays
 from shared_model.imaging import PipelineConfig
+from shared_model.map_figures import NOT_MEASURED
 from shared_model.released import ReleasedModel
 
 LEAST_BAND = 20  # women; an observed rate of fewer is not stated
@@ -72,10 +73,7 @@ class Scorer:
         if contract.sha256 != protocol.contract.sha256:
             raise ContractError("the model was trained with another data contract", found=contract.version,
                                 expected=protocol.contract.version, remedy="install the model's release")  # fmt: skip
-        config = FusionConfig(
-            size=protocol.model.size, fusion=protocol.model.fusion, n_clinical=protocol.contract.n_features,
-            height=protocol.pipeline.height, width=protocol.pipeline.width,
-        )  # fmt: skip
+        config = FusionConfig.of(protocol)
         self.released, self.contract, self.device = released, contract, torch.device(device)
         self.model: FusionModel = build_model(config, seed=0, prevalence=protocol.loss.prevalence)
         load_arrays(self.model, released.weights)
@@ -132,24 +130,23 @@ class Scorer:
         return tuple(found)
 
     @property
+    def without(self) -> tuple[str, ...]:
+        """What the model was trained with and no case here comes with, in words."""
+        return tuple(f"Scored as without {name}, which the model knows and this command does not read."
+                     for name in self.released.protocol.model.others)  # fmt: skip
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What every result states of the model."""
         release = self.released.release
         return {"study": release.study, "model_sha256": release.model_sha256,
                 "protocol_sha256": release.protocol_sha256, "release": self.released.protocol.release,
-                "round": release.round}  # fmt: skip
+                "round": release.round, "passport_sha256": self.released.vouched.sha256}  # fmt: skip
 
     def map_words(self, method: str = DEFAULT_METHOD) -> str:
         """What a heat map of this model is worth, to stand beside every one."""
-        found = self.released.localisation.get(method)
-        if not found:
-            return "It was not measured how well this model's maps point to lesions."
-        p = found["pointing"]
-        return (
-            f"On {found['women']} {found.get('cohort', 'synthetic women')} with known lesions that the model never saw "
-            f"the strongest place of such a map was within {found['tolerance_mm']:.0f} mm of the lesion in "
-            f"{p['value']:.0%} of films (95 % interval {p['low']:.0%}-{p['high']:.0%}; chance {found['chance']:.0%})."
-        )
+        maps = self.released.maps
+        return NOT_MEASURED if maps is None else maps.words(method)
 
 
 def _log_odds(share: float) -> float:

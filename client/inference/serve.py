@@ -105,7 +105,9 @@ class Service:
     def model(self) -> dict[str, Any]:
         """Which model answers."""
         release = self._scorer.released.release
-        return {**self._scorer.identity, "disclaimer": DISCLAIMER, "prevalence": release.prevalence,
+        vouched = self._scorer.released.vouched
+        return {**self._scorer.identity, "disclaimer": DISCLAIMER, "passport": vouched.plain(),
+                "vouched": vouched.words, "prevalence": release.prevalence,
                 "specificity": release.specificity, "bands": [asdict(band) for band in self._scorer.bands()],
                 "test": release.test.model_dump() if release.test else None}  # fmt: skip
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from client.inference.dicom import original, secondary_captures, structured_report
+from client.inference.dicom import secondary_captures, structured_report
+from client.inference.originals import NotPlacedError, Originals
 from client.inference.pictures import explained_films
 from client.inference.predict import Prediction
 from client.inference.records import to_csv, to_fhir, to_json
 from client.inference.scorer import Scorer
+from client.ingest.deidentify import Deidentifier
 from client.ingest.outbox import Outbox, Sent
 from client.ingest.site_file import SiteFile
 from client.ingest.sources.objects import to_file
@@ -27,12 +30,14 @@ OUTBOX = "outbox"
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What was written. objects: DICOM objects in files. sent: what the sending did, None where none was asked for."""
+    """What was written. objects: DICOM objects in files. sent: what the sending did, None where none was asked for.
+    not_placed: reason of NOT_PLACED -> women for whose films there is no way back to the hospital's own."""
 
     predictions: int
     fhir: int
     objects: int
     sent: Sent | None
+    not_placed: Mapping[str, int] = field(default_factory=dict)
 
 
 def write_results(
@@ -42,7 +47,8 @@ def write_results(
     """Write one folder, its owner's alone.
 
     Raises:
-        ConfigError: `send` without a PACS in site.yaml, or a film's original is not at hand.
+        ConfigError: `send` without a PACS in site.yaml.
+        SourceError: `dicom` or `send`, and the PACS that films came from cannot be asked whose they are.
         StorageError: the disk refuses.
     """
     if send and site.results is None:
@@ -57,30 +63,49 @@ def write_results(
             text = json.dumps(to_fhir(one, scorer), indent=2, ensure_ascii=False) + "\n"
             write_private(out / "fhir" / f"{one.case.pseudonym}.json", text.encode())
     objects, sent = 0, None
+    not_placed: dict[str, str] = {}
     if dicom or send:
         make_private_folder(out / "dicom")
-        for one in (one for one in predictions if one.case.films):
-            for dataset in objects_of(site, scorer, one):
-                # Named by a hash of the UID: nothing that came in a DICOM file gets into a path.
-                name = hashlib.sha256(str(dataset.SOPInstanceUID).encode()).hexdigest()[:32]
-                write_private(out / "dicom" / f"{name}.dcm", to_file(dataset, ExplicitVRLittleEndian))
-                objects += 1
-                if send:
-                    with Outbox(site.work / OUTBOX) as box:
-                        box.put(dataset)
+        with Originals(site, Deidentifier(site.read_key())) as originals:
+            for one in (one for one in predictions if one.case.films):
+                try:
+                    made = objects_of(site, scorer, one, originals)
+                except NotPlacedError as error:
+                    not_placed[one.case.pseudonym] = error.reason
+                    continue
+                for dataset in made:
+                    _put(dataset, out / "dicom", site.work / OUTBOX if send else None)
+                objects += len(made)
+        if not_placed:
+            text = to_json(predictions, scorer, refused, not_placed=not_placed)
+            write_private(out / "predictions.json", text.encode())
     if send:
         assert site.results is not None
         with Outbox(site.work / OUTBOX) as box:
             sent = box.send(site.results)
-    return Written(predictions=len(predictions), fhir=len(predictions) if fhir else 0, objects=objects, sent=sent)
+    return Written(predictions=len(predictions), fhir=len(predictions) if fhir else 0, objects=objects, sent=sent,
+                   not_placed=Counter(not_placed.values()))  # fmt: skip
 
 
-def objects_of(site: SiteFile, scorer: Scorer, prediction: Prediction) -> list[Dataset]:
-    """The Secondary Captures and the report of one woman."""
+def _put(dataset: Dataset, folder: Path, outbox: Path | None) -> None:
+    # Named by a hash of the UID: nothing that came in a DICOM file gets into a path.
+    name = hashlib.sha256(str(dataset.SOPInstanceUID).encode()).hexdigest()[:32]
+    write_private(folder / f"{name}.dcm", to_file(dataset, ExplicitVRLittleEndian))
+    if outbox is not None:
+        with Outbox(outbox) as box:
+            box.put(dataset)
+
+
+def objects_of(site: SiteFile, scorer: Scorer, prediction: Prediction, originals: Originals) -> list[Dataset]:
+    """The Secondary Captures and the report of one woman.
+
+    Raises:
+        NotPlacedError: there is no way back to the hospital's own films. SourceError: the PACS cannot be asked.
+    """
+    headers = originals.of(prediction.case)
     films = explained_films(
         scorer, prediction.case, pipeline=site.imaging.pipeline(), policy=site.film_policy.admission(),
         declared_spacing_mm=site.film_policy.declared_spacing_mm,
     )  # fmt: skip
-    headers = {view: original(film) for view, film in films.items()}
     return [*secondary_captures(prediction, films, headers, scorer),
             structured_report(prediction, list(headers.values()), scorer)]  # fmt: skip

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pydicom.dataset import Dataset
 
@@ -19,19 +20,21 @@ from client.ingest.deidentify import Deidentifier
 from client.ingest.deidentify.values import decoded
 from client.ingest.exams import find_films
 from client.ingest.joining import join
+from client.ingest.lesions import read_lesion_types
 from client.ingest.prepare import Preparation
 from client.ingest.quality import Finding, drift, findings
 from client.ingest.quarantine import Quarantine
 from client.ingest.reader import FilmReader, SourceFilm
 from client.ingest.report import PreparationReport, write_whole_text
 from client.ingest.site_file import FolderSource, SiteFile
-from client.ingest.sources import Collected, Received
+from client.ingest.sources import Collected, DicomWebSource, DimseSource, Received
 from client.ingest.sources.disk import FolderLock, make_folder
 from client.ingest.summary import Summary, summarise
 from client.ingest.table import Table, encode_women
 from client.ingest.tables import Content, read_sources
 from client.ingest.vault import Vault
 from shared_model.cohort import Cohort, sweep
+from shared_model.cohort.others import drop_stale
 from shared_model.contract import Contract, load_contract
 from shared_model.errors import CohortError, ConfigError
 from shared_model.imaging import FilmPool
@@ -48,7 +51,8 @@ Stage = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 class Imported:
     """What one import did. collected: by words for the source. unchanged: the cohort is the same as before.
 
-    findings: rules that the cohort breaks. drifted: what changed since the last import.
+    findings: rules that the cohort breaks. drifted: what changed since the last import. dropped: further modalities
+    (`shared_model.cohort.others`) that were written for the former cohort and are gone with it.
     """
 
     report: PreparationReport
@@ -57,6 +61,7 @@ class Imported:
     findings: tuple[Finding, ...]
     drifted: tuple[Finding, ...]
     summary: Summary
+    dropped: tuple[str, ...] = ()
 
 
 class _Remembering:
@@ -131,6 +136,7 @@ def import_site(site: SiteFile, *, stage: Stage | None = None, contract: Contrac
         # First, because they are read in seconds and most often wrong; fetching films may take a night.
         with show("Read clinical sources"):
             contents = read_sources(site.clinical, contract=contract, identities=RememberingNames(deidentifier, vault))
+            lesions = None if site.lesion_types is None else read_lesion_types(site.lesion_types, deidentifier)
         films, collected = films_of(site, vault, deidentifier, show, stack)
         vault.set_note(PLACES_OF, "")
         vault.set_places("film", (os.fspath(film.path) for film in films))
@@ -142,6 +148,7 @@ def import_site(site: SiteFile, *, stage: Stage | None = None, contract: Contrac
             site=site.site, contract=contract, pipeline=pipeline, films=films, destination=site.cohort, replace=True,
             tables=lambda exams, quarantine: _joined(site, contents, contract, vault, exams, quarantine),
             reader=FilmReader(pool, deidentifier, vault), excluded=vault.excluded().keys(), check_ages=True,
+            lesions=lesions,
             listed=lambda: vault.set_note(PLACES_OF, digest_of_list(site)),
         )  # fmt: skip
         with show("Check, choose and decode films") as progress:
@@ -149,6 +156,7 @@ def import_site(site: SiteFile, *, stage: Stage | None = None, contract: Contrac
         vault.forget_films_but(film.path for film in films)
         assert report.content_sha256 is not None
         cohort = Cohort.open(site.cohort)
+        dropped = tuple(drop_stale(cohort))
         now = datetime.now(UTC).isoformat(timespec="seconds")
         vault.set_members(report.content_sha256, cohort.pseudonyms, imported=now)
         summary = summarise(cohort, report, contract=contract, threshold=site.threshold)
@@ -158,7 +166,7 @@ def import_site(site: SiteFile, *, stage: Stage | None = None, contract: Contrac
         if not unchanged:
             write_whole_text(site.work / SUMMARY, summary.to_json())
     return Imported(report=report, collected=collected, unchanged=unchanged, findings=broken, drifted=drifted,
-                    summary=summary)  # fmt: skip
+                    summary=summary, dropped=dropped)  # fmt: skip
 
 
 def digest_of_list(site: SiteFile) -> str:
@@ -176,8 +184,10 @@ def forget_refusals(site: SiteFile, reasons: Collection[str] | None) -> int:
     with opened(site) as (vault, _):
         count = vault.forget_refusals(reasons)
     for number, source in enumerate(site.films, start=1):
-        folder = site.work / RECEIVED / f"{number}-{source.kind}"
-        if reasons is None and folder.is_dir():
+        if isinstance(source, FolderSource) or reasons is not None:
+            continue
+        folder = store_folder(site, number, source)
+        if folder.is_dir():
             with Received(folder, max_bytes=site.imaging.max_bytes) as store:
                 count += store.retry_refused()
     return count
@@ -199,6 +209,19 @@ def former_summary(site: SiteFile) -> Summary | None:
                           remedy=f"check {site.work / SUMMARY}") from None  # fmt: skip
 
 
+def store_folder(site: SiteFile, number: int, source: DimseSource | DicomWebSource) -> Path:
+    """Where films are kept that came from a source over the network; number: its place in the file, from 1."""
+    return site.work / RECEIVED / f"{number}-{source.kind}"
+
+
+def source_of(site: SiteFile, path: Path) -> DimseSource | DicomWebSource | None:
+    """The source that a kept film came from, None where site.yaml does not name it any more."""
+    for number, source in enumerate(site.films, start=1):
+        if not isinstance(source, FolderSource) and path.is_relative_to(store_folder(site, number, source)):
+            return source
+    return None
+
+
 def films_of(
     site: SiteFile, vault: Vault, deidentifier: Deidentifier, show: Stage, stack: ExitStack
 ) -> tuple[list[SourceFilm], dict[str, Collected]]:
@@ -218,8 +241,8 @@ def films_of(
             continue
         name = f"films {number} ({source.kind})"
         # The store is the source's own: its number in the file names it, and it stays locked until the films are read.
-        store = stack.enter_context(Received(site.work / RECEIVED / f"{number}-{source.kind}",
-                                             max_bytes=site.imaging.max_bytes))  # fmt: skip
+        folder = store_folder(site, number, source)
+        store = stack.enter_context(Received(folder, max_bytes=site.imaging.max_bytes))
         with show(f"Fetch from {name}") as progress:
             collected[name] = source.collect(store, remembering, progress)
         for pseudonym in vault.excluded():  # an archive goes on announcing her films

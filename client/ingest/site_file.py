@@ -23,6 +23,7 @@ from client.ingest.tables import ClinicalSource
 from shared_model.errors import ConfigError
 from shared_model.imaging import AdmissionPolicy, PipelineConfig
 from shared_model.plain_yaml import check_plain
+from shared_model.signing import VerifyKey
 
 MAX_SITE_BYTES = 1 << 20
 KEY_BYTES = (32, 1024)
@@ -78,7 +79,10 @@ class SiteFile(Settings):
     site: public name. cohort: folder of the prepared cohort, which the trainer reads. work: the importer's own folder
     (what was fetched, de-identified; its memory). key: file of at least 32 secret bytes that its owner alone can read.
     threshold: least count besides 0 that `mammofed site data` shows. workers: processes that decode; null: one a core.
+    lesion_types: of an evaluator alone: CSV with the kind of each woman's cancer, for subgroups; see `lesions`.
     results: the PACS that takes results of `mammofed site predict --send`; null: none does.
+    coordinator: public key of who signs the passports of models, 64 hexadecimal digits: a model that it did not sign is
+    not used. null: a passport is believed by its own word, and a model without one is used and said to have none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
@@ -95,6 +99,8 @@ class SiteFile(Settings):
     films: tuple[FilmSource, ...] = Field(max_length=32)
     clinical: tuple[ClinicalSource, ...] = Field(min_length=1, max_length=32)
     results: OutboxTarget | None = None
+    lesion_types: SitePath | None = None
+    coordinator: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
     @field_validator("films")
     @classmethod
@@ -116,6 +122,15 @@ class SiteFile(Settings):
         if own["work"].is_relative_to(own["cohort"]) or own["cohort"].is_relative_to(own["work"]):
             raise ValueError("cohort and work lie in one another; the trainer reads the one and must not see the other")
         return self
+
+    def signer(self, key_hex: str | None = None) -> VerifyKey | None:
+        """Whose signature a model has to bear: `key_hex` where it is given, else `coordinator`.
+
+        Raises:
+            SignatureError: no public key.
+        """
+        chosen = key_hex or self.coordinator
+        return None if chosen is None else VerifyKey.from_hex(chosen)
 
     def read_key(self) -> bytes:
         """The secret key.

@@ -21,7 +21,7 @@ from client.privacy.what_if import outlook
 from client.trainer.peers import NOBODY, Confirmed, confirm_peers, read_peers
 from client.trainer.withdrawn import check_not_withdrawn
 from shared_model.cohort import Cohort, split_indices
-from shared_model.errors import ConfigError, ProtocolError, SignatureError
+from shared_model.errors import CohortError, ConfigError, ProtocolError, SignatureError
 from shared_model.private_files import make_private_folder, remove_private, write_private
 from shared_model.protocol import Protocol
 from shared_model.signed_protocol import Coordinator, SignedProtocol
@@ -251,11 +251,7 @@ def women_of(home: SiteHome) -> dict[str, list[str]]:
 def _parameters(protocol: Protocol) -> int:
     from shared_model.fusion import FusionConfig, build_model
 
-    config = FusionConfig(
-        size=protocol.model.size, fusion=protocol.model.fusion, n_clinical=protocol.contract.n_features,
-        height=protocol.pipeline.height, width=protocol.pipeline.width,
-    )  # fmt: skip
-    model = build_model(config, seed=protocol.seed, prevalence=protocol.loss.prevalence)
+    model = build_model(FusionConfig.of(protocol), seed=protocol.seed, prevalence=protocol.loss.prevalence)
     return sum(int(parameter.numel()) for parameter in model.parameters())
 
 
@@ -304,6 +300,10 @@ def _faults(
     ):
         if found != expected:
             faults.append(f"this site's cohort was prepared by another {what}: prepare it again")
+    try:
+        cohort.require_others(protocol.model.others)
+    except CohortError as error:
+        faults.append(str(error))
     if trains and not patients:
         faults.append("no patient of this site would be trained on: prepare more patients")
     if trains:

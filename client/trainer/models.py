@@ -35,10 +35,7 @@ class WarmModels:
         Raises:
             ConfigError: the protocol describes no model.
         """
-        config = FusionConfig(
-            size=protocol.model.size, fusion=protocol.model.fusion, n_clinical=protocol.contract.n_features,
-            height=protocol.pipeline.height, width=protocol.pipeline.width,
-        )  # fmt: skip
+        config = FusionConfig.of(protocol)
         key = (config, protocol.loss.prevalence, device)  # the prior is a constant of the model, not a weight
         if key not in self._built:
             model = build_model(config, seed=protocol.seed, prevalence=protocol.loss.prevalence).to(device)

@@ -9,16 +9,18 @@ import contextlib
 import threading
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from typing import Final
 from urllib.parse import urlsplit
 
 from client.deploy.control import ControlLine
 from client.deploy.home import SiteHome
 from client.deploy.identity import SiteFile, SiteIdentity
-from client.watch.show import Screen
-from client.watch.story import Story
+from client.deploy.inbox import Inbox
 from shared_model.control import WatchRequest
 from shared_model.errors import CertificateError, ConfigError, ControlError, MammoFedError
+from shared_model.protocol import Protocol
+from shared_model.story import Story, Watcher
 
 AGAIN_S: Final = 5.0
 
@@ -41,18 +43,16 @@ def check_address(url: str, settings: SiteFile) -> None:
                           remedy="give the address that was given to `mammofed site init --server`")  # fmt: skip
 
 
-def known_rounds(home: SiteHome) -> dict[str, int]:
-    """Rounds of the protocols that came to this site; what cannot be read is not known."""
-    from client.trainer.consent import proposals
-    from client.trainer.site import release
-
+def known_protocols(home: SiteHome) -> dict[str, Protocol]:
+    """Protocols that came to this site, by study; what cannot be read is not known."""
     with contextlib.suppress(MammoFedError):
-        return {name: signed.protocol.rounds for name, signed in proposals(home, release=release()).items()}
+        inbox = Inbox(home.courier, site=home.identity().settings.site, release=version("mammofed"))
+        return {signed.protocol.study: signed.protocol for signed in inbox.protocols()}
     return {}
 
 
 def follow(
-    identity: SiteIdentity, story: Story, screen: Screen, *, stop: threading.Event,
+    identity: SiteIdentity, story: Story, watcher: Watcher, *, stop: threading.Event,
     line: Callable[[SiteIdentity], ControlLine] = ControlLine, again_s: float = AGAIN_S,
 ) -> None:  # fmt: skip
     """Show what happens until `stop`; a line that breaks is made anew and goes on after the last event.
@@ -63,21 +63,20 @@ def follow(
     while not stop.is_set():
         try:
             with line(identity) as there:
-                screen.tunnel = partial(_words, there)
-                for event in there.client.watch(WatchRequest(after=story.after), stop=stop):
-                    screen.line("connected")  # now that something came, and not before
+                watcher.tunnel = partial(_words, there)
+                opened = partial(watcher.line, "connected", up=True)
+                for event in there.client.watch(WatchRequest(after=story.after), stop=stop, opened=opened):
                     story.apply(event)
-                    screen.told(event)
-        except CertificateError:
-            raise
-        except ControlError as error:
-            if error.reason == "busy":
-                raise
-            screen.line(f"{error.problem}: tried again every {again_s:g} s")
+                    watcher.told(event)
         except MammoFedError as error:
-            screen.line(f"{error.problem}: tried again every {again_s:g} s")
+            for_good = isinstance(error, CertificateError) or (
+                isinstance(error, ControlError) and error.reason == "busy"
+            )
+            watcher.line(f"{error.problem}{'' if for_good else f': tried again every {again_s:g} s'}", up=False)
+            if for_good:
+                raise
         finally:
-            screen.tunnel = None
+            watcher.tunnel = None
         stop.wait(again_s)
 
 

@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from client.watch.story import Story, StudyStory
 from shared_model.control import StudyEvent, plain
 from shared_model.figures import sparkline
+from shared_model.story import Story, StudyStory, Watcher
 
 STYLES = {"info": "dim", "warning": "yellow", "error": "bold red"}
 STATES = {"running": "cyan", "complete": "green", "incomplete": "bold red", "stopped": "yellow"}
@@ -24,7 +24,7 @@ MOST_SHOWN = 4  # studies on one screen: those that were heard of last
 CURVE = 30  # rounds
 
 
-class Screen:
+class Screen(Watcher):
     """Where a member's studies are shown; a context manager that gives the terminal back.
 
     Args:
@@ -54,7 +54,7 @@ class Screen:
         if not self._drawn and self._study in (None, event.study):
             self._print(line_of(event))
 
-    def line(self, words: str) -> None:
+    def line(self, words: str, *, up: bool) -> None:
         """How the line to the coordinator is, in words."""
         if words != self._line and not self._drawn:
             self._print(words)

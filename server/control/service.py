@@ -31,6 +31,7 @@ from shared_model.control import (
     COURIER_BEHIND_S,
     MAX_REFUSAL_BYTES,
     SERVICE,
+    WATCHING,
     BeatReply,
     BeatRequest,
     Document,
@@ -234,6 +235,7 @@ class ControlService:
         over = threading.Event()
         context.add_callback(over.set)
         with self._guarded(context, strangers=False, watch=True) as caller:
+            context.send_initial_metadata((WATCHING,))  # that it is let in; the first event may be hours away
             after = dict(WatchRequest.decode(data).after)
             while not over.is_set() and not self.stopping.is_set():
                 assert caller.admitted is not None

@@ -102,12 +102,12 @@ def _study(study: StudyFolder) -> dict[str, Any]:
     unknown = {"study": study.name, "wanted": "?", "state": "damaged", "closed": 0, "rounds": 0, "sites": [],
                "protocol_sha256": "", "folder": str(study.path), "status": "damaged", "sentence": ""}  # fmt: skip
     try:
-        wanted, protocol = study.wanted(), Protocol.read(study.path / "protocol.json")
+        wanted, (protocol, sha256) = study.wanted(), Protocol.read_kept(study.path / "protocol.json")
         view = read(study.path, LATEST)  # as page, terminal and `mammofed status` say it
         return {
             "study": study.name, "wanted": wanted.wish.value, "state": study.state().value, "closed": study.closed(),
             "rounds": protocol.rounds, "sites": [site.name for site in protocol.federation.sites],
-            "protocol_sha256": protocol.sha256, "folder": str(study.path), "reason": wanted.reason,
+            "protocol_sha256": sha256, "folder": str(study.path), "reason": wanted.reason,
             "status": view.status, "sentence": view.sentence,
         }  # fmt: skip
     except MammoFedError as error:

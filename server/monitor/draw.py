@@ -35,7 +35,7 @@ QUIET: Final = ("site_present", "site_started", "site_replied", "site_evaluated"
 # One sign and one colour a status, so that none is told by colour alone.
 STATUS: Final[dict[str, tuple[str, str]]] = {
     "preparing": ("·", "cyan"), "running": ("▶", "blue"), "stalled": ("‖", "bold yellow"), "complete": ("✓", "green"),
-    "incomplete": ("◐", "bold magenta"), "failed": ("✗", "bold red"),
+    "incomplete": ("◐", "bold magenta"), "failed": ("✗", "bold red"), "unknown": ("?", "bold dark_orange"),
 }  # fmt: skip
 OUTCOMES: Final[dict[str, str]] = {
     "contributed": "green", "asked": "cyan", "waiting": "dim", "not_sampled": "dim", "late": "yellow",
@@ -130,7 +130,7 @@ def _cells(view: StudyView, site: SiteView, *, width: int) -> list[RenderableTyp
     if width >= TINY:
         cells.append(Text("–" if site.seconds is None else f"{site.seconds:.1f}"))
     if width >= NARROW:
-        cells.append(Text(f"{bytes_in_words(site.bytes_up)} / {bytes_in_words(site.bytes_down)}"))
+        cells.append(Text(f"{bytes_in_words(site.bytes_up or 0)} / {bytes_in_words(site.bytes_down or 0)}"))
         cells.append(Text("–" if site.heard is None else f"{seconds_words(view.now - site.heard)} ago"))
     if width >= WIDE:
         cells.append(Text(_phases(site)))

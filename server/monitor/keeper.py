@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import logging
 import shutil
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from server.monitor.alarms import Machine, evaluate
 from server.monitor.notify import Notifier
 from server.monitor.reading import read
 from server.monitor.rules import MonitorFile
+from server.monitor.stepping import Stepping
 from server.monitor.view import StudyView, merge
-from shared_model.errors import ConfigError, MammoFedError
+from shared_model.errors import ConfigError
 
 STEP_S: Final = 5.0
 END_S: Final = 20.0
@@ -34,7 +33,7 @@ def machine_of(folder: Path) -> Machine:
         return Machine()
 
 
-class Keeper:
+class Keeper(Stepping):
     """The watch over the run directories that `folders` names at each look; a context manager.
 
     Args:
@@ -49,24 +48,12 @@ class Keeper:
         self, folders: Callable[[], Iterable[Path]], *, own: Path | None = None, step_s: float = STEP_S,
         notifier: Callable[[MonitorFile], Notifier] = lambda file: Notifier(file.send),
     ) -> None:  # fmt: skip
-        self._folders, self._own, self._step_s, self._make = folders, own, step_s, notifier
+        super().__init__("the watch for alarms", step_s=step_s, end_s=END_S)
+        self._folders, self._own, self._make = folders, own, notifier
         self._stamp = _stamp(own)
         self._file = MonitorFile.read(own)
         self._notifier = notifier(self._file)
         self._views: dict[Path, StudyView] = {}
-        self._fault = ""
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join(END_S)
 
     def step(self, *, last: bool = False) -> None:
         """Look once at every study. last: nobody looks again."""
@@ -95,21 +82,6 @@ class Keeper:
         if file.send != self._file.send:
             self._notifier = self._make(file)
         self._file = file
-
-    def _run(self) -> None:
-        while not self._over.wait(self._step_s):
-            self._try()
-        self._try(last=True)  # how it ended is worth an alarm, too
-
-    def _try(self, *, last: bool = False) -> None:
-        try:
-            self.step(last=last)
-            self._fault = ""
-        except Exception as error:  # the watch must outlive what it watches
-            words = str(error) if isinstance(error, MammoFedError) else repr(error)
-            if words != self._fault:
-                log.error("the watch for alarms: %s", words, exc_info=not isinstance(error, MammoFedError))
-            self._fault = words
 
 
 def _stamp(path: Path | None) -> tuple[int, int] | None:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from server.monitor import cells
+from server.monitor.kept import Kept, read_kept
 from server.monitor.outlook import meaning
 from server.monitor.presence import Presence, look
 from server.monitor.rows import Rows, read_rows
 from server.monitor.standing import Facts, standing
 from server.monitor.view import Auc, Best, SiteView, Status, StudyView
 from server.rounds.states import RoundState
-from shared_model.errors import MammoFedError
 from shared_model.protocol import Protocol
 
 SILENT_S = 8.0  # a site beats every 5 s; a member that is silent is named within ten
 OPEN_STATES = (RoundState.OPENED.value,)
+MEASURED_STATES = ("", RoundState.AGGREGATED.value)  # the evaluator is asked: before the first round, and in each
 LATEST = "latest"  # a cursor after which nothing is new: for what is told whole
 
 
@@ -34,20 +34,21 @@ def read(run_dir: Path, since: str | None = None, *, now: float | None = None, s
         now: seconds since 1970.
         silent_s: seconds after which a site that sends no sign of life counts as silent.
 
-    What cannot be read is told in `missing` and as status `failed`; nothing is raised for a run directory that is
-    damaged, because a monitor must show that, too.
+    What cannot be read is told in `missing` and as status `failed`, or `unknown` where the journal alone is left;
+    nothing is raised for a run directory that is damaged, because a monitor must show that, too.
     """
     now = time.time() if now is None else now
     event, step = (None, None) if since == LATEST else parse_cursor(since)
-    protocol, missing = _protocol(run_dir)
+    kept, fault = read_kept(run_dir), ""
+    protocol = kept.protocol
     rows: Rows | None = None
     try:
         rows = read_rows(run_dir / "journal.sqlite", event=event, step=step,
                          score=protocol.evaluation.score if protocol else "fused",
                          rule=protocol.evaluation.selection_rule if protocol else "last")  # fmt: skip
     except (sqlite3.Error, OSError, ValueError, UnicodeDecodeError) as error:
-        missing = (*missing, f"the journal cannot be read: {error}")
-    return _view(run_dir, protocol, rows, look(run_dir), missing=missing, now=now, silent_s=silent_s)
+        fault = f"the journal cannot be read: {error}"
+    return _view(run_dir, kept.beside(rows), rows, look(run_dir), fault=fault, now=now, silent_s=silent_s)
 
 
 def parse_cursor(cursor: str | None) -> tuple[int, int]:
@@ -58,45 +59,33 @@ def parse_cursor(cursor: str | None) -> tuple[int, int]:
     return 0, 0
 
 
-def _protocol(run_dir: Path) -> tuple[Protocol | None, tuple[str, ...]]:
-    path = run_dir / "protocol.json"
-    try:
-        status = path.stat()
-        return _read_protocol(path, status.st_mtime_ns, status.st_size), ()
-    except OSError:
-        return None, ()  # not written yet
-    except MammoFedError as error:
-        return None, (str(error),)
-
-
-@lru_cache(maxsize=64)
-def _read_protocol(path: Path, stamp: int, size: int) -> Protocol:
-    return Protocol.read(path)
-
-
 def _view(
-    run_dir: Path, protocol: Protocol | None, rows: Rows | None, there: Presence, *, missing: tuple[str, ...],
-    now: float, silent_s: float,
+    run_dir: Path, kept: Kept, rows: Rows | None, there: Presence, *, fault: str, now: float, silent_s: float,
 ) -> StudyView:  # fmt: skip
+    protocol = kept.protocol
     name = protocol.study if protocol else run_dir.name
     state = str(rows.meta.get("state", "new")) if rows else "none"
     number, attempt, round_state, opened = (rows.newest[:4] if rows and rows.newest else (0, 0, "", None))
     is_open = round_state in OPEN_STATES and state == "rounds"
+    measuring = state == "chosen" or (state == "rounds" and round_state in MEASURED_STATES)
+    measuring = measuring and not (protocol and protocol.exploration)
     deadline_s = protocol.federation.deadline_s if protocol else None
     deadline = _deadline(rows, is_open=is_open, deadline_s=deadline_s)
     sites = cells.sites_of(protocol, rows, there, now=now, silent_s=silent_s, is_open=is_open)
+    evaluators = cells.evaluators_of(rows, there, now=now, silent_s=silent_s)
     due = tuple(site.name for site in sites if is_open and site.now == "asked")
     round_s = median(rows.durations) if rows and rows.durations else None
     closed = rows.closed if rows else 0
     planned = protocol.rounds if protocol else 0
     reason = (rows.last_finished[0] if rows and rows.last_finished else "") or there.wish_reason
-    ends = _ends(now, opened, is_open=is_open, round_s=round_s, left=planned - closed, state=state)
+    ends = ends_of(now, opened, is_open=is_open, round_s=round_s, left=planned - closed, state=state)
     contributed = sum(site.now == "contributed" for site in sites)
     facts = Facts(
         now=now, state=state, planned=planned, closed=closed, round=number, sites=len(sites), round_open=is_open,
         quorum=protocol.federation.quorum if protocol else 0, asked=_asked(rows, sites, is_open=is_open),
         round_opened=opened, deadline=deadline, ends=ends, round_s=round_s, contributed=contributed,
         silent=[(s.name, s.silent_s) for s in sites if s.name in due and s.silent_s is not None],
+        unmeasured=[(e.name, e.silent_s) for e in evaluators if e.silent_s is not None] if measuring else [],
         waits=rows.waits if rows else "", reason=reason, alive=there.alive, preparing=there.preparing,
         deployed=there.home is not None, daemon=there.daemon, wish=there.wish, stepped=rows.stepped if rows else None,
         missed=cells.missed(rows), missed_round=int(rows.latest[0][0]) if rows and rows.latest else 0,
@@ -104,8 +93,14 @@ def _view(
     )  # fmt: skip
     status: Status
     status, sentence = standing(facts)
-    if missing:
-        status, sentence = ("failed" if rows is None else status), f"{sentence}; {missing[0]}"
+    if fault:
+        status, sentence = "failed", f"failed: {fault}"
+    elif kept.fault and rows is None:
+        status, sentence = "failed", f"failed: {kept.fault}"
+    elif kept.fault:
+        status, sentence = "unknown", f"unknown: {kept.fault}; the journal alone says: {sentence}"
+    elif kept.elsewhere and status in ("failed", "incomplete"):
+        sentence += "; its protocol was frozen by another version of MammoFed, and that one alone resumes it"
     totals = rows.totals if rows else ()
     up, down = rows.reports_bytes if rows else (0, 0)
     return StudyView(
@@ -121,13 +116,13 @@ def _view(
         score=protocol.evaluation.score if protocol else "fused",
         collapse_auc=protocol.evaluation.collapse_auc if protocol else None,
         private=bool(protocol and protocol.private), coarse_times=bool(protocol and protocol.coarse_times),
-        privacy_words=_privacy_words(protocol),
-        release=protocol.release if protocol else "", protocol_sha256=protocol.sha256 if protocol else "",
+        privacy_words=privacy_words(protocol),
+        release=protocol.release if protocol else "", protocol_sha256=kept.sha256,
         best=_best(protocol, rows), test=_test(rows), bytes_up=up + sum(row[4] for row in totals),
-        bytes_down=down + sum(row[5] for row in totals), sites=sites,
+        bytes_down=down + sum(row[5] for row in totals), sites=sites, evaluators=evaluators,
         rounds=cells.rounds_of(protocol, rows, sites, is_open=is_open), events=cells.events_of(rows),
         whole=rows.whole if rows else True, cursor=f"{rows.last_event}.{rows.last_step}" if rows else "0.0",
-        missing=missing,
+        missing=tuple(filter(None, (kept.fault, fault))),
     )  # fmt: skip
 
 
@@ -138,9 +133,14 @@ def _deadline(rows: Rows | None, *, is_open: bool, deadline_s: float | None) -> 
     return rows.stepped + deadline_s
 
 
-def _ends(
+def ends_of(
     now: float, opened: float | None, *, is_open: bool, round_s: float | None, left: int, state: str
 ) -> float | None:
+    """When the study will end, seconds since 1970, as far as that can be told.
+
+    Args:
+        opened: when the newest attempt was; round_s: what a round takes; left: rounds that are not closed.
+    """
     if state != "rounds" or round_s is None or left < 1:
         return None
     gone = min(now - opened, round_s) if is_open and opened is not None else 0.0
@@ -173,9 +173,10 @@ def _test(rows: Rows | None) -> dict[str, Auc]:
             if isinstance(value, (int, float))}  # fmt: skip
 
 
-def _privacy_words(protocol: Protocol | None) -> str:
+def privacy_words(protocol: Protocol | None) -> str:
+    """What the study's epsilon means, or that there is none."""
     if protocol is None:
-        return ""
+        return "The study's protocol cannot be read here, so that it is not known what privacy it asks for."
     if not protocol.private:
         return "Without privacy: updates are not noised, and nothing bounds what they tell of one patient."
     return meaning(protocol.privacy.epsilon, protocol.privacy.delta)

@@ -19,7 +19,7 @@ class Facts:
 
     present, sites: parties that are there, of all. round_open: an attempt is running. waits: words of the loop itself,
     while it waits for lost parties. missed: (site, outcome) of sites that were asked in the last round with replies and
-    are not in it.
+    are not in it. unmeasured: (evaluator, seconds) of silent ones while the loop waits for a measurement.
     """
 
     now: float
@@ -47,6 +47,7 @@ class Facts:
     stepped: float | None
     activity: str
     missed: Sequence[tuple[str, str]] = ()
+    unmeasured: Sequence[tuple[str, float]] = ()
     missed_round: int = 0
 
 
@@ -54,7 +55,7 @@ def standing(facts: Facts) -> tuple[Status, str]:
     """The word and the sentence."""
     match facts.state:
         case "COMPLETE":
-            return "complete", f"complete: all {facts.planned} rounds are closed, the held-out test is opened"
+            return "complete", f"complete: {_all(facts)} rounds are closed, the held-out test is opened"
         case "INCOMPLETE":
             return "incomplete", f"incomplete after round {_of(facts)}: {facts.reason or 'no reason was given'}"
         case "STOPPED":
@@ -81,7 +82,7 @@ def _before(facts: Facts) -> tuple[Status, str]:
 def _lost(facts: Facts) -> tuple[Status, str]:
     """No process has the study, and it has not come to an end."""
     since = facts.now - facts.stepped if facts.stepped is not None else 0.0
-    where = f"round {facts.round} of {facts.planned}" if facts.round else "the start"
+    where = f"round {_of(facts, facts.round)}" if facts.round else "the start"
     if facts.deployed and facts.daemon and facts.wish == "running":
         return "stalled", f"stalled: its process was lost in {where}; the coordinator starts it again"
     if facts.wish == "stopped":
@@ -104,13 +105,16 @@ def _running(facts: Facts) -> tuple[Status, str]:
         more = len(facts.silent) - MAX_NAMES
         words = ", ".join(names) + (f" and {more} others" if more > 0 else "")
         return "stalled", _join(f"stalled: {words}", needs, deadline)
+    if facts.unmeasured:
+        quiet = ", ".join(f"{name} silent for {seconds_words(gone)}" for name, gone in facts.unmeasured[:MAX_NAMES])
+        return "stalled", f"stalled: {quiet}, which measures the model"
     if facts.round_open and facts.round_opened is not None and not facts.deployed:
         gone = facts.now - facts.round_opened
         if facts.round_s is not None and gone > max(QUIET_S, QUIET_FACTOR * facts.round_s):
             usual = f"rounds before took {seconds_words(facts.round_s)}"
             return "stalled", _join(f"stalled: round {facts.round} is open for {seconds_words(gone)}", usual, deadline)
     if facts.state == "chosen":
-        return "running", f"all {facts.planned} rounds are closed; the held-out test is being opened"
+        return "running", f"{_all(facts)} rounds are closed; the held-out test is being opened"
     if facts.state == "tested":
         return "running", "the held-out test is opened; the sites measure the model on their own women"
     ends = f"ends about {clock_words(facts.ends, facts.now)}" if facts.ends else ""
@@ -118,7 +122,7 @@ def _running(facts: Facts) -> tuple[Status, str]:
         return "running", _join("before the first round", facts.activity, f"{facts.sites} sites")
     said = f"{facts.asked} of {facts.sites} sites asked"
     count = said if facts.round_open else f"{facts.contributed} of {facts.sites} sites"
-    return "running", _join(f"round {facts.round} of {facts.planned}", count, ends) + _missed(facts)
+    return "running", _join(f"round {_of(facts, facts.round)}", count, ends) + _missed(facts)
 
 
 def _missed(facts: Facts) -> str:
@@ -130,8 +134,14 @@ def _missed(facts: Facts) -> str:
     return f"; {', '.join(names)}{f' and {more} others' if more > 0 else ''} in round {facts.missed_round}"
 
 
-def _of(facts: Facts) -> str:
-    return f"{facts.closed} of {facts.planned}"
+def _of(facts: Facts, number: int | None = None) -> str:
+    """A round, by itself the last closed one, of all; how many there are is not known without the protocol."""
+    number = facts.closed if number is None else number
+    return f"{number} of {facts.planned}" if facts.planned else str(number)
+
+
+def _all(facts: Facts) -> str:
+    return f"all {facts.planned}" if facts.planned else str(facts.closed)
 
 
 def _join(*parts: str) -> str:

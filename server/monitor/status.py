@@ -21,9 +21,10 @@ from shared_model.errors import ConfigError
 
 CODES: Final[dict[str, int]] = {
     "complete": 0, "running": 100, "preparing": 101, "stalled": 102, "incomplete": 103, "failed": 104,
+    "unknown": 105,
 }  # fmt: skip
 """Exit codes; in `shared_model/EXIT_CODES.md`. A code below 100 is of the command itself."""
-WORST: Final = ("failed", "stalled", "incomplete", "running", "preparing", "complete")
+WORST: Final = ("failed", "unknown", "stalled", "incomplete", "running", "preparing", "complete")
 
 
 def views_of(target: Path, *, study: str | None = None, now: float | None = None) -> list[StudyView]:
@@ -81,6 +82,8 @@ def _study(view: StudyView) -> dict[str, Any]:
                    "rounds": dict(site.rounds),
                    "epsilon": site.privacy.epsilon if site.privacy else None,
                    "budget": site.privacy.budget if site.privacy else None} for site in view.sites],
+        "evaluators": [{"evaluator": party.name, "silent_s": party.silent_s, "heard": party.heard}
+                       for party in view.evaluators],
         "alarms": [{"rule": alarm.rule, "severity": alarm.severity, "site": alarm.site, "round": alarm.round,
                     "text": alarm.text} for alarm in view.alarms],
     }  # fmt: skip

@@ -15,8 +15,9 @@ import click
 def status(target: Path, study: str | None, as_json: bool) -> None:
     """How a study stands, in one line; of several (a coordinator's HOME, a folder of runs) one line each.
 
-    The exit code says it: 0 complete, 100 running, 101 preparing, 102 stalled, 103 incomplete, 104 failed; of several
-    studies that of the worst. Who is enrolled and here: `mammofed server status`.
+    The exit code says it: 0 complete, 100 running, 101 preparing, 102 stalled, 103 incomplete, 104 failed, 105 unknown
+    (its protocol cannot be read, or is not its journal's); of several studies that of the worst. Who is enrolled and
+    here: `mammofed server status`.
 
     Example:  mammofed status runs/quick-20261122-120000 --json
     """

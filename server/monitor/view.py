@@ -3,7 +3,7 @@
 The journal is the only source; beside it stand the frozen protocol, the locks that say who is alive, and, where the
 study is deployed, the coordinator's list of who is there. Everything is opened for reading only. `read` with the cursor
 of an earlier view brings in `rounds` and `events` only what is new since; all other fields are always whole. `merge`
-puts both together.
+puts both together. At a member's place `member` makes it, of what the coordinator's watch stream tells.
 
 Nothing here is of a patient. Of a site there is its *rounded* size, as the protocol has it, and no other count.
 """
@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 VIEW_VERSION = 1
 
-Status = Literal["preparing", "running", "stalled", "complete", "incomplete", "failed"]
+Status = Literal["preparing", "running", "stalled", "complete", "incomplete", "failed", "unknown"]
 Outcome = Literal[
     "contributed",    # its update is in the aggregate
     "asked",          # the request is out
@@ -64,9 +64,9 @@ class Cell:
     """One site in one round. reason: in words, empty when all is well; code: its stable first word.
 
     seconds: of the trainer, as the site says; phases: None where no answer came, or of an older journal; bytes: of
-    tensors and fields; loss: None under privacy; epsilon: spent by its training patients after this round, None without
-    privacy. norm: L2 length of its update; cosine: to the mean update of the others; both None where the coordinator
-    did not see it by itself (`server.rounds.influence`).
+    tensors and fields, None where they are not told; loss: None under privacy; epsilon: spent by its training patients
+    after this round, None without privacy. norm: L2 length of its update; cosine: to the mean update of the others;
+    both None where the coordinator did not see it by itself (`server.rounds.influence`).
     """
 
     site: str
@@ -74,8 +74,8 @@ class Cell:
     reason: str = ""
     code: str = ""
     seconds: float | None = None
-    bytes_up: int = 0
-    bytes_down: int = 0
+    bytes_up: int | None = 0
+    bytes_down: int | None = 0
     loss: float | None = None
     epsilon: float | None = None
     norm: float | None = None
@@ -148,33 +148,43 @@ class SitePrivacy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SiteView:
-    """One hospital. patients: rounded, of the protocol. now: its outcome in the newest round.
+class PartyView:
+    """What is known of any party of a study, an evaluator or a hospital.
 
     heard: seconds since 1970 of its last sign of life; silent_s: seconds since then while it is overdue, else None.
-    present: whether it says that it is there; None where nobody keeps a list (one machine).
-    rounds: closed rounds by outcome, as the journal counts them. seconds, phases: of its last round. bytes: of the
-    study. certificate_expires: seconds since 1970. words: what it says is wrong. gives: what leaves it, in words.
+    present: whether it says that it is there, on one machine whether its trainer is alive; None where nobody knows.
+    certificate_expires: seconds since 1970. words: what it says is wrong.
     """
 
     name: str
-    patients: int
-    now: Outcome = "waiting"
-    reason: str = ""
     heard: float | None = None
     silent_s: float | None = None
     present: bool | None = None
-    rounds: Mapping[str, int] = field(default_factory=dict)
-    seconds: float | None = None
-    bytes_up: int = 0
-    bytes_down: int = 0
     device: str = ""
     release: str = ""
     trainer_up: bool | None = None
     clock_ahead_s: float | None = None
     certificate_expires: float | None = None
-    privacy: SitePrivacy | None = None
     words: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteView(PartyView):
+    """One hospital. patients: rounded, of the protocol. now: its outcome in the newest round.
+
+    None of patients, bytes: it is not told (a member's monitor).
+    rounds: closed rounds by outcome, as the journal counts them. seconds, phases: of its last round. bytes: of the
+    study. gives: what leaves it, in words.
+    """
+
+    patients: int | None
+    now: Outcome = "waiting"
+    reason: str = ""
+    rounds: Mapping[str, int] = field(default_factory=dict)
+    seconds: float | None = None
+    bytes_up: int | None = 0
+    bytes_down: int | None = 0
+    privacy: SitePrivacy | None = None
     gives: str = ""
     phases: PhasesView | None = None
 
@@ -204,16 +214,29 @@ class AlarmView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemberView:
+    """Of a monitor that a member runs at its own place, over the coordinator's watch stream: who it is and how the line
+    is. up: it stands; since: seconds since 1970 from when on it is so; words: of the line; hidden: what is not told."""
+
+    name: str
+    up: bool
+    since: float
+    words: str
+    hidden: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudyView:
     """One study. Times are seconds since 1970, UTC.
 
     status, sentence: the answer at a glance. state: `server.rounds.states.StudyState`, or `none` without a journal.
     round, attempt: the newest; closed: rounds that are done; phase: of the newest. deadline: of the open attempt.
     ends: when it will end, as far as that can be told. round_s: what a round takes, the median of the last ten.
-    due: sites that the open round waits for. rounds, events: all, or what is new since the cursor that was given.
+    due: sites that the open round waits for. evaluators: who measures, mostly one. rounds, events: all, or what is new
+    since the cursor that was given.
     whole: both are from the beginning (no cursor was given, or it is another study's). cursor: for the next `read`.
     coarse_times: seconds of sites are told in steps (`Protocol.coarse_times`).
-    missing: parts of the run directory that could not be read, in words.
+    missing: parts of the run directory that could not be read, in words. member: who watches, None at the coordinator.
     """
 
     version: int = VIEW_VERSION
@@ -254,12 +277,14 @@ class StudyView:
     bytes_up: int = 0
     bytes_down: int = 0
     sites: tuple[SiteView, ...] = ()
+    evaluators: tuple[PartyView, ...] = ()
     rounds: tuple[RoundView, ...] = ()
     events: tuple[EventView, ...] = ()
     alarms: tuple[AlarmView, ...] = ()
     whole: bool = True
     cursor: str = "0.0"
     missing: tuple[str, ...] = ()
+    member: MemberView | None = None
 
     def site(self, name: str) -> SiteView | None:
         """One site by name."""

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.reporting.facts import mapping
-from server.reporting.words import level
+from server.reporting.smallness import how_little
+from server.reporting.words import level, women
+from shared_model.evaluation.gain import too_few
 from shared_model.protocol import Protocol
 
 # By origin of the initial weights. Those of a study before (`server rollback`) have seen other hospitals' women.
@@ -31,15 +33,16 @@ def model_rows(summary: Mapping[str, Any], protocol: Protocol) -> list[dict[str,
     return rows
 
 
-def answer(summary: Mapping[str, Any], protocol: Protocol) -> list[str]:
-    """Sentences in order of weight: what came of the study, what hospitals added, what it cost in privacy.
+def answer(summary: Mapping[str, Any], protocol: Protocol, *, data: str = "") -> list[str]:
+    """Sentences in order of weight: what came of the study, how little that can show, what hospitals added, what it
+    cost in privacy.
 
     Args:
-        summary: the content of `summary.json`.
+        summary: the content of `summary.json`. data: what the women are (`facts.data_of`), empty where nobody said.
     """
     held_out = mapping(mapping(summary.get("metrics")).get("held_out"))
-    sentences = [_result(summary, held_out, protocol), _added(held_out, protocol), _cost(summary, protocol),
-                 _whom(held_out), _alone(held_out)]  # fmt: skip
+    sentences = [_result(summary, held_out, protocol), _little(held_out, protocol, data), _added(held_out, protocol),
+                 _cost(summary, protocol), _whom(held_out), _alone(held_out)]  # fmt: skip
     return [sentence for sentence in sentences if sentence]
 
 
@@ -57,10 +60,20 @@ def _result(summary: Mapping[str, Any], held_out: Mapping[str, Any], protocol: P
     if fused.get("auc") is None:
         return f"All {planned} rounds closed, and no held-out result was recorded."
     percent = round(100 * protocol.evaluation.confidence)
+    bounds = ("the same score for all of them" if fused["auc_low"] == fused["auc_high"] else
+              f"{percent} % interval {fused['auc_low']:.3f} to {fused['auc_high']:.3f}")  # fmt: skip
     return (
-        f"After {done} rounds with {sites} hospitals, the fused model reaches an AUC of {fused['auc']:.3f} "
-        f"({percent} % interval {fused['auc_low']:.3f} to {fused['auc_high']:.3f}) on {held_out['n']:,} held-out women."
+        f"After {done} rounds with {sites} hospitals, the fused model reaches an AUC of {fused['auc']:.3f} ({bounds}) "
+        f"on {women(held_out.get('n'))} held-out women, {women(held_out.get('positives'))} with cancer."
     )
+
+
+def _little(held_out: Mapping[str, Any], protocol: Protocol, data: str) -> str:
+    fused = mapping(mapping(held_out.get("models")).get("fused"))
+    if not held_out or fused.get("auc") is None:
+        return ""
+    return how_little(held_out["n"], held_out["positives"], fused.get("auc_low"), fused.get("auc_high"), kind=data,
+                      confidence=protocol.evaluation.confidence)  # fmt: skip
 
 
 def _added(held_out: Mapping[str, Any], protocol: Protocol) -> str:
@@ -78,10 +91,12 @@ def _added(held_out: Mapping[str, Any], protocol: Protocol) -> str:
     else:
         low, high = difference_interval(fused, public)
         how = "computed as if on different women, so rather too wide"
-    judged = "clear of" if low > 0 else "not clear of"
+    judged = "clear of zero" if low > 0 else "not clear of zero"
+    if too_few(held_out["n"], held_out["positives"]):
+        judged = "too few women to judge it"
     return (
         f"{start} alone, with {seen}, reach {public['auc']:.3f}: hospitals added {difference:.3f} "
-        f"(interval {low:.3f} to {high:.3f}, {judged} zero; {how})."
+        f"(interval {low:.3f} to {high:.3f}, {judged}; {how})."
     )
 
 
@@ -93,7 +108,7 @@ def _whom(held_out: Mapping[str, Any]) -> str:
     if not found:
         return ""
     groups = "; ".join(f"{row['name'].replace('_', ' ')} {level(row)}: AUC {row['auc']:.3f} ({row['auc_low']:.3f} to "
-                       f"{row['auc_high']:.3f}), n = {row['n']:,}" for row in found)  # fmt: skip
+                       f"{row['auc_high']:.3f}), n = {women(row['n'])}" for row in found)  # fmt: skip
     return f"It works less well for some women (interval wholly below the AUC of all): {groups}."
 
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class DataWords:
-    """badge: a few words beside the study's status. caution: what the figures can and cannot say."""
+    """badge: a few words beside the study's status. caution: what the figures can and cannot say. little: for the
+    answer, why such women are no evidence however many they are; empty where their number decides."""
 
     badge: str
     caution: str
+    little: str = ""
+
+
+MIAS = (
+    "Scanned films of at most 161 real women from mini-MIAS, 0.2 mm a pixel, mediolateral oblique views only. "
+    "An AUC near 0.9 would mean that something leaks. The hospitals are simulated."
+)
 
 
 WORDS = {
@@ -24,12 +34,21 @@ WORDS = {
         "Scanned films of real women from CBIS-DDSM, each with a lesion that somebody had found; there are no normal "
         "women and, apart from breast density, no clinical fields. The figures hold for telling malignant from benign "
         "in such films, not for screening. The hospitals are simulated.",
+        "Every woman has a lesion that somebody had found, and none a clinical table: this says nothing of screening "
+        "and nothing of a table.",
     ),
     "mini_mias": DataWords(
         "Public data: mini-MIAS",
-        "Scanned films of at most 161 real women from mini-MIAS, 0.2 mm a pixel, mediolateral oblique views only. "
-        "mini-MIAS has no clinical fields: rows that were joined to its women are other women's, so nothing here is "
-        "evidence that a table helps. An AUC near 0.9 would mean that something leaks. The hospitals are simulated.",
+        f"{MIAS} mini-MIAS has no clinical fields: the model saw films alone.",
+        "The films are real, but so few and so old that this tests the software and is no evidence for or against the "
+        "model.",
+    ),
+    "mini_mias_composite": DataWords(
+        "Public data: mini-MIAS, composite cohort",
+        f"{MIAS} Composite cohort: films and clinical rows are of different women, joined by status and density, so "
+        "that nothing else relates film and table. Nothing here is evidence that a table helps.",
+        "Composite cohort: films and clinical rows are of different women. This tests the software on real films and "
+        "real rows; it is no evidence for or against the model, and none that a table helps.",
     ),
     "manifest": DataWords(
         "Data from a manifest",
@@ -37,7 +56,19 @@ WORDS = {
         "that the manifest does not name are simulated.",
     ),
 }
-"""By `cohort.kind` of the launch."""
+"""By :func:`data_kind` of the launch."""
+
+
+def data_kind(cohort: Mapping[str, Any]) -> str:
+    """What the women are, from the launch's `cohort`: its kind, and whether other women's rows were joined to them.
+
+    mini-MIAS has no clinical fields, so a table given with it (`cohort.clinical`) is of other women.
+
+    >>> data_kind({"kind": "mini_mias", "clinical": "composite_cohort.csv"})
+    'mini_mias_composite'
+    """
+    kind = str(cohort.get("kind", ""))
+    return f"{kind}_composite" if kind == "mini_mias" and cohort.get("clinical") else kind
 
 
 def data_words(kind: str) -> DataWords:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.reporting.claims import interval
+from server.reporting.smallness import how_little
 from server.reporting.words import level
+from shared_model.evaluation.gain import too_few
 
 Arm = Mapping[str, Any]
 OWN = {"local": "their own models, trained without noise", "local_noised": "their own models under the same privacy"}
@@ -25,7 +27,8 @@ def headline(document: Mapping[str, Any]) -> list[str]:
     """Sentences in order of weight."""
     arms: Mapping[str, Arm] = document["arms"]
     plain = next(iter(arms))
-    found = [_public(document, arms[plain]), _alone(arms[plain]), *_prices(document), _tables(arms[plain])]
+    found = [_public(document, arms[plain]), _little(document, arms[plain]), _alone(arms[plain]),
+             *_prices(document), _tables(arms[plain])]  # fmt: skip
     return [sentence for sentence in found if sentence]
 
 
@@ -44,10 +47,21 @@ def _public(document: Mapping[str, Any], arm: Arm) -> str:
         return f"Trained {kind}, the shared model has an AUC of {interval(shared, 'auc')} on {women(document)}."
     public = arm["models"]["public_only"]
     words = {"better": "beats", "worse": "is worse than", "not shown": "is not shown to beat"}[verdict(gap)]
+    if too_few(shared["n"], shared["positives"]):
+        words = "cannot be judged, for want of women, against"
     return (
         f"Trained {kind}, the shared model {words} the initial public weights: AUC {interval(shared, 'auc')} against "
         f"{interval(public, 'auc')}, a difference of {interval(gap, 'difference')}, on {women(document)}."
     )
+
+
+def _little(document: Mapping[str, Any], arm: Arm) -> str:
+    n, positives = (sum(row[key] for row in document["populations"]) for key in ("n", "positives"))
+    shared = arm["models"]["federated"]
+    if shared["auc"] is None:
+        return ""
+    return how_little(n, positives, shared["auc_low"], shared["auc_high"], kind=str(document["cohort"]),
+                      confidence=document["confidence"])  # fmt: skip
 
 
 def _alone(arm: Arm) -> str:
@@ -56,17 +70,29 @@ def _alone(arm: Arm) -> str:
             if "shared_vs_local" in row["pairs"]}  # fmt: skip
     if not rows:
         return ""
-    judged = {site: verdict(row) for site, row in rows.items()}
+    judged = {site: _at_site(arm, site, "shared_vs_local") for site in rows}
+    few = [f"{site} ({arm['sites'][site]['n']:,} own test women, {arm['sites'][site]['positives']:,} with cancer)"
+           for site, found in judged.items() if found == "too few"]  # fmt: skip
+    if len(few) == len(rows):
+        return f"Whether it beats what a hospital has alone cannot be judged: too few women at {', '.join(few)}."
     better = [site for site, word in judged.items() if word == "better"]
     words = [f"It beats what the hospital has alone at {len(better)} of {len(rows)} hospitals"]
     if better:
         gains = ", ".join(f"{site} {rows[site]['difference']:+.3f}" for site in better)
         words.append(f" ({gains} in AUC on the hospital's own test women)")
     for word, text in (("not shown", "a gain is not shown at"), ("worse", "it is worse at")):
-        sites = [f"{site} ({interval(rows[site], 'difference')})" for site, found in judged.items() if found == word]
+        sites = [f"{site} {interval(rows[site], 'difference')}" for site, found in judged.items() if found == word]
         if sites:
             words.append(f"; {text} {', '.join(sites)}")
+    if few:
+        words.append(f"; too few women to judge at {', '.join(few)}")
     return "".join(words) + "."
+
+
+def _at_site(arm: Arm, site: str, pair: str) -> str:
+    """`verdict` on a site's own test women, or `too few`."""
+    found = arm["sites"][site]
+    return "too few" if too_few(found["n"], found["positives"]) else verdict(found["pairs"][pair])
 
 
 def _prices(document: Mapping[str, Any]) -> list[str]:
@@ -89,21 +115,23 @@ def _prices(document: Mapping[str, Any]) -> list[str]:
 
 
 def _counted(arm: Arm, pair: str, whose: str) -> str:
-    judged = [verdict(row["pairs"][pair]) for row in arm["sites"].values() if pair in row["pairs"]]
+    judged = [_at_site(arm, site, pair) for site, row in arm["sites"].items() if pair in row["pairs"]]
     if not judged:
         return ""
-    better, worse = judged.count("better"), judged.count("worse")
+    better, worse, few = judged.count("better"), judged.count("worse"), judged.count("too few")
     return (
         f". Against {whose}, {better} of {len(judged)} hospitals are better off, {worse} worse off, and for "
-        f"{len(judged) - better - worse} the interval includes no difference"
+        f"{len(judged) - better - worse - few} the interval includes no difference"
+        + (f"; {few} have too few women to judge" if few else "")
     )
 
 
 def _tables(arm: Arm) -> str:
     found = [row for row in arm["subgroups"] if _below(row, arm["models"]["federated"])]
     low = {(row["n"], row["positives"], row["auc"]): row for row in reversed(found)}  # the same women named twice once
-    if not arm["subgroups"]:
-        return ""
+    if not any(row.get("auc_high") is not None and not too_few(row["n"], row["positives"])
+               for row in arm["subgroups"]):  # fmt: skip
+        return "No subgroup of the held-out women is large enough to judge." if arm["subgroups"] else ""
     if not low:
         return "No subgroup of the held-out women has an AUC clearly below that of all women together."
     groups = "; ".join(f"{row['name'].replace('_', ' ')} {level(row)}: AUC {interval(row, 'auc')}, n = {row['n']:,} "

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from server.reporting.data_words import data_kind
 from shared_model.errors import StorageError
 from shared_model.protocol import Protocol
 
@@ -49,10 +50,12 @@ class JournalEvent:
 class Facts:
     """All that the report is made of.
 
-    data: the kind of cohort that the launch named (`synthetic`, `mini_mias`), or empty when nobody said.
+    data: what the women are (`data_words.data_kind` of the launch: `synthetic`, `mini_mias_composite`), or empty when
+        nobody said.
     other_deltas: epsilon by site at further deltas, as written; empty when nobody computed them (it takes a torch).
     participation: outcome by (site, round) of the last attempt; reasons: words beside it where there are any.
     events: those above `info`, oldest first; events_left_out: how many older ones are not among them.
+    selection: women of the selection split and those of them with cancer; None where it was never evaluated.
     """
 
     run_dir: Path
@@ -65,6 +68,7 @@ class Facts:
     reasons: Mapping[tuple[str, int], str]
     events: tuple[JournalEvent, ...]
     events_left_out: int
+    selection: tuple[int, int] | None = None
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -110,9 +114,14 @@ def read_facts(run_dir: Path) -> Facts:
         raise StorageError(f"cannot read {journal}: {error}", remedy="restore the file from the run's backup") from None
 
 
-def _data_kind(run_dir: Path) -> str:
+def data_of(run_dir: Path) -> str:
+    """What the women of a run are (`data_words.data_kind`), or empty when nobody said.
+
+    Raises:
+        StorageError: `launch.json` is damaged.
+    """
     launched = run_dir / "launch.json"  # only studies launched on one machine have it
-    return str(mapping(read_object(launched).get("cohort")).get("kind", "")) if launched.is_file() else ""
+    return data_kind(mapping(read_object(launched).get("cohort"))) if launched.is_file() else ""
 
 
 def read_object(path: Path) -> Mapping[str, Any]:
@@ -156,10 +165,19 @@ def _from_journal(
         for time, severity, code, site, number, text in reversed(latest)
     )
     return Facts(
-        run_dir=run_dir, summary=summary, protocol=protocol, data=_data_kind(run_dir), curves=_curves(summary),
+        run_dir=run_dir, summary=summary, protocol=protocol, data=data_of(run_dir), curves=_curves(summary),
         other_deltas=read_other_deltas(run_dir), participation=outcomes, reasons=reasons, events=events,
-        events_left_out=loud - len(events),
+        events_left_out=loud - len(events), selection=_selection(connection),
     )  # fmt: skip
+
+
+def _selection(connection: sqlite3.Connection) -> tuple[int, int] | None:
+    rows = connection.execute("SELECT document FROM reports WHERE scope = 'selection' ORDER BY round DESC LIMIT 1")
+    for (text,) in rows:
+        document = mapping(json.loads(text))
+        if isinstance(document.get("n"), int) and isinstance(document.get("positives"), int):
+            return document["n"], document["positives"]
+    return None
 
 
 def _utc(seconds: float) -> str:

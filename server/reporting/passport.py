@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from server.release import make_release, release_json
 from server.reporting.answer import unheard_sites
 from server.reporting.data_words import data_words
 from server.reporting.facts import Facts, mapping, read_facts
@@ -37,11 +38,12 @@ from shared_model.passport.document import (
     Span,
     SpentPart,
 )  # fmt: skip
+from shared_model.released import RELEASE
 from shared_model.signing import SigningKey
 
 MODEL: Final = "model.safetensors"
 NEEDED: Final = (MODEL, "protocol.json")
-BESIDE: Final = ("initial.safetensors", "summary.json", "privacy-deltas.json", SBOM)
+BESIDE: Final = ("initial.safetensors", RELEASE, "summary.json", "privacy-deltas.json", SBOM)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +74,21 @@ def write_passport(run_dir: Path, signature: Signature) -> SignedPassport:
         return SignedPassport.read(path)
     text, components = installed_sbom()
     write_bytes(run_dir / SBOM, text.encode())
+    if (run_dir / MODEL).exists():
+        _write_release(run_dir)
     passport = make_passport(run_dir, components=components, head=signature.head() if signature.head else None)
     signed = SignedPassport.sign(passport, kind=signature.kind, name=signature.name, key=signature.key)
     write_bytes(path, signed.to_json())
     return signed
+
+
+def _write_release(run_dir: Path) -> None:
+    """release.json, so that thresholds, prevalence and bands that sites will score by are under the signature too."""
+    try:
+        release = make_release(run_dir)
+    except RoundError:  # a study that ended before its model was judged has no thresholds, and can be released by none
+        return
+    write_bytes(run_dir / RELEASE, release_json(release))
 
 
 def make_passport(run_dir: Path, *, components: int, head: SignedHead | None) -> Passport:

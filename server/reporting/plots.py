@@ -19,11 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from server.reporting.facts import Curve
+from shared_model.evaluation.operating import wilson
 
 # Colours that no figure uses otherwise; each is replaced by a variable of the style sheet.
 INK, GRID = "#010203", "#010204"
 SERIES = {"fused": "#010205", "image": "#010206", "clinical": "#010207", "public": "#010208"}
 VARIABLES = {INK: "currentColor", GRID: "var(--grid)"} | {colour: f"var(--{name})" for name, colour in SERIES.items()}
+LEAST_JOINED = 20  # women a dot of the reliability diagram: dots of fewer jump about, and a line would draw a shape
 DASHES = {"fused": "-", "image": "--", "clinical": "-.", "public": ":"}  # told apart without colour as well
 LABELS = {"fused": "image + clinical (fused)", "image": "image only", "clinical": "clinical only",
           "public": "initial weights only"}  # fmt: skip
@@ -82,7 +84,11 @@ def calibration(bins: Sequence[Sequence[float]], *, slope: float | None, ece: fl
     def draw(axes: Axes) -> None:
         most = max((b[2] for b in bins), default=1.0)
         axes.plot([0, 1], [0, 1], color=GRID, linewidth=1)
-        axes.plot([b[0] for b in bins], [b[1] for b in bins], color=SERIES["fused"])
+        if all(b[2] >= LEAST_JOINED for b in bins):
+            axes.plot([b[0] for b in bins], [b[1] for b in bins], color=SERIES["fused"])
+        shares = [wilson(round(b[1] * b[2]), round(b[2]), confidence=0.95) for b in bins]
+        axes.vlines([b[0] for b in bins], [s.low or 0.0 for s in shares], [1.0 if s.high is None else s.high
+                    for s in shares], color=SERIES["fused"], linewidth=1)  # fmt: skip
         axes.scatter([b[0] for b in bins], [b[1] for b in bins], s=[20 + 120 * b[2] / most for b in bins],
                      color=SERIES["fused"], zorder=3)  # fmt: skip
         axes.set(xlabel="predicted risk", ylabel="observed share with cancer", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02),

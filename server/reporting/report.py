@@ -46,7 +46,8 @@ def render(facts: Facts) -> str:
     patients = {site.name: site.patients for site in facts.protocol.federation.sites}
     sites_metrics = _sites_metrics(facts)
     return environment.get_template("report.html.j2").render(
-        facts=facts, summary=facts.summary, protocol=facts.protocol, answer=answer(facts.summary, facts.protocol),
+        facts=facts, summary=facts.summary, protocol=facts.protocol,
+        answer=answer(facts.summary, facts.protocol, data=facts.data),
         models=model_rows(facts.summary, facts.protocol), unheard=unheard_sites(facts.summary),
         comparisons=_comparisons(facts), figures=_figures(facts),
         strip=_strip(facts),

@@ -34,7 +34,7 @@ class PatientBatch:
     clinical_BF: float32, encoded by the contract (scaled value * known, one-hot levels, missing flags).
     clinical_mask_B: bool, True where the patient has a clinical row.
     labels_B: float32 in {0, 1}.
-    others: further modalities by name; none in the cohorts of this release.
+    others: further modalities by name, where the site has some (`shared_model.cohort.others`).
     """
 
     pixels_BVCHW: Tensor

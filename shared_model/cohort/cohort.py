@@ -33,6 +33,7 @@ from shared_model.cohort.layout import (
     npy_header,
     patient_digest,
 )
+from shared_model.cohort.others import Other, read_others
 from shared_model.cohort.views import VIEWS
 from shared_model.errors import CohortError
 
@@ -90,6 +91,11 @@ class Cohort:
         """N pseudonyms in ascending order, row by row."""
         return tuple(self._table[0])
 
+    @property
+    def attribute_names(self) -> tuple[str, ...]:
+        """Which attributes were stated of the patients, without `views`."""
+        return tuple(self._table[1])
+
     @cached_property
     def attributes(self) -> pd.DataFrame:
         """N rows of attributes for subgroups (vendor, age, density...), indexed by pseudonym; never a model input.
@@ -131,7 +137,7 @@ class Cohort:
     def _patients_at(self, rows_B: NDArray[np.int64], pixels_BVCHW: Tensor) -> PatientBatch:
         import torch
 
-        from shared_model.cohort.batch import PatientBatch
+        from shared_model.cohort.batch import OtherInput, PatientBatch
 
         return PatientBatch(
             pixels_BVCHW=pixels_BVCHW,
@@ -139,7 +145,28 @@ class Cohort:
             clinical_BF=torch.from_numpy(self.clinical[rows_B]),
             clinical_mask_B=torch.from_numpy(self.clinical_mask[rows_B]),
             labels_B=torch.from_numpy(self.labels[rows_B].astype(np.float32)),
-        )
+            others={name: OtherInput(torch.from_numpy(other.values[rows_B]), torch.from_numpy(other.mask[rows_B]))
+                    for name, other in self.others.items()},
+        )  # fmt: skip
+
+    @property
+    def others(self) -> dict[str, Other]:
+        """Further modalities that the site has of these patients, by name; see `shared_model.cohort.others`."""
+        return self._others[0]
+
+    def require_others(self, names: Sequence[str]) -> None:
+        """Checks what a study names beside films and table; a site may have none of it.
+
+        Raises:
+            CohortError: a file of it is damaged, or of another import.
+        """
+        for name in names:
+            if name in self._others[1]:
+                raise self._others[1][name]
+
+    @cached_property
+    def _others(self) -> tuple[dict[str, Other], dict[str, CohortError]]:
+        return read_others(self)
 
     def require(self, *, contract_sha256: str, pipeline_sha256: str) -> None:
         """Checks that the cohort was prepared by the contract and the pipeline that a study names.

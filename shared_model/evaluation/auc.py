@@ -90,8 +90,9 @@ def delong_variance(labels: ArrayLike, *scores: ArrayLike) -> tuple[Floats, Floa
 def auc_interval(labels: ArrayLike, scores: ArrayLike, *, confidence: float) -> Interval:
     """AUC with DeLong's interval on the logit scale (delta method), which stays within [0, 1].
 
-    At an AUC of 0 or 1, or with constant scores, the variance is 0 and says nothing: the bounds are then those of
-    Clopper and Pearson for as many trials as the smaller class has patients.
+    At an AUC of 0 or 1 the variance is 0 and says nothing: the bounds are then those of Clopper and Pearson for as many
+    trials as the smaller class has patients. Scores that are all the same have an AUC of 0.5 in whoever is asked, so
+    both bounds are 0.5; reports then print none.
     """
     positives, negatives = split_classes(labels, scores)
     least = min(len(positives), len(negatives))
@@ -119,8 +120,9 @@ def paired_delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike, *, con
     except ValueError:
         return Difference(value, None, None, None)
     variance = max(0.0, float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
-    if variance < 1e-18:  # the same ranking, or both perfect: nothing to test
-        return Difference(value, value, value, 1.0 if abs(value) < 1e-12 else 0.0)
+    if variance < 1e-18:  # the same ranking, or both perfect; two that are perfect and opposed tell no variance either
+        same = abs(value) < 1e-12
+        return Difference(value, value if same else None, value if same else None, 1.0 if same else None)
     error = variance**0.5
     reach = float(ndtri((1 + confidence) / 2)) * error
     return Difference(value, value - reach, value + reach, float(2 * ndtr(-abs(value) / error)))

@@ -25,6 +25,13 @@ from shared_model.evaluation.recalibration import cross_fitted
 
 FOLDS = 5
 SHARED = "shared"
+LEAST = 10  # women of each kind: with fewer a single one can move an AUC by more than a tenth
+
+
+def too_few(n: int, positives: int) -> bool:
+    """Whether `n` women, `positives` with cancer, are too few to say which of two models is better, whatever an
+    interval says."""
+    return min(positives, n - positives) < LEAST
 
 
 def gain(

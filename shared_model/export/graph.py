@@ -61,13 +61,12 @@ def load_model(protocol: Protocol, weights: Arrays, *, temperature: float) -> Ex
     """The protocol's model with these weights, on the CPU, for evaluation.
 
     Raises:
-        ConfigError, WeightsError: protocol or weights describe another model.
+        ConfigError, WeightsError: protocol or weights describe another model, or one of more than films and table.
     """
-    config = FusionConfig(
-        size=protocol.model.size, fusion=protocol.model.fusion, n_clinical=protocol.contract.n_features,
-        height=protocol.pipeline.height, width=protocol.pipeline.width,
-    )  # fmt: skip
-    model = build_model(config, seed=protocol.seed, prevalence=protocol.loss.prevalence)
+    if protocol.model.others:
+        raise ConfigError("a graph takes films and table only", found=", ".join(protocol.model.others),
+                          expected="a study of image and clinical")  # fmt: skip
+    model = build_model(FusionConfig.of(protocol), seed=protocol.seed, prevalence=protocol.loss.prevalence)
     load_arrays(model, weights)
     model.eval()
     return ExportedModel(model, temperature=temperature).eval()

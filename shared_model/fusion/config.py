@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from shared_model.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shared_model.protocol import Protocol
 
 Size = Literal["tiny", "small", "medium", "full"]
 Fusion = Literal["gated", "early", "mid", "late"]
@@ -100,6 +103,14 @@ class FusionConfig:
                 f"films are too small for model size {self.size}", found=f"{self.height} x {self.width}",
                 expected=f"at least {least} pixels a side", remedy="choose a smaller model or larger films",
             )  # fmt: skip
+
+    @classmethod
+    def of(cls, protocol: Protocol) -> FusionConfig:
+        """The shape that a study's protocol states."""
+        return cls(
+            size=protocol.model.size, fusion=protocol.model.fusion, n_clinical=protocol.contract.n_features,
+            height=protocol.pipeline.height, width=protocol.pipeline.width, others=protocol.model.others,
+        )  # fmt: skip
 
     @property
     def spec(self) -> SizeSpec:

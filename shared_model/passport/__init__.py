@@ -3,5 +3,6 @@
 from shared_model.passport.document import PASSPORT, SBOM, Passport
 from shared_model.passport.signed import SignedPassport
 from shared_model.passport.verify import Verified, find_passport, verify
+from shared_model.passport.vouched import Vouched, vouch
 
-__all__ = ["PASSPORT", "SBOM", "Passport", "SignedPassport", "Verified", "find_passport", "verify"]
+__all__ = ["PASSPORT", "SBOM", "Passport", "SignedPassport", "Verified", "Vouched", "find_passport", "verify", "vouch"]

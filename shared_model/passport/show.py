@@ -21,7 +21,7 @@ def signer_words(signed: SignedPassport, *, key_given: bool) -> str:
         return ("fits; of a key that was made for this passport alone and forgotten: nothing was changed since, and "
                 "nobody vouches for who made it")  # fmt: skip
     if key_given:
-        return f"fits; of the coordinator {signer.name}, with the key that you gave"
+        return f"fits; of the coordinator {signer.name}, with the key that is known here"
     return (f"fits; of the coordinator {signer.name}, by the passport's own word. Key {signer.key}, to compare: "
             f"{signer.verify_key.fingerprint}")  # fmt: skip
 
@@ -35,7 +35,7 @@ def print_passport(signed: SignedPassport, *, key_given: bool, console: Console 
     if said.metrics.sites:
         out.print(_table("At each hospital, on its own test women (as released: noised where there is privacy)",
                          ("Hospital", "Women", "Cancer", "AUC"),
-                         ((name, f"{score.n:.0f}", f"{score.positives:.0f}", auc(score))
+                         ((name, *_women(score), auc(score))
                           for name, score in said.metrics.sites.items())))  # fmt: skip
     out.print(_sites(said))
     out.print("Limits of use", style="bold")
@@ -43,12 +43,20 @@ def print_passport(signed: SignedPassport, *, key_given: bool, console: Console 
         out.print(f"- {limit}", highlight=False, markup=False)
 
 
+def _women(score: Score) -> tuple[str, str]:
+    return _count(score.n), _count(score.positives)
+
+
+def _count(women: float | None) -> str:
+    return "few" if women is None else f"{women:.0f}"
+
+
 def auc(score: Score) -> str:
-    """`0.873 (0.843-0.898)`, or a dash."""
+    """`0.873 (0.843-0.898)`, or a dash; without bounds where one score for all women makes them meet."""
     if score.auc is None:
         return "–"
     low, high = score.auc_low, score.auc_high
-    return f"{score.auc:.3f}" + ("" if low is None or high is None else f" ({low:.3f}-{high:.3f})")
+    return f"{score.auc:.3f}" + ("" if low is None or high is None or low == high else f" ({low:.3f}-{high:.3f})")
 
 
 def _head(signed: SignedPassport, *, key_given: bool) -> Iterable[tuple[str, str]]:
@@ -88,7 +96,7 @@ def _privacy(said: Passport) -> str:
 def _scores(said: Passport) -> Table:
     rows = []
     for name, score in said.metrics.test.items():
-        rows.append((LABELS.get(name, name), f"{score.n:.0f}", f"{score.positives:.0f}", auc(score),
+        rows.append((LABELS.get(name, name), *_women(score), auc(score),
                      _share(score, "sensitivity"), _share(score, "specificity")))  # fmt: skip
     title = (f"On held-out women, opened once ({100 * said.metrics.confidence:.0f} % intervals; threshold for a "
              f"specificity of {100 * said.model.specificity:.0f} % on others)")  # fmt: skip

@@ -53,6 +53,8 @@ def _aucs(documents: Sequence[Document]) -> Answers:
     women = ", ".join(f"{d['women']['n']:,}" for d in documents)
     seeds = ", ".join(str(d["seed"]) for d in documents)
     title = f"Held-out test AUC, mean (SD) over {len(documents)} populations (seeds {seeds}; {women} women)"
+    if len(documents) == 1:
+        title = f"Held-out test AUC (one population, seed {seeds}; {women} women)"
     if len(arms) > WIDEST:  # a comparison of strategies, say: one line each
         turned = tuple((arm, *(row[place + 1] for row in rows)) for place, arm in enumerate(arms))
         return Answers(title=title, heads=("arm", *(row[0] for row in rows)), rows=turned)
@@ -68,15 +70,22 @@ def _auc(document: Document, arm: str, baseline: str) -> float | None:
 
 
 def _cell(values: Sequence[float | None], digits: int = 3) -> str:
+    """Mean and standard deviation over populations; of one population there is no deviation to state."""
     found = mean_and_spread(values)
-    return "" if found is None else f"{found[0]:.{digits}f} ({found[1]:.{digits}f})"
+    if found is None:
+        return ""
+    spread = f" ({found[1]:.{digits}f})" if sum(value is not None for value in values) > 1 else ""
+    return f"{found[0]:.{digits}f}{spread}"
 
 
 def _questions(documents: Sequence[Document]) -> Answers:
     heads = ("question", "mean (SD)", "least", "greatest", "all together (95 % interval)", "greatest p",
              "populations clear of zero")  # fmt: skip
-    return Answers(title="What the differences say (AUC, paired DeLong)", heads=heads,
-                   rows=tuple(_question_rows(documents)))  # fmt: skip
+    title, rows = "What the differences say (AUC, paired DeLong)", tuple(_question_rows(documents))
+    if len(documents) == 1:  # nothing to average, no least and no greatest
+        return Answers(title=title, heads=("question", "difference (95 % interval)", "p"),
+                       rows=tuple((row[0], row[4] or row[1], row[5]) for row in rows))  # fmt: skip
+    return Answers(title=title, heads=heads, rows=rows)
 
 
 def _question_rows(documents: Sequence[Document]) -> Iterator[Row]:
@@ -143,8 +152,12 @@ def _sites(documents: Sequence[Document]) -> Iterator[Answers]:
             clear = sum(1 for gap in own if gap["low"] is not None and gap["low"] > 0)
             values = [gap["difference"] for gap in own]
             rows.append((site, _cell(values), f"{min(values):.3f}", _interval(own), f"{clear} of {len(own)}"))
-        if rows:
+        title = f"{arm}: federated against local, on the site's own test women"
+        if rows and len(documents) == 1:
+            yield Answers(title=title, heads=("site", "gain in AUC over local (95 % interval)"),
+                          rows=tuple((row[0], row[3] or f"{row[1]} (too few women for an interval)") for row in rows)
+                          )  # fmt: skip
+        elif rows:
             heads = ("site", "gain in AUC over local, mean (SD)", "least", "all together (95 % interval)",
                      "populations above zero")  # fmt: skip
-            yield Answers(title=f"{arm}: federated against local, on the site's own test women", heads=heads,
-                          rows=tuple(rows))  # fmt: skip
+            yield Answers(title=title, heads=heads, rows=tuple(rows))

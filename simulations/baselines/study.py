@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from server.reporting import write_evidence_report
+from server.reporting.data_words import data_kind
 from server.reporting.evidence_answer import headline
 from server.reporting.evidence_page import EVIDENCE_NAME
 from simulations.baselines.answers import Answers, markdown, tables
@@ -67,7 +68,7 @@ def run_comparison(config: Config, run_dir: Path, *, overrides: Sequence[str], c
             documents.append(document)
             populations.append(read_population(jobs, population.folder))
         with view.stage("Evidence: intervals, hospitals, subgroups", None):
-            found = evidence(config["name"], config["cohort"]["kind"], populations,
+            found = evidence(config["name"], data_kind(config["cohort"]), populations,
                              specificity=config["evaluation"]["specificity"])  # fmt: skip
             write_small(run_dir / EVIDENCE_NAME, json.dumps(found, indent=1, allow_nan=False) + "\n")
             report = write_evidence_report(run_dir)

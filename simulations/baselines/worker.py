@@ -18,24 +18,28 @@ import torch
 
 from client.trainer.server import THREAD_VARIABLES
 from client.training.features import FeatureCache
+from server.reporting import Signature, write_passport
 from server.rounds.checkpoint import read_arrays
 from server.rounds.events import Event
 from server.rounds.loop import run_study
 from server.rounds.signer import one_machine_signing
+from server.rounds.summary import write_summary
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import load_contract
 from shared_model.errors import MammoFedError, RoundError
 from shared_model.evaluation import Scores
+from shared_model.passport import PASSPORT
 from shared_model.protocol import Protocol
 from shared_model.strategies import LEAST_SUM_SITES
-from simulations.baselines.jobs import ONCE, POOLED_SITE, Config, Job, with_objective
+from simulations.baselines.jobs import FEDERATED, ONCE, POOLED_SITE, Config, Job, with_objective
 from simulations.baselines.logistic import logistic_scores
 from simulations.baselines.scores import FILE, HELD_OUT, PartyScores, write_scores
 from simulations.baselines.suite import Tell
 from simulations.composition import compose_config
 from simulations.engine import LocalGrid
 from simulations.engine.library import TrainerLibrary
-from simulations.parties import EVALUATOR, install_sites, split_of
+from simulations.maps_at_end import measure_maps
+from simulations.parties import EVALUATOR, install_sites, split_of, write_small
 from simulations.plan import build_protocol, noise_multipliers, pipeline_of, write_initial_weights
 
 OBJECTIVES: Mapping[str, Any] = {"image_only": "image", "clinical_only": "clinical"}
@@ -106,6 +110,9 @@ def run_job(job: Job, place: Place, tell: Tell, *, stop: Any) -> str:
             finally:
                 grid.close()
             arrays = read_arrays(home / "model.safetensors")
+            if job.baseline == FEDERATED and not (home / PASSPORT).exists():  # maps first: the passport states them
+                measure_maps(config, home, lambda line: None, lambda function, *arguments: function(*arguments))
+                _vouch(job, config, home)
         _score(job, place, config, library, protocol, arrays, home / FILE)
     (home / "job.json").write_text(json.dumps({"overrides": job.overrides, "parties": job.parties}, indent=2) + "\n")
     return job.name
@@ -168,6 +175,14 @@ def train(name: str, grid: LocalGrid, protocol: Protocol, home: Path, arrays: An
     if outcome.status != "COMPLETE":
         raise RoundError(f"the training {name} of {protocol.study} is {outcome.status}", found=outcome.reason,
                          remedy="resume the comparison")  # fmt: skip
+
+
+def _vouch(job: Job, config: Config, home: Path) -> None:
+    """Summary and passport of an arm, as a study of its own has them: its model can then be released and gone on from.
+    A control is no federation's model and has none."""
+    write_small(home / "launch.json", json.dumps({**config, "overrides": job.overrides}, indent=2) + "\n")
+    write_summary(home)
+    write_passport(home, Signature.of_run())
 
 
 def _score(

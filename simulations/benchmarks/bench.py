@@ -26,6 +26,7 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "dp": ("Patient-level DP-SGD: speed and memory", "simulations.benchmarks.dp_engines"),
     "privacy": ("What a site's privacy guards cost", "simulations.benchmarks.privacy"),
     "films": ("DICOM films prepared, by transfer syntax", "simulations.benchmarks.films"),
+    "exam": ("An exam of four films from DICOM to score and heat map, one core", "simulations.benchmarks.exam"),
     "import": ("A hospital imported, and imported again", "simulations.benchmarks.imports"),
     "cohort": ("Opening a prepared cohort", "simulations.benchmarks.cohorts"),
     "round": ("A round with next to nothing to train", "simulations.benchmarks.rounds"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 import gdcm
 import numpy as np
 
+from shared_model.cohort.views import VIEWS
 from shared_model.errors import ImagingError
 from shared_model.imaging import PipelineConfig, prepare_view
 from simulations.benchmarks.table import Row
@@ -45,21 +47,23 @@ def measure() -> list[Row]:
     return rows
 
 
-def write_films(folder: Path, *, size: str) -> dict[str, Path]:
-    """The same synthetic film in every transfer syntax; returns files by syntax."""
+def write_films(folder: Path, *, size: str, view: str = "L_MLO", syntaxes: Sequence[str] = ()) -> dict[str, Path]:
+    """The same synthetic film in every transfer syntax, or in those named; returns files by syntax. All views are of
+    one woman's exam."""
     film_mm, pitch = SIZES[size]
     vendor = vendors(pitch)[0]
     rng = np.random.default_rng(0)
     body = draw_body(rng, density=2, bmi=25.0)
-    film = render(rng, film_grid(film_mm, pitch), vendor, body, None, view="L_MLO", conspicuity=1.0)
-    tags = FilmTags(sop_uid="2.25.1", study_uid="2.25.2", series_uid="2.25.3", patient_id="SYNTH-BENCH-00000",
-                    patient_name="SYNTH^BENCH", birth_date="19700101", date="20220101", age=52, accession="1",
-                    thickness_mm=film.thickness_mm, instance=1)  # fmt: skip
-    plain = folder / f"{pitch}-uncompressed.dcm"
-    plain.write_bytes(encode_film(film.pixels, vendor, "L_MLO", tags))
+    film = render(rng, film_grid(film_mm, pitch), vendor, body, None, view=view, conspicuity=1.0)
+    tags = FilmTags(sop_uid=f"2.25.1{VIEWS.index(view)}", study_uid="2.25.2", series_uid="2.25.3",
+                    patient_id="SYNTH-BENCH-00000", patient_name="SYNTH^BENCH", birth_date="19700101", date="20220101",
+                    age=52, accession="1", thickness_mm=film.thickness_mm, instance=1)  # fmt: skip
+    plain = folder / f"{pitch}-{view}-uncompressed.dcm"
+    plain.write_bytes(encode_film(film.pixels, vendor, view, tags))
     files = {}
-    for name, syntax in SYNTAXES.items():
-        files[name] = plain if syntax is None else transcode(plain, plain.with_name(f"{pitch}-{name}.dcm"), syntax)
+    for name in syntaxes or SYNTAXES:
+        syntax, target = SYNTAXES[name], plain.with_name(f"{pitch}-{view}-{name}.dcm")
+        files[name] = plain if syntax is None else transcode(plain, target, syntax)
     return files
 
 

@@ -12,8 +12,9 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from client.cli import site as command
+from client.gain.at_home import study_at_home
 from client.gain.show import sentence, show, sites_of_evidence
-from client.gain.study import alone, studies, work_out
+from client.gain.study import alone, studies_of_run, work_out
 from shared_model.cohort import Cohort, split_indices
 from shared_model.errors import ConfigError, StorageError
 from shared_model.evaluation.gain import gain
@@ -38,7 +39,7 @@ def run_dir(tmp_path: Path) -> tuple[Path, SmallStudy]:
 def test_a_run_directory_is_worked_out_site_by_site(run_dir: tuple[Path, SmallStudy]) -> None:
     folder, study = run_dir
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
-    found = studies(folder, site="site-02", model=None, initial=None, summary=None)
+    found = studies_of_run(folder, site="site-02", model=None, initial=None, summary=None)
     assert [s.config.site for s in found] == ["site-02"]
     rounds: list[tuple[int, int]] = []
     document = work_out(found[0], local=True, tell=lambda done, of: rounds.append((done, of)))
@@ -72,12 +73,12 @@ def test_what_is_missing_is_named(run_dir: tuple[Path, SmallStudy], tmp_path: Pa
     folder, _ = run_dir
     nothing = {"model": None, "initial": None, "summary": None}
     with pytest.raises(ConfigError, match="no such site"):
-        studies(folder, site="east", **nothing)
+        studies_of_run(folder, site="east", **nothing)
     with pytest.raises(ConfigError, match="neither a site's home nor a run directory"):
-        studies(folder / "sites", site=None, **nothing)
+        study_at_home(folder / "sites", **nothing)
     (folder / "model.safetensors").write_bytes(b"no")
     with pytest.raises(StorageError, match="damaged"):
-        studies(folder, site=None, **nothing)
+        studies_of_run(folder, site=None, **nothing)
     (tmp_path / "evidence.json").write_text('{"arms": {"a": {"sites": {}}}, "study": "s"}')
     with pytest.raises(ConfigError, match="no such site"):
         sites_of_evidence(tmp_path / "evidence.json", site="x")

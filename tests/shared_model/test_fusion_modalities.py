@@ -18,7 +18,7 @@ from client.training.loop import LoopEngine
 from shared_model.cohort.batch import OtherInput, PatientBatch
 from shared_model.errors import ConfigError
 from shared_model.fusion import FusionConfig, FusionModel, build_model, patient_loss_B
-from shared_model.fusion.modalities import forget, register
+from shared_model.fusion.modalities import Modality, forget, register
 from tests.client.conftest import F, H, W, make_patients, make_protocol
 
 WIDTH = 6  # numbers of the made-up third modality
@@ -35,7 +35,7 @@ class Ultrasound(nn.Module):
 
 @pytest.fixture
 def ultrasound() -> Iterator[None]:
-    register("ultrasound", lambda config: Ultrasound(config.spec.embedding))
+    register("ultrasound", Modality(build=lambda config: Ultrasound(config.spec.embedding), shape=(WIDTH,)))
     yield
     forget("ultrasound")
 
@@ -157,8 +157,11 @@ def test_without_others_the_model_is_what_it_was() -> None:
 
 def test_what_cannot_be_is_refused(ultrasound: None) -> None:
     with pytest.raises(ConfigError, match="there already"):
-        register("ultrasound", lambda config: nn.Identity())
+        register("ultrasound", Modality(build=lambda config: nn.Identity(), shape=()))
     with pytest.raises(ConfigError, match="registered"):
         model_of("mri")
     with pytest.raises(ConfigError, match="films and table only"):
         model_of("ultrasound", fusion="mid")
+    narrow = {"ultrasound": OtherInput(torch.zeros(4, WIDTH - 1), torch.ones(4, dtype=torch.bool))}
+    with pytest.raises(ConfigError, match="another shape"):
+        model_of("ultrasound")(replace(make_patients(4), others=narrow))

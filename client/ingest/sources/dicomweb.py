@@ -6,16 +6,19 @@ import base64
 import ipaddress
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 from urllib.parse import urlencode, urlsplit
 
 from pydantic import Field, field_validator, model_validator
+from pydicom.dataset import Dataset
 
 from client.ingest.settings import SitePath
 from client.ingest.sources.associations import VERIFICATION
 from client.ingest.sources.collected import Collected, Progress
 from client.ingest.sources.gather import Announced, gather
 from client.ingest.sources.intake import Deidentifies, Intake
+from client.ingest.sources.lookup import STUDY_KEYS, Lookup
 from client.ingest.sources.objects import is_uid
 from client.ingest.sources.quiet import quiet_network
 from client.ingest.sources.received import Received
@@ -92,16 +95,31 @@ class DicomWebSource(Patience):
         """
         store.bind(deidentify.uid(VERIFICATION))
         intake = Intake(store, deidentify)
+        with self._archive(intake, store.max_bytes) as archive:
+            return gather(
+                archive, store, intake, deidentify, quiet_seconds=self.quiet_seconds,
+                backoff=backoff or Backoff(self.retries), progress=progress,
+            )  # fmt: skip
+
+    @contextmanager
+    def look(self) -> Iterator[Lookup]:
+        """Ask the archive without having anything delivered; see :mod:`client.ingest.sources.lookup`.
+
+        Raises:
+            SourceError, ConfigError: as :meth:`collect`.
+        """
+        with self._archive(None, 0) as archive:
+            yield archive
+
+    @contextmanager
+    def _archive(self, intake: Intake | None, max_bytes: int) -> Iterator[_WebArchive]:
         context = https_context(self.ca) if self.url.startswith("https") else None
         name = f"the archive {urlsplit(self.url).netloc}"
         with (
             quiet_network(),
             Web(name, context=context, headers=self._credentials(), timeout_seconds=self.timeout_seconds) as web,
         ):
-            return gather(
-                _WebArchive(name, self, web, intake, store.max_bytes), store, intake, deidentify,
-                quiet_seconds=self.quiet_seconds, backoff=backoff or Backoff(self.retries), progress=progress,
-            )  # fmt: skip
+            yield _WebArchive(name, self, web, intake, max_bytes)
 
     def _credentials(self) -> dict[str, str]:
         if self.secret is None:
@@ -113,9 +131,9 @@ class DicomWebSource(Patience):
 
 
 class _WebArchive:
-    """The archive as gather sees it."""
+    """The archive as gather sees it. intake: takes what is delivered; None: it is only asked."""
 
-    def __init__(self, name: str, source: DicomWebSource, web: Web, intake: Intake, max_bytes: int) -> None:
+    def __init__(self, name: str, source: DicomWebSource, web: Web, intake: Intake | None, max_bytes: int) -> None:
         self.name, self._source, self._web, self._intake, self._max_bytes = name, source, web, intake, max_bytes
 
     def studies(self) -> Iterator[str]:
@@ -128,6 +146,16 @@ class _WebArchive:
             for study in self._ask("studies", PatientID=patient, ModalitiesInStudy="MG", StudyDate=dates):
                 if _value(study, PATIENT_ID) == patient:  # archives may match more generously than asked
                     yield _value(study, STUDY_UID)
+
+    def studies_of(self, patient: str) -> list[Dataset]:
+        """Her studies; archives may match more generously than asked."""
+        found = []
+        for study in self._ask("studies", PatientID=patient, ModalitiesInStudy="MG"):
+            if _value(study, PATIENT_ID) == patient:
+                found.append(Dataset())
+                for keyword, tag in STUDY_KEYS.items():
+                    setattr(found[-1], keyword, _value(study, tag))
+        return found
 
     def _window(self, window: Window) -> tuple[list[str], bool]:
         times = {"StudyTime": window.times} if window.times else {}
@@ -162,6 +190,7 @@ class _WebArchive:
             raise lost
 
     def _fetch(self, study_uid: str, film: Announced) -> None:
+        assert self._intake is not None, "who only asks does not fetch"
         path = f"studies/{study_uid}/series/{film.series_uid}/instances/{film.film_uid}"
         try:
             answer = self._web.get(
@@ -242,6 +271,8 @@ def _value(item: dict[str, Any], tag: str) -> str:
     """First value of an element of DICOM JSON (PS3.18 F.2), "" when absent or of another form."""
     element = item.get(tag)
     values = element.get("Value") if isinstance(element, dict) else None
+    if isinstance(values, list) and values and isinstance(values[0], dict):  # a name, in up to three scripts (F.2.2)
+        values = [values[0].get("Alphabetic")]
     return str(values[0]).strip(" \0") if isinstance(values, list) and values and isinstance(values[0], str) else ""
 
 

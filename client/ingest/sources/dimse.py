@@ -7,7 +7,7 @@ pushed into the store, because objects that were not asked for are turned away (
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -25,6 +25,7 @@ from client.ingest.sources.associations import (
 from client.ingest.sources.collected import Collected, Progress
 from client.ingest.sources.gather import Announced, gather
 from client.ingest.sources.intake import Deidentifies, Intake
+from client.ingest.sources.lookup import STUDY_KEYS, Lookup
 from client.ingest.sources.objects import is_uid, text
 from client.ingest.sources.quiet import quiet_network
 from client.ingest.sources.received import Received
@@ -88,11 +89,22 @@ class DimseSource(Peer, Patience):
                 backoff=backoff or Backoff(self.retries), progress=progress,
             )  # fmt: skip
 
+    @contextmanager
+    def look(self) -> Iterator[Lookup]:
+        """Ask the PACS without having anything delivered; see :mod:`client.ingest.sources.lookup`.
+
+        Raises:
+            SourceError, ConfigError: as :meth:`collect`.
+        """
+        with quiet_network(), _Pacs(self, None, 0) as pacs:
+            yield pacs
+
 
 class _Pacs:
-    """The PACS as gather sees it. Associations are kept open between calls and opened anew after a loss."""
+    """The PACS as gather sees it. Associations are kept open between calls and opened anew after a loss. intake: takes
+    what is delivered; None: it is only asked."""
 
-    def __init__(self, source: DimseSource, intake: Intake, max_bytes: int) -> None:
+    def __init__(self, source: DimseSource, intake: Intake | None, max_bytes: int) -> None:
         self.name = f"the PACS {source.called_ae} at {source.host}:{source.port}"
         self._source, self._intake, self._max_bytes = source, intake, max_bytes
         self._receiver: Any = None
@@ -103,7 +115,7 @@ class _Pacs:
 
     def __enter__(self) -> _Pacs:
         source = self._source
-        if source.retrieve == "move":
+        if source.retrieve == "move" and self._intake is not None:
             assert source.receive_port is not None
             self._receiver = accept_films(
                 title=self._our_title(), address=source.receive_address, port=source.receive_port,
@@ -135,6 +147,14 @@ class _Pacs:
                 raise self._too_many("woman")
             # Archives may match more generously than asked.
             yield from (text(study, "StudyInstanceUID") for study in found if text(study, "PatientID") == patient)
+
+    def studies_of(self, patient: str) -> list[Dataset]:
+        """Her studies; archives may match more generously than asked."""
+        keys = dict.fromkeys(STUDY_KEYS, "") | {"PatientID": patient, "ModalitiesInStudy": "MG"}
+        found, cut = self._find("STUDY", keys)
+        if cut:
+            raise self._too_many("woman")
+        return [study for study in found if text(study, "PatientID") == patient]
 
     def _ask(self, window: Window) -> tuple[list[str], bool]:
         keys = {"StudyDate": window.dates, "ModalitiesInStudy": "MG"}
@@ -173,7 +193,7 @@ class _Pacs:
             for start in range(0, len(films), _UIDS_A_REQUEST):
                 some = "\\".join(films[start : start + _UIDS_A_REQUEST])
                 success &= self._bring("IMAGE", keys | {"SOPInstanceUID": some})
-        if success:  # then what has not come yet is still on its way
+        if success and self._intake is not None:  # then what has not come yet is still on its way
             self._intake.wait_all(max(self._source.quiet_seconds, 0.5))
 
     # --- the protocol ---

@@ -16,7 +16,7 @@ from client.ingest.settings import Settings, SitePath
 from shared_model.errors import ConfigError
 
 MAX_LIST_BYTES = 64 << 20
-_WILDCARDS = re.compile(r"[*?\\\x00-\x1f]")  # PS3.4 C.2.2.2.4: they would match other women's studies
+WILDCARDS = re.compile(r"[*?\\\x00-\x1f]")  # PS3.4 C.2.2.2.4: they would match other women's studies
 
 
 def _ae_title(title: str) -> str:
@@ -64,10 +64,11 @@ class Studies(Settings):
         Raises:
             ConfigError: the file is absent, too large, no CSV, empty, or an id holds a wildcard.
         """
-        return None if self.patients is None else _read_ids(self.patients)
+        return None if self.patients is None else read_ids(self.patients)
 
 
-def _read_ids(path: Path) -> list[str]:
+def read_ids(path: Path) -> list[str]:
+    """The ids of a CSV file; see :class:`Studies`."""
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_LIST_BYTES + 1)
@@ -92,7 +93,7 @@ def _read_ids(path: Path) -> list[str]:
     if not ids:
         raise ConfigError(f"the list of patients {path} is empty", expected="at least one id")
     for number, text in enumerate(ids, start=1):
-        if _WILDCARDS.search(text) or len(text) > 64:
+        if WILDCARDS.search(text) or len(text) > 64:
             raise ConfigError(
                 f"id {number} of {path} cannot be asked for", expected="at most 64 characters, none of * ? \\",
                 remedy="correct the list; the id itself is not shown here",

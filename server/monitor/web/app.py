@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any
@@ -13,17 +14,16 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.middleware.gzip import GZipMiddleware
 
 from server.monitor.codes import explanations
-from server.monitor.reading import LATEST, read
 from server.monitor.view import StudyView
 from server.monitor.web.events import search
 from server.monitor.web.guard import Guard
-from server.monitor.web.runs import Runs
+from server.monitor.web.source import Source
 from server.monitor.web.wire import Sender, finite, packed, round_whole
 
 STATIC = {
     "monitor.css": "text/css", "icon.svg": "image/svg+xml",
     **dict.fromkeys(("main.js", "dom.js", "words.js", "charts.js", "strip.js", "study.js", "sites.js", "privacy.js",
-                     "rounds.js", "events.js", "compare.js"), "text/javascript"),
+                     "rounds.js", "events.js", "compare.js", "member.js"), "text/javascript"),
 }  # fmt: skip
 LOOK_S = 1.0
 KEEP_ALIVE_S = 15.0
@@ -36,7 +36,7 @@ Cursor = Annotated[str | None, Query(max_length=40)]
 
 
 def create_app(
-    runs: Runs, *, hosts: Collection[str], token: str | None = None, secure: bool = False,
+    runs: Source, *, hosts: Collection[str], token: str | None = None, secure: bool = False,
     metrics: Metrics | None = None, look_s: float = LOOK_S, ending: Callable[[], bool] = lambda: False,
 ) -> FastAPI:  # fmt: skip
     """The app over the studies of `runs`.
@@ -69,9 +69,10 @@ def create_app(
 
     @app.get("/api/runs")
     def listed() -> JSONResponse:
-        names = list(runs.folders())
+        names, member = runs.names(), runs.member
         return JSONResponse({"first": runs.first or (names[0] if names else None),
-                             "runs": [_line(runs, name) for name in names]})  # fmt: skip
+                             "runs": [_line(runs, name) for name in names],
+                             "member": asdict(member) if member is not None else None})  # fmt: skip
 
     @app.get("/api/view")
     def view(run: Name, since: Cursor = None) -> JSONResponse:
@@ -79,8 +80,7 @@ def create_app(
 
     @app.get("/api/round")
     def one_round(run: Name, number: Annotated[int, Query(ge=0, le=1_000_000)]) -> JSONResponse:
-        folder = _known(runs.folder_of(run))
-        found = [one for one in runs.whole(run, folder).rounds if one.number == number]
+        found = [one for one in _known(runs.whole(run)).rounds if one.number == number]
         return JSONResponse(round_whole(_known(found[0] if found else None)))
 
     @app.get("/api/events")
@@ -88,8 +88,8 @@ def create_app(
         run: Name, text: Annotated[str, Query(max_length=200)] = "",
         severity: Annotated[str, Query(max_length=20)] = "", before: Annotated[int, Query(ge=0)] = 0,
     ) -> JSONResponse:  # fmt: skip
-        folder = _known(runs.folder_of(run))
-        return JSONResponse(finite(search(runs.whole(run, folder).events, text=text, severity=severity, before=before)))
+        found = _known(runs.whole(run)).events
+        return JSONResponse(finite(search(found, text=text, severity=severity, before=before)))
 
     @app.get("/api/codes")
     def codes() -> JSONResponse:
@@ -97,7 +97,7 @@ def create_app(
 
     @app.get("/api/stream")
     async def stream(request: Request, run: Name, since: Cursor = None) -> Response:
-        _known(await asyncio.to_thread(runs.folder_of, run))
+        _known(run if run in await asyncio.to_thread(runs.names) else None)
         if streams.locked():
             raise HTTPException(503, "too many readers")
         cursor = request.headers.get("last-event-id") or since
@@ -122,7 +122,7 @@ def static(name: str) -> bytes:
 
 
 async def _follow(
-    runs: Runs, run: str, cursor: str | None, *, over: Callable[[], Awaitable[bool]], streams: asyncio.Semaphore,
+    runs: Source, run: str, cursor: str | None, *, over: Callable[[], Awaitable[bool]], streams: asyncio.Semaphore,
     look_s: float,
 ) -> AsyncIterator[bytes]:  # fmt: skip
     """One reader's stream: what is new, as soon as it is in the journal; a comment now and then, so that a line that
@@ -144,10 +144,9 @@ async def _follow(
             await asyncio.sleep(look_s)
 
 
-def _line(runs: Runs, name: str) -> dict[str, Any]:
+def _line(runs: Source, name: str) -> dict[str, Any]:
     """One study in the list."""
-    folder = runs.folders().get(name)
-    view = read(folder, LATEST) if folder is not None else None
+    view = runs.head(name)
     if view is None:
         return {"run": name}
     return {"run": name, "name": view.name, "status": view.status, "sentence": view.sentence, "started": view.started}

@@ -36,21 +36,29 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_exposure(host: str, *, tls: bool, token: str | None) -> None:
+def check_exposure(host: str, *, tls: bool, token: str | None, certificates: bool = False) -> None:
     """Refuse to be seen by others without encryption and without asking who they are.
 
+    Args:
+        tls: the page has a certificate. token: that readers must know. certificates: readers must have one.
+
     Raises:
-        ConfigError: `host` is not of this machine alone, and TLS or a token is missing; or the token is short.
+        ConfigError: `host` is not of this machine alone, and TLS is missing, or both token and certificates; or the
+            token is short; or certificates are asked for without TLS.
     """
     if token is not None and len(token) < MIN_TOKEN:
         raise ConfigError("the monitor's token is too short", found=f"{len(token)} characters",
                           expected=f"at least {MIN_TOKEN}")  # fmt: skip
-    if is_loopback(host) or (tls and token is not None):
+    if certificates and not tls:
+        raise ConfigError("readers' certificates are asked for by TLS alone", found="--client-ca",
+                          expected="--cert and --key beside it")  # fmt: skip
+    asked = token is not None or certificates
+    if is_loopback(host) or (tls and asked):
         return
-    missing = [name for name, there in (("a certificate (--cert, --key)", tls), ("a token (--token-file)", token)) if
-               not there]  # fmt: skip
+    ways = (("a certificate (--cert, --key)", tls), ("a token (--token-file) or readers' (--client-ca)", asked))
     raise ConfigError(
-        f"the monitor would be open to others at {host}", expected=" and ".join(missing),
+        f"the monitor would be open to others at {host}",
+        expected=" and ".join(name for name, there in ways if not there),
         remedy="give them, or leave --host out and reach it through SSH: `ssh -L 8787:127.0.0.1:8787 MACHINE`",
     )  # fmt: skip
 

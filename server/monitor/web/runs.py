@@ -13,14 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from server.monitor.reading import read
-from server.monitor.view import AlarmView, StudyView, merge
+from server.monitor.reading import LATEST, read
+from server.monitor.view import StudyView, merge
+from server.monitor.web.source import Alarms, Source
 
 MAX_RUNS = 100  # the newest ones
 FRESH_S = 0.5  # a whole view is made at most so often, whoever asks
 MARKS = ("protocol.json", "journal.sqlite", "launch.json")
-
-Alarms = Callable[[StudyView], Sequence[AlarmView]]
 
 
 def is_run(folder: Path) -> bool:
@@ -28,8 +27,8 @@ def is_run(folder: Path) -> bool:
     return any((folder / mark).exists() for mark in MARKS)
 
 
-class Runs:
-    """The studies under a place; safe between threads.
+class Runs(Source):
+    """The studies under a place.
 
     Args:
         place: a run directory, a folder of them, or a coordinator's home.
@@ -45,7 +44,7 @@ class Runs:
         self._whole: dict[str, StudyView] = {}
         self._locks: dict[str, threading.Lock] = {}
         alone = is_run(self.place) or not self.place.exists()
-        self.first = self.place.name if alone else None
+        self._first = self.place.name if alone else None
         home = (self.place / "coordinator.json").is_file()
         self.folder = self.place.parent if alone else self.place / "studies" if home else self.place
 
@@ -57,22 +56,45 @@ class Runs:
             found = []
         found.sort(key=_age)
         named = {path.name: path for path in found[:MAX_RUNS]}
-        return {self.first: self.place, **named} if self.first is not None else named
+        return {self._first: self.place, **named} if self._first is not None else named
 
-    def folder_of(self, name: str) -> Path | None:
-        """The run directory of a name that was listed; None of any other."""
-        return self.folders().get(name)
+    @property
+    def first(self) -> str | None:
+        """The run directory that was asked for; None of a folder of them."""
+        return self._first
+
+    @property
+    def member(self) -> None:
+        """Nobody: this is the coordinator's."""
+        return None
+
+    def names(self) -> Sequence[str]:
+        """All of them, see :meth:`folders`."""
+        return list(self.folders())
+
+    def head(self, name: str) -> StudyView | None:
+        """A view for the list."""
+        folder = self.folders().get(name)
+        return read(folder, LATEST) if folder is not None else None
 
     def read(self, name: str, since: str | None) -> StudyView | None:
         """What is new of a study, with the alarms of the whole; None of an unknown name."""
-        folder = self.folder_of(name)
+        folder = self.folders().get(name)
         if folder is None:
             return None
         view = read(folder, since, now=self._clock())
-        return replace(view, alarms=self.whole(name, folder).alarms)
+        return replace(view, alarms=self._whole_of(name, folder).alarms)
 
-    def whole(self, name: str, folder: Path) -> StudyView:
+    def whole(self, name: str) -> StudyView | None:
         """All of a study; made anew at most every half second."""
+        folder = self.folders().get(name)
+        return self._whole_of(name, folder) if folder is not None else None
+
+    def all(self) -> list[StudyView]:
+        """Every study, whole."""
+        return [self._whole_of(name, folder) for name, folder in self.folders().items()]
+
+    def _whole_of(self, name: str, folder: Path) -> StudyView:
         with self._lock:
             lock = self._locks.setdefault(name, threading.Lock())
         with lock:
@@ -84,10 +106,6 @@ class Runs:
             view = replace(view, alarms=tuple(self._alarms(view)))
             self._whole[name] = view
             return view
-
-    def all(self) -> list[StudyView]:
-        """Every study, whole; for metrics and the list."""
-        return [self.whole(name, folder) for name, folder in self.folders().items()]
 
 
 def _age(path: Path) -> float:

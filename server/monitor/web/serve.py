@@ -5,28 +5,32 @@ from __future__ import annotations
 import logging
 import secrets
 import socket
-import ssl
 import threading
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from server.monitor.web.app import Metrics, create_app
 from server.monitor.web.guard import check_exposure, is_loopback
-from server.monitor.web.runs import Alarms, Runs
+from server.monitor.web.readers import Readers, checked_by, page_context
+from server.monitor.web.source import Source
 from shared_model.errors import ConfigError
 from shared_model.private_files import read_private, write_private
 
 DEFAULT_PORT = 8787
 TOKEN_BYTES = 24
+END_S = 20.0  # for streams to end
 
 
 @dataclass(frozen=True, kw_only=True)
 class Door:
-    """How the page is reached. names: further host names in its address; cert, key: PEM files; token: asked of all."""
+    """How the page is reached. names: further host names in its address; cert, key: PEM files; token: asked of all;
+    readers: whose certificate is."""
 
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
@@ -34,6 +38,7 @@ class Door:
     cert: Path | None = None
     key: Path | None = None
     token: str | None = None
+    readers: Readers | None = None
 
     @property
     def secure(self) -> bool:
@@ -70,42 +75,67 @@ def token_of(path: Path) -> str:
 
 
 def serve(
-    place: Path, door: Door, *, say: Callable[[str], None], open_browser: bool = False,
-    metrics: Metrics | None = None, alarms: Alarms = lambda _: (), stop: threading.Event | None = None,
+    source: Source, door: Door, *, say: Callable[[str], None], open_browser: bool = False,
+    metrics: Metrics | None = None,
 ) -> None:  # fmt: skip
-    """Serve until Ctrl-C, SIGTERM or `stop`.
+    """Serve until Ctrl-C or SIGTERM.
 
     Args:
-        place: a run directory, a folder of them, or a coordinator's home.
+        source: of the studies.
         say: is told the address.
-        stop: ends it from another thread, when set.
 
     Raises:
         ConfigError: the port is taken, the certificate is none, or it would be open to others without TLS and token.
     """
-    check_exposure(door.host, tls=door.secure, token=door.token)
-    if (door.cert is None) != (door.key is None):
-        raise ConfigError("a certificate and its key belong together", expected="--cert and --key")
-    if door.cert is not None and door.key is not None:
-        _check_pair(door.cert, door.key)
-    listening = _listen(door)
-    port = int(listening.getsockname()[1])
-    app = create_app(Runs(place, alarms=alarms), hosts=door.hosts, token=door.token, secure=door.secure,
-                     metrics=metrics, ending=lambda: server.should_exit)  # fmt: skip
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False, proxy_headers=False,
-        ssl_certfile=door.cert, ssl_keyfile=door.key, timeout_graceful_shutdown=3, limit_concurrency=200,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
-    url = door.url(port)
+    server, listening, url = _prepared(source, door, metrics)
     say(url)
     if open_browser:
-        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-    if stop is not None:
-        threading.Thread(target=_end_with, args=(stop, server), daemon=True).start()
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        _open_browser(url)
     with listening:
         server.run(sockets=[listening])
+
+
+@contextmanager
+def serving(
+    source: Source, door: Door, *, metrics: Metrics | None = None, open_browser: bool = False
+) -> Iterator[str]:
+    """Serve in a thread while the block runs, which is given the address. Raises as :func:`serve`."""
+    server, listening, url = _prepared(source, door, metrics)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="page", daemon=True)
+    with listening:
+        thread.start()
+        if open_browser:
+            _open_browser(url)
+        try:
+            yield url
+        finally:
+            server.should_exit = True
+            thread.join(END_S)
+
+
+def _prepared(source: Source, door: Door, metrics: Metrics | None) -> tuple[uvicorn.Server, socket.socket, str]:
+    check_exposure(door.host, tls=door.secure, token=door.token, certificates=door.readers is not None)
+    if (door.cert is None) != (door.key is None):
+        raise ConfigError("a certificate and its key belong together", expected="--cert and --key")
+    tls: dict[str, Any] = {}
+    if door.cert is not None and door.key is not None:
+        context = page_context(door.cert, door.key, door.readers)
+        tls = {"ssl_context_factory": lambda config, default: context}
+    listening = _listen(door)
+    app = create_app(source, hosts=door.hosts, token=door.token, secure=door.secure, metrics=metrics,
+                     ending=lambda: server.should_exit)  # fmt: skip
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False, proxy_headers=False,
+        http=checked_by(door.readers) if door.readers is not None else "h11", timeout_graceful_shutdown=3,
+        limit_concurrency=200, **tls,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    return server, listening, door.url(int(listening.getsockname()[1]))
+
+
+def _open_browser(url: str) -> None:
+    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
 
 def _listen(door: Door) -> socket.socket:
@@ -115,15 +145,3 @@ def _listen(door: Door) -> socket.socket:
     except OSError as error:
         raise ConfigError(f"cannot listen on {door.host} port {door.port}: {error.strerror or error}",
                           remedy="give another --port; 0 takes any that is free") from None  # fmt: skip
-
-
-def _check_pair(cert: Path, key: Path) -> None:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"{cert} and {key} are no certificate and its key: {error}", expected="PEM files") from None
-
-
-def _end_with(stop: threading.Event, server: uvicorn.Server) -> None:
-    stop.wait()
-    server.should_exit = True

@@ -70,7 +70,9 @@ def head_of(view: StudyView) -> dict[str, Any]:
     head["ends"] = None if view.ends is None else CLOCK_STEP_S * round(view.ends / CLOCK_STEP_S)
     head["best"] = asdict(view.best) if view.best else None
     head["test"] = {name: auc_line(auc) for name, auc in view.test.items()}
+    head["member"] = asdict(view.member) if view.member else None
     head["gives"] = view.sites[0].gives if view.sites else ""
+    head["evaluators"] = [asdict(party) for party in view.evaluators]
     head["alarms"] = [asdict(alarm) for alarm in view.alarms]
     return head
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import logging
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Protocol, Self, TextIO
+from typing import Final, Protocol, TextIO
 
+from server.monitor.stepping import Stepping
 from server.rounds.events import Event
 from server.rounds.follow import is_complete, read_events
 from shared_model.errors import ConfigError, MammoFedError
@@ -159,31 +158,18 @@ class Feed:
             self._writers[name] = writer, last
 
 
-class Feeds:
+class Feeds(Stepping):
     """The writers of all studies that `folders` names at each look; a context manager that feeds them in a thread."""
 
     def __init__(
         self, folders: Callable[[], Iterable[Path]], names: Sequence[str], *, step_s: float = STEP_S,
         make: Callable[[Path, Sequence[str]], Feed] = Feed,
     ) -> None:  # fmt: skip
-        self._folders, self._names, self._step_s, self._make = folders, names, step_s, make
+        super().__init__("the monitor's writers", step_s=step_s, end_s=END_S)
+        self._folders, self._names, self._make = folders, names, make
         self._feeds, self._done = dict[Path, Feed](), set[Path]()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="feeds", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join(END_S)
-        if self._thread.is_alive():
-            log.warning("a monitor's writer is slow; what it does not have yet comes when this is started again")
-
-    def step(self) -> None:
+    def step(self, *, last: bool = False) -> None:
         """Look once at every study; one that is complete and handed on is not looked at again."""
         for folder in self._folders():
             if folder in self._done:
@@ -194,15 +180,7 @@ class Feeds:
                 self._feeds.pop(folder).close()
                 self._done.add(folder)
 
-    def _run(self) -> None:
-        while not self._over.wait(self._step_s):
-            self._try()
-        self._try()
+    def done(self) -> None:
+        """Close what is open."""
         for feed in self._feeds.values():
             feed.close()
-
-    def _try(self) -> None:
-        try:
-            self.step()
-        except Exception as error:  # a damaged journal, a folder that is gone: the other studies' turn comes again
-            log.warning("monitor's writers: %s", error)

@@ -15,12 +15,12 @@ from rich.console import Console
 from client.deploy.identity import SiteFile, SiteIdentity
 from client.watch.run import check_address, follow
 from client.watch.show import Screen, draw_study, line_of
-from client.watch.story import Story
 from mammofed import cli
 from server.control.service import ControlLimits
 from shared_model.certificates import Role
 from shared_model.control import StudyEvent
 from shared_model.errors import CertificateError, ConfigError, ControlError
+from shared_model.story import Story
 from tests.controlled import Hub
 from tests.enrolled import HANG_S
 
@@ -133,7 +133,7 @@ class Ears(Screen):
         if len(self.heard) >= self.enough:
             self.stop.set()
 
-    def line(self, words: str) -> None:
+    def line(self, words: str, *, up: bool) -> None:
         self.lines.append(words)
 
 

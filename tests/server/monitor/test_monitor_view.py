@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +25,8 @@ from server.rounds.journal import Journal
 from server.rounds.states import RoundStep, StudyStep
 from shared_model.certificates import Role
 from shared_model.control import TrainerState
+from shared_model.errors import ProtocolError
+from shared_model.protocol import Protocol
 from simulations.benchmarks.staged_run import StagedRun, staged_protocol
 
 SITES = ("east", "north", "south", "west")
@@ -182,6 +189,66 @@ def test_a_silent_site_is_named_in_ten_seconds_and_seen_back(tmp_path: Path, mon
         assert all(site.present for site in seen(run, after=0.0).sites)
 
 
+def test_a_silent_evaluator_is_named_while_it_should_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.monitor.presence._held", lambda path: True)
+    with staged(tmp_path) as run:
+        deployed(tmp_path, run, dict.fromkeys(SITES, 1.0))
+        (unheard,) = enrolled(run.run_dir, "held-out", lambda: seen(run, after=0.0).evaluators)
+        assert (unheard.name, unheard.present, unheard.heard, unheard.silent_s) == ("held-out", False, None, None)
+        with run.journal.entry():
+            run.note("site_present", "evaluator, cpu", site="evaluator")
+        run.open(1)
+        run.collect(1)
+        with run.journal.round_step(1, 1, RoundStep.AGGREGATE):
+            pass
+        run.now += 40.0
+        signs = dict.fromkeys(SITES, 1.0)
+        deployed(tmp_path, run, signs | {"evaluator": 40.0})
+        view = seen(run, after=0.0)
+        assert view.status == "stalled"
+        assert view.sentence == "stalled: evaluator silent for 40 s, which measures the model"
+        (evaluator,) = view.evaluators  # the study has heard of this one, so that the other is another study's
+        assert (evaluator.name, evaluator.present, evaluator.device) == ("evaluator", False, "cuda:0")
+        deployed(tmp_path, run, signs | {"evaluator": 1.0})
+        assert seen(run, after=0.0).status == "running"
+
+
+def enrolled(folder: Path, evaluator: str, look: Callable[[], Any]) -> Any:
+    """What `look` finds while the coordinator's registry has this evaluator, and one that is not confirmed."""
+    registry = folder / "deployment" / "hub" / "registry" / "registry.sqlite"
+    registry.parent.mkdir()
+    with sqlite3.connect(registry) as db:
+        db.execute("CREATE TABLE members (site TEXT, role TEXT, state TEXT)")
+        db.executemany("INSERT INTO members VALUES (?, ?, ?)", [
+            (evaluator, "evaluator", "confirmed"), ("new", "evaluator", "pending"), ("north", "site", "confirmed")
+        ])  # fmt: skip
+    found = look()
+    registry.unlink()
+    return found
+
+
+def test_on_one_machine_a_trainer_that_beats_no_more_is_named(tmp_path: Path) -> None:
+    with staged(tmp_path) as run:
+        run.round(1)
+        run.open(2)
+        alive = run.run_dir / "logs" / "alive"
+        alive.mkdir(parents=True)
+        for name in SITES:
+            (alive / name).touch()
+            os.utime(alive / name, (run.now, run.now - (14.0 if name == "east" else 1.0)))
+        well = seen(run, after=0.0)
+        assert well.status == "running" and all(site.present and site.silent_s is None for site in well.sites)
+        view = seen(run, after=2.0)
+        assert view.sentence.startswith("stalled: east silent for 16 s, the round needs 3 of 4")
+        east, north = view.site("east"), view.site("north")
+        assert east is not None and north is not None and (east.present, north.present) == (False, True)
+        (alive / "east").touch()
+        os.utime(alive / "east", (run.now + 2, run.now + 2))
+        assert seen(run, after=2.0).status == "running"
+
+
 def test_only_what_is_new_is_read_and_merges_to_the_whole(tmp_path: Path) -> None:
     with staged(tmp_path) as run:
         view = seen(run)
@@ -328,6 +395,83 @@ def test_what_is_damaged_is_told(tmp_path: Path) -> None:
     (run.run_dir / "protocol.json").write_text("{}")
     view = seen(run)
     assert view.closed == 1 and view.missing and "not a valid protocol" in view.sentence
+    assert view.status == "unknown" and "the journal alone says: failed" in view.sentence
+
+
+# --- run directories of other versions of MammoFed ---
+
+
+def freeze(run_dir: Path, values: dict[str, Any]) -> str:
+    """Write a protocol as the version that had these fields did; its hash."""
+    sha256 = hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    (run_dir / "protocol.json").write_text(json.dumps({"protocol": values, "sha256": sha256}, indent=2))
+    return sha256
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> tuple[StagedRun, dict[str, Any]]:
+    """A study that is complete, under a protocol without two fields of today; and its values."""
+    with staged(tmp_path, rounds=3) as run:
+        for number in (1, 2, 3):
+            run.round(number)
+        run.finish(StudyStep.COMPLETE)
+    values = json.loads((run.run_dir / "protocol.json").read_text())["protocol"]
+    del values["exploration"], values["federation"]["secure_sum"]
+    journal(run.run_dir, freeze(run.run_dir, values))
+    return run, values
+
+
+def journal(run_dir: Path, sha256: str) -> None:
+    """Make the journal say that it was written under this protocol."""
+    with closing(sqlite3.connect(run_dir / "journal.sqlite")) as db, db:
+        db.execute("UPDATE meta SET value = ? WHERE key = 'protocol_sha256'", (json.dumps(sha256),))
+
+
+def test_a_run_of_an_earlier_version_is_read_as_it_was_frozen(earlier: tuple[StagedRun, dict[str, Any]]) -> None:
+    run, values = earlier
+    view = read(run.run_dir)
+    assert (view.status, view.planned, view.missing) == ("complete", 3, ())
+    assert view.protocol_sha256 == freeze(run.run_dir, values) != run.protocol.sha256
+    assert view.sentence == "complete: all 3 rounds are closed, the held-out test is opened"
+    with pytest.raises(ProtocolError, match="frozen by another version of MammoFed"):
+        Protocol.read(run.run_dir / "protocol.json")  # what runs is read as strictly as ever
+
+
+def test_a_protocol_that_was_changed_is_not_called_complete(earlier: tuple[StagedRun, dict[str, Any]]) -> None:
+    run, _ = earlier
+    path = run.run_dir / "protocol.json"
+    path.write_text(path.read_text().replace('"deadline_s": 600.0', '"deadline_s": 6000.0'))
+    view = read(run.run_dir)
+    assert view.status == "unknown" and view.planned == 0 and view.best is None
+    assert view.sentence.startswith("unknown: protocol.json was changed after it was frozen: it hashes to ")
+    assert "; the journal alone says: complete: 3 rounds are closed, the held-out test is opened" in view.sentence
+
+
+def test_a_protocol_of_another_run_is_found_by_the_journals_hash(earlier: tuple[StagedRun, dict[str, Any]]) -> None:
+    run, values = earlier
+    freeze(run.run_dir, values | {"seed": 77})
+    view = read(run.run_dir)
+    assert view.status == "unknown" and "another protocol than this journal was written under" in view.sentence
+    (run.run_dir / "protocol.json").unlink()
+    assert read(run.run_dir).sentence.startswith("unknown: there is no protocol.json; the journal alone says")
+
+
+def test_a_version_whose_fields_are_gone_is_said_to_be_another(earlier: tuple[StagedRun, dict[str, Any]]) -> None:
+    run, values = earlier
+    journal(run.run_dir, freeze(run.run_dir, values | {"a_field_of_then": 1}))
+    view = read(run.run_dir)
+    assert view.status == "unknown" and "frozen by another version of MammoFed" in view.sentence
+
+
+def test_a_run_of_an_earlier_version_that_is_open_is_resumed_by_that_one(tmp_path: Path) -> None:
+    with staged(tmp_path) as run:
+        run.round(1)
+    values = json.loads((run.run_dir / "protocol.json").read_text())["protocol"]
+    del values["exploration"]
+    journal(run.run_dir, freeze(run.run_dir, values))
+    view = read(run.run_dir)
+    assert view.status == "failed"
+    assert view.sentence.endswith("frozen by another version of MammoFed, and that one alone resumes it")
 
 
 def test_words_and_intervals() -> None:

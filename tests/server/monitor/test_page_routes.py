@@ -132,7 +132,7 @@ def test_off_this_machine_it_needs_tls_and_a_token(tmp_path: Path, host: str) ->
     with pytest.raises(ConfigError, match="too short"):
         check_exposure(host, tls=True, token="short")
     with pytest.raises(ConfigError, match="open to others"):
-        serve(tmp_path, Door(host=host, port=0), say=lambda _: None)
+        serve(Runs(tmp_path), Door(host=host, port=0), say=lambda _: None)
     assert not is_loopback(host) and is_loopback("127.0.0.9") and is_loopback("::1") and is_loopback("localhost")
 
 
@@ -158,14 +158,14 @@ def test_it_is_served_over_tls_with_the_certificate_given(tmp_path: Path) -> Non
             assert json.load(answer)["first"] == "run"
             assert answer.headers["strict-transport-security"]
     with pytest.raises(ConfigError, match="no certificate"):
-        serve(tmp_path, Door(port=0, cert=key, key=cert), say=lambda _: None)
+        serve(Runs(tmp_path), Door(port=0, cert=key, key=cert), say=lambda _: None)
     with pytest.raises(ConfigError, match="belong together"):
-        serve(tmp_path, Door(port=0, cert=cert), say=lambda _: None)
+        serve(Runs(tmp_path), Door(port=0, cert=cert), say=lambda _: None)
 
 
 def test_a_taken_port_is_said_in_words(tmp_path: Path) -> None:
     with served(tmp_path) as url, pytest.raises(ConfigError, match="cannot listen"):
-        serve(tmp_path, Door(port=int(url.rsplit(":", 1)[1].strip("/"))), say=lambda _: None)
+        serve(Runs(tmp_path), Door(port=int(url.rsplit(":", 1)[1].strip("/"))), say=lambda _: None)
 
 
 def test_a_websocket_gets_no_answer(tmp_path: Path) -> None:

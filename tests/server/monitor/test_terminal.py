@@ -173,7 +173,8 @@ def test_for_scripts_it_is_json_with_the_same_code(run_dir: Path) -> None:
 
 
 def test_codes_are_a_table_for_scripts() -> None:
-    assert CODES == {"complete": 0, "running": 100, "preparing": 101, "stalled": 102, "incomplete": 103, "failed": 104}
+    assert CODES == {"complete": 0, "running": 100, "preparing": 101, "stalled": 102, "incomplete": 103, "failed": 104,
+                     "unknown": 105}
     assert set(WORST) == set(CODES) == set(STATUS)
     paper = (Path(__file__).resolve().parents[3] / "shared_model" / "EXIT_CODES.md").read_text()
     assert all(f"| {code} |" in paper for code in CODES.values())

@@ -6,6 +6,7 @@ import random
 import sqlite3
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,18 @@ def test_the_round_loop_journals_them_and_says_them(tmp_path: Path) -> None:
     assert (told_of["load_s"], told_of["train_s"]) == (1.0, 5.0) and "send_s" not in told_of
     (late,) = [e.data for e in events if (e.kind, e.site, e.round) == ("site_replied", "birch", 1)]
     assert "round_trip_s" not in late
+
+
+def test_of_a_site_that_does_not_answer_the_second_time_nothing_old_stays(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    row = Participation(site="ash", outcome="contributed", reason="", asked=1, seconds=1.5, bytes_up=7, bytes_down=9,
+                        phases=Phases(round_trip=3.0, train=1.5))  # fmt: skip
+    with Journal(path, lambda _: None) as journal, journal.entry():
+        journal.participation(1, 1, row)
+        journal.participation(1, 1, replace(row, outcome="late", phases=None))
+        journal.participation(2, 1, replace(row, outcome="late", phases=None))
+    with Journal(path, lambda _: None) as journal:
+        assert journal.rows("SELECT * FROM phases") == [(1, 1, "ash", None, None, None, None, None, None)]
 
 
 def without_phases(path: Path) -> None:

@@ -12,15 +12,17 @@ from typing import Any
 
 import pytest
 
+from server.release import write_release
 from server.reporting import Signature, write_passport
 from shared_model.audit import AuditLog
 from shared_model.errors import MammoFedError, PassportError, RoundError, SignatureError
 from shared_model.passport import PASSPORT, SBOM, SignedPassport, verify
 from shared_model.passport.signed import MAX_PASSPORT_BYTES
+from shared_model.released import RELEASE, ReleasedModel
 from shared_model.signing import Purpose, SigningKey
 from tests.finished import finish
 
-CHANGED = (PASSPORT, "model.safetensors", "protocol.json", "initial.safetensors", "summary.json", SBOM)
+CHANGED = (PASSPORT, "model.safetensors", "protocol.json", "initial.safetensors", "summary.json", RELEASE, SBOM)
 ROUNDS = [{"name": "all", "rounds": 3, "objective": "fusion", "learning_rate": 0.05, "encoder_rate": 1.0}]
 
 
@@ -70,6 +72,17 @@ def test_bill_of_materials_names_what_is_installed(run: Path) -> None:
     assert all(set(entry["dependsOn"]) <= references for entry in document["dependencies"])
 
 
+def test_what_a_coordinator_releases_is_under_the_passports_signature(run: Path, tmp_path: Path) -> None:
+    written = write_release(run, tmp_path / "model")
+    assert RELEASE in written.vouched.checked
+    assert (tmp_path / "model" / RELEASE).read_bytes() == (run / RELEASE).read_bytes()
+    assert ReleasedModel.read(tmp_path / "model").release == written.release
+    values = json.loads((tmp_path / "model" / RELEASE).read_text())
+    (tmp_path / "model" / RELEASE).write_text(json.dumps(values | {"selection_positives": 1}))
+    with pytest.raises(PassportError, match=RELEASE):
+        ReleasedModel.read(tmp_path / "model")
+
+
 def test_a_passport_is_written_once(run: Path) -> None:
     before = (run / PASSPORT).read_bytes()
     assert write_passport(run, Signature.of_run()).to_json() == before == (run / PASSPORT).read_bytes()
@@ -94,7 +107,8 @@ def test_one_changed_byte_is_found_wherever_it_is(copy: Path, name: str) -> None
 def test_what_is_not_needed_may_be_absent_and_the_weights_may_not(copy: Path) -> None:
     (copy / SBOM).unlink()
     (copy / "summary.json").unlink()
-    assert verify(copy).absent == ("summary.json", SBOM)
+    (copy / RELEASE).unlink()
+    assert verify(copy).absent == (RELEASE, "summary.json", SBOM)
     (copy / "model.safetensors").unlink()
     with pytest.raises(PassportError, match="cannot be read"):
         verify(copy)

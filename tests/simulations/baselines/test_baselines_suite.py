@@ -12,10 +12,13 @@ import pytest
 from rich.console import Console
 
 from client.trainer.config import SiteConfig
+from server.release import write_release
 from server.rounds.checkpoint import read_arrays
 from server.rounds.loop import run_study
 from shared_model.errors import RoundError
+from shared_model.passport import PASSPORT, verify
 from shared_model.protocol import Protocol
+from shared_model.released import RELEASE, ReleasedModel
 from simulations.baselines.jobs import FEDERATED
 from simulations.baselines.scores import FILE, read_scores
 from simulations.baselines.study import run_comparison
@@ -66,6 +69,19 @@ def test_a_comparison_leaves_scores_documents_and_tables(compared: tuple[Path, d
     assert len({(p.rounds, p.training.steps_per_round, p.training.sample_rate) for p in protocols}) == 1
     women = {len(read_scores(path)[HELD_OUT].labels) for path in run_dir.glob(f"seed-1/**/{FILE}")}
     assert len(women) == 1
+
+
+@pytest.mark.slow
+def test_every_arm_has_a_passport_and_can_be_released(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    run_dir, _ = compared
+    homes = {path.parent.relative_to(run_dir / "seed-1").as_posix() for path in run_dir.rglob(PASSPORT)}
+    assert homes == {"plain/federated", "short/federated"}, "arms, and no control"
+    for home in homes:
+        found = verify(run_dir / "seed-1" / home)
+        assert RELEASE in found.checked and found.signed.passport.data.kind == "synthetic"
+        assert found.signed.passport.status == "COMPLETE"
+    write_release(run_dir / "seed-1/short/federated", tmp_path / "model")
+    assert ReleasedModel.read(tmp_path / "model").protocol.rounds == 2
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 // Keeps one study's state up to date over server-sent events, and hands it to the view that is open.
 import { byId, h, renew, setText } from "./dom.js";
+import { showMember } from "./member.js";
 import { STATUS } from "./words.js";
 import * as study from "./study.js";
 import * as sites from "./sites.js";
@@ -42,7 +43,7 @@ function header() {
   const head = state.head, status = STATUS[head.status] || { icon: "…", word: "Looking" };
   setText(byId("study-name"), head.name || "monitor");
   setText(byId("word"), `${status.icon} ${status.word}`);
-  setText(byId("sentence"), (head.sentence || "").replace(/^(stalled|failed|complete|preparing): /, ""));  // the word stands beside it
+  setText(byId("sentence"), (head.sentence || "").replace(/^(stalled|failed|complete|preparing|unknown): /, ""));  // the word stands beside it
   document.body.dataset.status = head.status || "";
   const title = `${status.word}: ${head.name || "MammoFed"}${head.planned ? ` ${head.closed}/${head.planned}` : ""}`;
   if (document.title !== title) document.title = title;
@@ -50,6 +51,7 @@ function header() {
   bar.setAttribute("aria-valuemax", head.planned || 1); bar.setAttribute("aria-valuenow", head.closed || 0);
   bar.setAttribute("aria-valuetext", `${head.closed || 0} of ${head.planned || 0} rounds closed`);
   byId("done").style.width = `${head.planned ? (100 * head.closed) / head.planned : 0}%`;
+  showMember(head.member);
   const alarms = byId("alarms"), list = head.alarms || [];
   alarms.hidden = !list.length;
   renew(alarms, list.map((alarm) => h("li", { class: `alarm-${alarm.severity}` }, h("strong", null, { error: "✕ ", warning: "▲ " }[alarm.severity] || "· ", alarm.rule.replaceAll("_", " ")), " ", alarm.text)));
@@ -112,7 +114,7 @@ async function begin() {
   const list = await ask("/api/runs");
   if (!list) { linked("no answer, trying again"); setTimeout(begin, 2000); return; }
   const names = list.runs.map((one) => one.run), picker = byId("run");
-  if (!names.length) { setText(byId("sentence"), "No study is here yet."); setTimeout(begin, 2000); return; }
+  if (!names.length) { showMember(list.member); setText(byId("sentence"), "No study is here yet."); setTimeout(begin, 2000); return; }
   picker.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
   byId("picker").hidden = names.length < 2;
   const asked = new URLSearchParams(location.search).get("run");

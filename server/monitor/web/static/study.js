@@ -15,12 +15,12 @@ const fact = (name, value, more) => h("div", { class: "fact" }, h("dt", null, na
 export function facts(state) {
   const head = state.head, best = head.best, last = state.rounds.filter((r) => r.st === "closed").at(-1);
   return h("dl", { class: "facts" },
-    fact("Round", head.planned ? `${head.round} of ${head.planned}` : "–", head.attempt > 1 ? `attempt ${head.attempt}` : head.phase),
-    fact(last ? `Sites in round ${last.n}` : "Sites", last ? `${last.c} of ${state.sites.length}` : String(state.sites.length), `quorum ${head.quorum}`),
+    fact("Round", head.planned ? `${head.round} of ${head.planned}` : String(head.round), head.attempt > 1 ? `attempt ${head.attempt}` : head.phase),
+    fact(last ? `Sites in round ${last.n}` : "Sites", last ? `${last.c} of ${state.sites.length}` : String(state.sites.length), head.quorum ? `quorum ${head.quorum}` : ""),
     fact(best?.chosen ? "Chosen checkpoint" : "Best checkpoint", best ? `round ${best.round}` : "–", best ? `AUC ${interval([best.auc.value, best.auc.low, best.auc.high])}` : ""),
     fact("A round takes", span(head.round_s), head.ends ? `ends about ${clock(head.ends)}` : ""),
-    fact("Traffic", bytes(head.bytes_up + head.bytes_down), `${bytes(head.bytes_up)} from sites`),
-    fact("Privacy", head.private ? "patient-level" : "none", head.private ? `largest epsilon ${number(Math.max(0, ...state.sites.map((x) => x.privacy?.epsilon || 0)), 2)}` : "updates are not noised"));
+    fact("Traffic", bytes(head.bytes_up + head.bytes_down), `${bytes(head.bytes_up)} from ${head.member ? head.member.name : "sites"}`),
+    fact("Privacy", !head.protocol_sha256 ? "not known" : head.private ? "patient-level" : "none", !head.protocol_sha256 ? "the protocol cannot be read" : head.private ? `largest epsilon ${number(Math.max(0, ...state.sites.map((x) => x.privacy?.epsilon || 0)), 2)}` : "updates are not noised"));
 }
 
 export function show(node, state) {
@@ -33,7 +33,7 @@ export function show(node, state) {
     const best = state.head.best;
     const chart = lines({ title: "AUC by round", series, yLabel: "AUC on selection", xMax: state.head.planned,
       words: `At the newest round: ${words}.`, marks: best ? [{ x: best.round, label: best.chosen ? "chosen" : "best" }] : [] });
-    const readout = h("p", { class: "quiet readout" }, `Newest: ${words}. The band is the fused model's 95 % interval.`);
+    const readout = h("p", { class: "quiet readout" }, `Newest: ${words}.${series[0].points.some((p) => p[2] !== null) ? " The band is the fused model's 95 % interval." : ""}`);
     chart.picture.addEventListener("pointermove", (event) => {
       const n = chart.nearest(event), round = rounds.find((r) => r.n === n);
       if (round) readout.textContent = `Round ${n}: ${models.map((m) => `${MODELS[m]} ${interval(round.auc[m])}`).join("; ")}`;
@@ -48,6 +48,6 @@ export function show(node, state) {
   const head = state.head;
   parts.push(h("h2", null, "This study"), h("dl", { class: "plain" },
     [["Started", clock(head.started)], ["Last step", clock(head.last_step, true)], ["Strategy", head.strategy], ["Release", head.release],
-      ["Protocol", short(head.protocol_sha256)], ["Deadline of a round", span(head.deadline_s)], ["Run directory", head.run]].map(([name, value]) => [h("dt", null, name), h("dd", null, value || "–")])));
+      ["Protocol", short(head.protocol_sha256)], ["Deadline of a round", span(head.deadline_s)], ...(head.member ? [] : [["Run directory", head.run]])].map(([name, value]) => [h("dt", null, name), h("dd", null, value || "–")])));
   renew(node, parts);
 }

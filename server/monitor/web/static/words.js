@@ -2,6 +2,7 @@
 export const STATUS = {
   preparing: { icon: "…", word: "Preparing" }, running: { icon: "▶", word: "Running" }, stalled: { icon: "‖", word: "Stalled" },
   complete: { icon: "✓", word: "Complete" }, incomplete: { icon: "◐", word: "Incomplete" }, failed: { icon: "✕", word: "Failed" },
+  unknown: { icon: "?", word: "Unknown" },
 };
 // letter on the wire -> class, mark in the strip, words
 export const OUTCOMES = {
