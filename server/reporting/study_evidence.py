@@ -8,6 +8,8 @@ from typing import Any
 from server.reporting.checklists import CLAIM, TRIPOD_AI, checklist, counted
 from server.reporting.claims import Claim, claims, contradictions
 from server.reporting.facts import Facts, mapping
+from server.reporting.maps import figures_of, maps_part, sentence_of
+from server.reporting.words import women
 from shared_model.passport import PASSPORT
 
 SUPPRESS_BELOW = 10
@@ -20,7 +22,8 @@ def evidence_parts(facts: Facts) -> dict[str, Any]:
     artefacts = artefacts_of(facts)
     tripod, claim = checklist(TRIPOD_AI, artefacts), checklist(CLAIM, artefacts)
     return {
-        "evidence": evidence, "evidence_models": [(LABELS[name], row) for name, row in _models(evidence)],
+        "maps": maps_part(facts.run_dir, mapping(facts.summary.get("model")).get("sha256")), "evidence": evidence,
+        "evidence_models": [(LABELS[name], row) for name, row in _models(evidence)],
         "claims": _claims(facts, evidence), "contradictions": contradictions(), "model_card": _model_card(facts),
         "datasheets": _datasheets(facts), "tripod": tripod, "tripod_counted": counted(tripod), "claim": claim,
         "claim_counted": counted(claim),
@@ -40,6 +43,7 @@ def artefacts_of(facts: Facts) -> dict[str, bool]:
         "subgroups": bool(facts.held_out.get("subgroups")),
         "sites": bool(mapping(mapping(facts.summary.get("metrics")).get("sites"))), "recalibration": False,
         "primary": facts.protocol.evaluation.primary is not None,
+        "maps": figures_of(facts.run_dir, mapping(facts.summary.get("model")).get("sha256"))[0] is not None,
     }  # fmt: skip
 
 
@@ -61,19 +65,19 @@ def _model_card(facts: Facts) -> list[tuple[str, str]]:
         f"at most epsilon {max(spent):.2f} spent by a hospital at delta {protocol.privacy.delta:g}; unit patient, add "
         "or remove one, PRV accountant" if spent else "nothing was spent"
     )  # fmt: skip
-    women = f"{facts.held_out.get('n')} held-out women, {facts.held_out.get('positives')} with cancer"
+    n, positives = (women(facts.held_out.get(name)) for name in ("n", "positives"))
     return [
         ("Intended use", "Research on federated training. Not for care: no clinical claim, no reader study."),
         ("What it does", "One number a woman: the probability of cancer at this examination from her films and her "
                          "clinical table; from either alone, where the other is missing."),
         ("Trained by", f"{len(facts.sites)} hospitals; the data: {facts.data or 'not stated'}"),
-        ("Evaluated on", women if facts.held_out else "not done"),
+        ("Evaluated on", f"{n} held-out women, {positives} with cancer" if facts.held_out else "not done"),
         ("Primary endpoint", (protocol.evaluation.primary or "not declared").replace("_", " ")),
         ("Privacy", privacy),
         ("Weights (SHA-256)", str(model.get("sha256") or "not done")),
         ("Passport", "passport.json beside the weights; `mammofed passport verify` checks both"
          if (facts.run_dir / PASSPORT).is_file() else "not done"),
-        ("Explanations", "not done in this run: made at a site, for its own patients"),
+        ("Explanations", "made at a site, for its own patients. " + sentence_of(facts.run_dir, model.get("sha256"))),
         ("Known limits", "the cautions at the head, and the subgroups"),
     ]  # fmt: skip
 
@@ -86,15 +90,16 @@ def _datasheets(facts: Facts) -> list[dict[str, str]]:
         own = mapping(told.get(site.name))
         epsilon = mapping(facts.privacy.get(site.name)).get("epsilon")
         rows.append({
-            "site": site.name, "patients": f"{site.patients:,}", "n": _count(own.get("n")),
-            "positives": _count(own.get("positives")),
+            "site": site.name, "patients": f"{site.patients:,}", "n": _count(own, "n"),
+            "positives": _count(own, "positives"),
             "rounds": str(mapping(participation.get(site.name)).get("contributed", 0)),
             "epsilon": "not done" if epsilon is None else f"{epsilon:.2f}",
         })  # fmt: skip
     return rows
 
 
-def _count(value: object) -> str:
-    if not isinstance(value, (int, float)):
-        return "not done"
+def _count(own: Mapping[str, Any], name: str) -> str:
+    value = own.get(name)
+    if value is None:
+        return "suppressed" if own.get("suppressed") or name in own else "not done"
     return "suppressed" if value < SUPPRESS_BELOW else f"{value:,.0f}"

@@ -44,6 +44,11 @@ def _p_value(value: object) -> str:
     return "–" if not isinstance(value, (int, float)) else "<\u00a00.001" if value < 0.001 else f"{value:.3f}"
 
 
+def women(count: float | None) -> str:
+    """A number of women, or that it is too small to be told (`server.rounds.withheld`)."""
+    return "few" if count is None else f"{count:,.0f}"
+
+
 def _percent(value: object) -> str:
     return f"{100 * value:.0f}\u00a0%" if isinstance(value, (int, float)) else "–"
 
@@ -69,5 +74,5 @@ def level(row: Mapping[str, Any]) -> str:
 FILTERS = {
     "number": _number, "general": _general, "p_value": _p_value, "percent": _percent, "interval": _interval,
     "level": level, "words": lambda name: str(name).replace("_", " "),
-    "letter": lambda outcome: LETTERS.get(outcome, ""),
+    "women": women, "letter": lambda outcome: LETTERS.get(outcome, ""),
 }  # fmt: skip

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from server.aggregation.secure import SumOutcome, SumPlan, kept_terms, run_secure_sum
-from server.rounds.measure import Measurement, check, numbers_of, request
+from server.rounds.measure import Measurement, check, request
 from server.rounds.study import Study, names_in_words, plain
 from server.rounds.sums import place_of
 from shared_model.evaluation import metrics_from_histogram
@@ -100,6 +100,5 @@ def _record(study: Study, number: int, weights: Arrays, outcome: SumOutcome) -> 
             bytes_up=sum(up for up, _ in outcome.traffic.values()),
             bytes_down=sum(down for _, down in outcome.traffic.values()),
         )  # fmt: skip
-        study.journal.metrics(number, "site", ALL_SITES, numbers_of(document))
         study.note("site_evaluated", f"the women of {names_in_words(outcome.found.survivors)} together, exactly; no "
                    "site's own counts were seen", round_number=number, data={"sites": len(outcome.found.survivors)})

@@ -8,7 +8,7 @@ put together by random effects (`shared_model.evaluation.meta`), never by averag
      "arms": {arm: {"private", "epsilon", "delta", "models": {baseline: row}, "pairs": {"federated_vs_*": row},
         "whole": model_evidence of the federated model on all populations' women, "sites": {site: {...}},
         "between_sites": {...} | null, "matrix": {"trained_at": {"tested_at": AUC}}, "counts": {...},
-        "subgroups": [...], "subgroups_left_out"}},
+        "subgroups": [...], "maps": {...} | null, "subgroups_left_out"}},
      "price": {arm: difference between the first arm's federated model and this one's}}
 """
 
@@ -29,6 +29,7 @@ from shared_model.evaluation.meta import Pooled, pooled_difference, pooled_share
 from shared_model.evaluation.operating import operating_point
 from simulations.baselines.comparison import CONFIDENCE
 from simulations.baselines.jobs import FEDERATED
+from simulations.baselines.maps import maps_of
 from simulations.baselines.scores import HELD_OUT
 from simulations.baselines.trained import Population, Trained, rival
 
@@ -75,7 +76,7 @@ def _arm(arm: str, plain: str, populations: Sequence[Population], specificity: f
         "whole": _whole(own), "sites": _sites(arm, plain, populations, specificity),
         "between_sites": _between_sites(own), "matrix": _matrix(arm, populations),
         "counts": _counts(arm, populations[0]),
-        "subgroups": _subgroups(own), "made": [_made(t) for t in own],
+        "subgroups": _subgroups(own), "maps": maps_of(own), "made": [_made(t) for t in own],
     }  # fmt: skip
 
 
