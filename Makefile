@@ -1,5 +1,6 @@
 # MammoFed: `make simulate` runs the default study, `make test` the whole suite. Both make .venv and install first.
-# Variables: PYTHON (3.11 or newer), ARGS (handed to `mammofed simulate`), TESTS (handed to pytest), JOBS (test processes).
+# Variables: PYTHON (3.11 or newer), ARGS (handed to `mammofed simulate`), TESTS (handed to pytest), JOBS (test processes),
+# EXTRAS (what a fresh environment for tests has besides: test, mlflow, tensorboard, ...).
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,6 +8,7 @@ BIN := $(VENV)/bin
 JOBS ?= auto
 ARGS ?=
 TESTS ?= tests
+EXTRAS ?= test
 
 # Several processes share the cores: without this, OpenMP threads that spin while they wait cost six- to elevenfold.
 export OMP_WAIT_POLICY = passive
@@ -46,5 +48,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@ $(VENV)/.installed

@@ -22,16 +22,21 @@ HOME = click.argument("home", type=click.Path(file_okay=False, path_type=Path))
 @click.command()
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def report(run_dir: Path) -> None:
-    """Write summary.json and report.html of RUN_DIR again from its journal; of a comparison, from its evidence.json.
+    """Write summary.json and report.html of RUN_DIR again from its journal; of a comparison or a design, from its
+    evidence.json or design.json.
 
     Example:  mammofed report runs/quick-20261122-120000
     """
     from server.reporting import write_evidence_report, write_report
+    from server.reporting.design_page import DESIGN_NAME, write_design_report
     from server.reporting.evidence_page import EVIDENCE_NAME
     from server.rounds.summary import write_summary
 
     if (run_dir / EVIDENCE_NAME).exists():
         click.echo(f"Report: {write_evidence_report(run_dir)}")
+        return
+    if (run_dir / DESIGN_NAME).exists():
+        click.echo(f"Report: {write_design_report(run_dir)}")
         return
     write_summary(run_dir)
     click.echo(f"Report: {write_report(run_dir)}")

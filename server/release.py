@@ -13,6 +13,7 @@ from typing import Any
 
 from server.rounds.checkpoint import read_safetensors, write_bytes
 from server.rounds.journal import Journal
+from server.rounds.withheld import LEAST_WOMEN
 from shared_model.errors import RoundError, StorageError
 from shared_model.messages import weights_sha256
 from shared_model.passport import PASSPORT, SBOM, Vouched, vouch
@@ -70,6 +71,10 @@ def make_release(run_dir: Path) -> Release:
         spent = journal.rows("SELECT MAX(epsilon) FROM privacy WHERE release = 'training'")
     if selection is None:
         raise RoundError(f"{run_dir}: the chosen model has no thresholds", remedy="resume the study to its end")
+    if selection["n"] is None or selection["positives"] is None:  # sites put probabilities right by their share
+        raise RoundError(f"{run_dir}: its model was chosen by too few women", found=f"fewer than {LEAST_WOMEN}",
+                         expected="the share of women with cancer in `selection`",
+                         remedy="run the study with a larger held-out cohort")  # fmt: skip
     return Release(
         study=protocol.study, protocol_sha256=protocol.sha256, model_sha256=weights_sha256(arrays), round=number,
         thresholds=selection["thresholds"], temperature=selection["temperature"],
@@ -81,7 +86,7 @@ def make_release(run_dir: Path) -> Release:
 
 
 def _tested(test: dict[str, Any] | None) -> Tested | None:
-    if test is None:
+    if test is None or test["n"] is None or test["positives"] is None:
         return None
     fused = test["models"]["fused"]
     names = ("auc", "auc_low", "auc_high", "sensitivity", "specificity")

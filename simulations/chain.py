@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from client.gain.show import sentence
-from client.gain.study import studies, work_out
+from client.gain.study import studies_of_run, work_out
 from client.inference.cases import Cases, read_cases
 from client.inference.explain import write_pages
 from client.inference.predict import Prediction, predict
@@ -84,7 +84,7 @@ def run_chain(run_dir: Path, out: Path, *, overrides: Sequence[str] = (), gains:
     cohort = compose_config(overrides)["cohort"] if overrides else settings["cohort"]
     source = _collected(cohort, out, settings) if overrides else _held_out(run_dir)
     yield from at_hospital(source, model, out, {**settings, "cohort": cohort})
-    found = studies(run_dir, site=None, model=None, initial=None, summary=None) if gains else []
+    found = studies_of_run(run_dir, site=None, model=None, initial=None, summary=None) if gains else []
     for study in found:
         yield Step("site gain", sentence(work_out(study, local=True)))
 
@@ -99,7 +99,8 @@ def at_hospital(source: Path, model: Path, out: Path, settings: Config) -> Itera
     site = read_site(write_site(out / "hospital", source, settings))
     contract = load_contract()
     imported = import_site(site, contract=contract)
-    scorer = Scorer(ReleasedModel.read(model), contract)
+    released = ReleasedModel.read(model)
+    scorer = Scorer(released, contract)
     yield Step("site import", f"{imported.report.patients_prepared:,} women, {imported.report.films_prepared:,} films")
     found, predictions = _scored(site, scorer)
     written = write_results(site, scorer, predictions, dict(found.refused), out / "results", fhir=True, dicom=True,
@@ -109,7 +110,7 @@ def at_hospital(source: Path, model: Path, out: Path, settings: Config) -> Itera
                                f"{len(found.refused)} not; CSV, JSON, {written.fhir} FHIR resources, {written.objects} "
                                "DICOM objects")  # fmt: skip
     filmed = [one.case.patient_id for one in predictions if one.case.films][:PAGES]
-    pages = write_pages(site, model, filmed, out / "pages", method="hirescam")
+    pages = write_pages(site, released, filmed, out / "pages", method="hirescam")
     yield Step("site explain", f"{len(pages)} pages. {scorer.map_words()}")
 
 

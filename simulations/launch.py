@@ -35,6 +35,8 @@ from shared_model.protocol import Protocol
 from simulations.baselines.study import run_comparison, wanted
 from simulations.companion import check_monitor, companion
 from simulations.deltas import write_other_deltas
+from simulations.designs.settings import check_design, is_design
+from simulations.designs.study import DESIGN, run_design
 from simulations.engine import LocalGrid, TrainerPool
 from simulations.engine.deployment import run_deployment
 from simulations.engine.flower import FlowerSettings, run_on_ray
@@ -79,7 +81,7 @@ def launch(config: DictConfig, run_dir: Path, *, overrides: Sequence[str] = ()) 
         run_dir.mkdir(parents=True, exist_ok=True)
         with _lock(run_dir):
             # What is there would be used, whatever these settings say.
-            if any((run_dir / name).exists() for name in ("protocol.json", COMPARISON)):
+            if _begun(run_dir):
                 raise ConfigError(
                     f"{run_dir} holds a study already", expected="a new run directory",
                     remedy=f"go on with `mammofed simulate resume {run_dir}`, or give another hydra.run.dir",
@@ -91,12 +93,16 @@ def launch(config: DictConfig, run_dir: Path, *, overrides: Sequence[str] = ()) 
 def resume(run_dir: Path) -> int:
     """Go on with a study that was stopped, from its last closed round."""
     path = run_dir / "launch.json"
-    begun = any((run_dir / name).exists() for name in ("protocol.json", COMPARISON))
-    if not path.exists() or not begun:
+    if not path.exists() or not _begun(run_dir):
         raise ConfigError(f"{run_dir} is no run that can be resumed", expected="launch.json and protocol.json in it",
                           remedy="start it anew with `mammofed simulate`")  # fmt: skip
     with _in_words(run_dir), _lock(run_dir):
         return _run(_read_settings(path), run_dir)
+
+
+def _begun(run_dir: Path) -> bool:
+    """Whether a study, a comparison or a design is in a run directory."""
+    return any((run_dir / name).exists() for name in ("protocol.json", COMPARISON, DESIGN))
 
 
 def _read_settings(path: Path) -> Config:
@@ -132,15 +138,22 @@ def check(config: Config) -> None:
     check_strategy(config)
     check_monitor(config.get("monitor") or {})
     check_weights(config)
-    for name in modalities(config)[2:]:
-        from shared_model.fusion.modalities import (
-            find,  # with torch, which a study of films and table does not need here
-        )
+    check_design(config)
+    check_modalities(modalities(config)[2:])
 
-        find(name)
+
+def check_modalities(others: Sequence[str]) -> None:
+    """Refuse a modality beside film and table that no installed package brings; where one is named, torch is loaded."""
+    if others:
+        from shared_model.fusion.modalities import find
+
+        for name in others:
+            find(name)
 
 
 def _run(config: Config, run_dir: Path) -> int:
+    if is_design(config):
+        return run_design(config, run_dir, cohorts=_cohorts_of, sources=_sources_of)
     if wanted(config):
         (run_dir / COMPARISON).mkdir(exist_ok=True)
         return run_comparison(config, run_dir, overrides=config["overrides"], cohorts=_cohorts_of)
@@ -165,6 +178,9 @@ def prepare_alone(settings: Config, run_dir: Path, view: LiveView) -> None:
     """Make the run directory of a study that Flower itself has started (`flwr run .`); it is run there, not here."""
     settings = continued(settings)
     check(settings)
+    if is_design(settings):
+        raise ConfigError("design: `flwr run` starts one study", found=settings["design"]["kind"],
+                          remedy="run the design by `mammofed simulate`")  # fmt: skip
     run_dir.mkdir(parents=True, exist_ok=True)
     write_small(run_dir / "launch.json", json.dumps(settings, indent=2) + "\n")
     view.note(f"Run directory  {run_dir}")
@@ -226,6 +242,11 @@ ENGINES = {"local": _on_trainer_processes, "flower": _on_flower, "deployment": _
 def _cohorts_of(config: Config, view: LiveView) -> dict[str, Path]:
     """The cohorts of one population of a comparison."""
     return _cohorts(config, load_contract(), pipeline_of(config), view)
+
+
+def _sources_of(config: Config, view: LiveView) -> dict[str, Path]:
+    """Each party's films and table, for what a design must know and no cohort holds."""
+    return hospitals(config, pipeline_of(config), view)[1]
 
 
 def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view: LiveView) -> dict[str, Path]:
@@ -341,7 +362,7 @@ def _in_words(run_dir: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        begun = (run_dir / "protocol.json").exists()
+        begun = _begun(run_dir)
         click.echo(f"mammofed: interrupted; {resumable if begun else 'no round was begun: start it again'}", err=True)
         sys.exit(EXIT_STOPPED)
     except OSError as error:

@@ -26,6 +26,8 @@ from rich.table import Table
 from rich.text import Text
 
 from server.rounds.events import Event
+from shared_model.alive import FOLDER as ALIVE
+from shared_model.alive import SILENT_S, last_beats
 from shared_model.protocol import Protocol
 from simulations.engine import GridEvent
 from simulations.live_state import SHOWN_SITES, SiteRow, StudyState, notable
@@ -36,6 +38,7 @@ REFRESH_PER_SECOND = 4
 PLAIN_SHARES = 4  # a stage without a terminal reports its start, each further quarter and its end
 NARROW = 92  # columns of a terminal below which the view leaves traffic and patients out
 ROUNDS_BAR = 40  # columns
+MAX_SILENT = 4  # lines
 
 STATE_STYLES = {
     "waiting": "dim", "asked": "dim", "training": "cyan", "replied": "green", "contributed": "green",
@@ -200,7 +203,14 @@ class LiveView:
         with self._lock:
             if self._state is None:
                 return self._bars if self._bars.tasks else Text("")
-            return draw_study(self._state, width=self._console.width, elapsed=self._clock() - self._study_began)
+            return draw_study(self._state, width=self._console.width, elapsed=self._clock() - self._study_began,
+                              silent=silent_parties(self._run_dir))  # fmt: skip
+
+
+def silent_parties(run_dir: Path) -> dict[str, float]:
+    """Parties whose trainer gives no sign of life, though its process may be there, and for how many seconds."""
+    gone = {name: time.time() - beat for name, beat in last_beats(run_dir / ALIVE).items()}
+    return {name: seconds for name, seconds in gone.items() if seconds > SILENT_S}
 
 
 def event_line(event: Event, *, private: bool) -> str:
@@ -221,8 +231,11 @@ def _datum(key: str, value: float | str) -> str:
     return bytes_in_words(value) if key.startswith("bytes_") else f"{value:.4g}"
 
 
-def draw_study(state: StudyState, *, width: int, elapsed: float) -> RenderableType:
-    """The whole study as one renderable. width: columns of the terminal; elapsed: seconds since the study began."""
+def draw_study(
+    state: StudyState, *, width: int, elapsed: float, silent: Mapping[str, float] | None = None
+) -> RenderableType:
+    """The whole study as one renderable. width: columns of the terminal; elapsed: seconds since the study began;
+    silent: seconds by party whose trainer hangs."""
     attempt = f" (attempt {state.attempt})" if state.attempt > 1 else ""
     head = Text.assemble(
         ("round ", "dim"), (f"{state.round}/{state.rounds}{attempt}", "bold"), ("  phase ", "dim"), state.phase,
@@ -231,7 +244,10 @@ def draw_study(state: StudyState, *, width: int, elapsed: float) -> RenderableTy
     )  # fmt: skip
     recent = [Text(event_line(event, private=state.private), style=SEVERITY_STYLES.get(event.severity, "") or "dim",
                    no_wrap=True, overflow="ellipsis") for event in state.recent]  # fmt: skip
-    body = Group(head, _rounds_bar(state), _site_table(state, narrow=width < NARROW), _selection_line(state), *recent)
+    hangs = [Text(f"{name} is silent for {seconds_in_words(seconds)}: its trainer hangs or is gone", style="bold red")
+             for name, seconds in sorted((silent or {}).items())[:MAX_SILENT]]  # fmt: skip
+    body = Group(head, _rounds_bar(state), *hangs, _site_table(state, narrow=width < NARROW), _selection_line(state),
+                 *recent)  # fmt: skip
     return Panel(body, title=f"MammoFed study [bold]{state.study}[/]", subtitle=state.status, border_style="blue")
 
 

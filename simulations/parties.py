@@ -28,12 +28,17 @@ def split_of(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"salt": config.get("salt") or f"{config['name']}-{config['seed']}", "fractions": fractions}
 
 
-def install_sites(config: Mapping[str, Any], run_dir: Path, protocol: Protocol, cohorts: dict[str, Path]) -> list[Path]:
+def install_sites(
+    config: Mapping[str, Any], run_dir: Path, protocol: Protocol, cohorts: Mapping[str, Path],
+    rosters: Mapping[str, Path] | None = None,
+) -> list[Path]:  # fmt: skip
     """Lay out each party's trainer as a hospital would have it: site.json, state, approved protocols. Sites by name,
     the evaluator last.
 
     A study with a secure sum has keys, signatures and confirmed peers here as well: the launcher is everybody's
     administrator.
+
+    rosters: by site, who is in which part, where a design says so instead of the salted hash.
     """
     parties = [*sorted(n for n in cohorts if n != HELD_OUT), HELD_OUT]
     coordinator = one_machine_coordinator(run_dir) if protocol.summed else None
@@ -49,6 +54,7 @@ def install_sites(config: Mapping[str, Any], run_dir: Path, protocol: Protocol, 
             site=party, role="evaluator" if name == HELD_OUT else "site", cohort=cohorts[name].resolve(),
             state=(home / "state").resolve(), protocols=(home / "protocols").resolve(),
             device=config["engine"]["device"], **split_of(config, name),
+            roster=(rosters or {}).get(name),
         )  # fmt: skip
         path = home / "site.json"
         write_small(path, site.to_json())

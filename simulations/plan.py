@@ -52,10 +52,13 @@ def rounded(patients: int, to: int) -> int:
     return max(to, round(patients / to) * to)
 
 
-def noise_multipliers(config: Config) -> tuple[float, ...]:
+def noise_multipliers(config: Config, *, releases: int = 1) -> tuple[float, ...]:
     """Sigma of each phase: as configured, or the least that keep epsilon over all planned steps (PRV); zeros without
     privacy. From a released model, epsilon bounds its study and this one together: what that one spent is taken off
     (basic composition; the hospitals' ledgers compose more tightly).
+
+    Args:
+        releases: trainings like this one that a patient takes part in; epsilon bounds all of them together.
 
     Raises:
         ConfigError: nothing is left.
@@ -71,7 +74,8 @@ def noise_multipliers(config: Config) -> tuple[float, ...]:
         Spending(
             share=float(part.get("epsilon_share", 1.0)),
             sample_rate=float(phase.get("sample_rate") or config["training"]["sample_rate"]),
-            steps=phase["rounds"] * int(phase.get("steps_per_round") or config["training"]["steps_per_round"]),
+            steps=releases * phase["rounds"]
+            * int(phase.get("steps_per_round") or config["training"]["steps_per_round"]),
         )
         for part, phase in zip(parts, phases(config), strict=True)
     ]

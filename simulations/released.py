@@ -131,15 +131,23 @@ def carry_ledgers(config: Mapping[str, Any], run_dir: Path) -> list[str]:
     earlier = find_passport(Path(config["weights"])).parent
     carried = []
     for home in sorted((run_dir / "sites").iterdir()):
-        before = earlier / "sites" / home.name
-        if not (before / LEDGER[1]).is_file() or (home / LEDGER[1]).exists():
-            continue
-        for name in LEDGER:
-            if (before / name).is_file():
-                (home / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(before / name, home / name)
-        carried.append(home.name)
+        if carry_ledger(earlier / "sites" / home.name, home):
+            carried.append(home.name)
     return carried
+
+
+def carry_ledger(before: Path, home: Path) -> bool:
+    """Copy a simulated hospital's ledger from one folder of its to another that has none yet; whether it has one now.
+    The ledger comes last and whole: where it is, its anchor is, too."""
+    if not (before / LEDGER[1]).is_file() or (home / LEDGER[1]).exists():
+        return False
+    for name in LEDGER:
+        if (before / name).is_file():
+            (home / name).parent.mkdir(parents=True, exist_ok=True)
+            draft = (home / name).with_name(f"{Path(name).name}.partial")
+            shutil.copy2(before / name, draft)
+            draft.replace(home / name)
+    return True
 
 
 def judge_run(config: Mapping[str, Any], run_dir: Path, say: Callable[[str], None]) -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from server.reporting.answer import answer, model_rows, unheard_sites
 from server.reporting.facts import data_of, mapping, read_other_deltas
+from server.reporting.words import women
 from shared_model.protocol import Protocol, SiteTerms
 from simulations.words import bytes_in_words, seconds_in_words
 
@@ -48,7 +49,7 @@ def final_tables(summary: Mapping[str, Any], protocol: Protocol, *, run_dir: Pat
 def _held_out_table(rows: list[dict[str, Any]], summary: Mapping[str, Any], protocol: Protocol) -> Table:
     held_out = summary["metrics"]["held_out"]
     percent, level = round(100 * protocol.evaluation.confidence), round(100 * protocol.evaluation.specificity)
-    title = f"Held-out test split: {held_out['n']:,} women, {held_out['positives']:,} with cancer"
+    title = f"Held-out test split: {women(held_out['n'])} women, {women(held_out['positives'])} with cancer"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("Model", min_width=24)
     table.add_column(f"AUC ({percent} % interval)", justify="right", no_wrap=True)

@@ -14,7 +14,8 @@ from client.privacy.ledger import Ledger
 from client.privacy.policy import decide
 from client.privacy.what_if import outlook
 from client.trainer.config import SiteConfig
-from shared_model.cohort import Cohort, split_indices
+from client.trainer.roster import rows_by_part, split_terms
+from shared_model.cohort import Cohort
 from shared_model.contract import load_contract
 from shared_model.doctor.check import Check, amber, green, red
 from shared_model.errors import ProtocolError, StorageError
@@ -80,7 +81,7 @@ def terms(config: SiteConfig, protocol: Protocol) -> list[Check]:
 
 
 def split_pinned(config: SiteConfig) -> Check:
-    """Salt and fractions against those that the state began with: another split would train on women of `test`."""
+    """What splits the women, against what the state began with: another split would train on women of `test`."""
     path = config.state / "split.json"
     if not path.exists():
         return green("split", "Split", "not used yet")
@@ -88,8 +89,8 @@ def split_pinned(config: SiteConfig) -> Check:
         pinned = json.loads(path.read_text())
     except ValueError:
         raise StorageError("the site's split.json is damaged", remedy="restore it from backup") from None
-    if pinned != {"salt": config.salt, "fractions": dict(config.fractions)}:
-        return red("split", "Split", "salt or fractions were changed after the split was used",
+    if pinned != split_terms(config):
+        return red("split", "Split", "salt, fractions or roster were changed after the split was used",
                    to_do="use the first salt and fractions again; they stand in split.json")  # fmt: skip
     return green("split", "Split", "as it was when the state began")
 
@@ -110,7 +111,7 @@ def cohort_of(config: SiteConfig, protocols: Sequence[Protocol]) -> list[Check]:
     if wrong:
         return [red("cohort", title, "; ".join(wrong), to_do=_PREPARE)]
     splits = {name: len(rows) for name, rows in
-              split_indices(cohort, salt=config.salt, fractions=config.fractions).items()}  # fmt: skip
+              rows_by_part(config, cohort).items()}  # fmt: skip
     words = f"fits the data contract {contract.version}; " + ", ".join(
         f"about {_tens(count)} in {name}" for name, count in sorted(splits.items()))  # fmt: skip
     if not all(splits.values()):
@@ -150,7 +151,7 @@ def _women(config: SiteConfig) -> dict[str, list[str]]:
         CohortError: the cohort is absent or damaged.
     """
     cohort = Cohort.open(config.cohort)
-    splits = split_indices(cohort, salt=config.salt, fractions=config.fractions)
+    splits = rows_by_part(config, cohort)
     return {name: [cohort.pseudonyms[row] for row in rows] for name, rows in splits.items()}
 
 

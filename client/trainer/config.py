@@ -30,6 +30,7 @@ class SiteConfig(PrivacyPolicy):
     device: `auto`, `cpu`, `cuda` or `cuda:<n>`.
     salt, fractions: patient-wise split by salted hash; `train` and `test` at a site, `selection` and `test` at the
         evaluator. They must not change while the site's state lives, or women of `test` would have been trained on.
+    roster: file that names the women of each part instead (:mod:`client.trainer.roster`); the same holds for it.
     The limits are those of :class:`client.privacy.policy.PrivacyPolicy`; epsilon_limit and delta_limit None: the
     protocol's. What is not said means a safe thing. They bind a `site`; an evaluator never trains.
     """
@@ -43,11 +44,12 @@ class SiteConfig(PrivacyPolicy):
     device: str = Field(pattern=DEVICE)
     salt: str = Field(min_length=1, max_length=200)
     fractions: Mapping[str, float]
+    roster: Path | None = None
 
-    @field_validator("cohort", "state", "protocols")
+    @field_validator("cohort", "state", "protocols", "roster")
     @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        if not path.is_absolute():
+    def _absolute(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_absolute():
             raise ValueError("must be an absolute path")
         return path
 

@@ -28,6 +28,7 @@ import grpc
 from client.privacy.egress import released
 from client.trainer.config import SiteConfig
 from client.trainer.wire import CHANNEL_OPTIONS, METHOD, SERVICE, SITE_KEY, address, chunks, join
+from shared_model.alive import Beating
 from shared_model.errors import ConfigError, MammoFedError, MessageError
 
 if TYPE_CHECKING:
@@ -146,6 +147,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--socket", required=True, type=Path, help="Unix socket to listen on (absolute path)")
     parser.add_argument("--group", help="group that may use the socket as well: the courier's, if it is another user")
     parser.add_argument("--threads", type=int, default=1, help="intra-op threads; 1 where processes share the cores")
+    parser.add_argument("--alive", type=Path, metavar="FOLDER",
+                        help="touch a file for each hosted site there while the process is alive (on one machine)")
     parser.add_argument("--stop-with-stdin", action="store_true", help="end when the starting process goes away")
     return parser.parse_args(arguments)
 
@@ -183,18 +186,20 @@ def _warm(services: Iterable[TrainerService]) -> None:
 
 def serve(
     sites: Sequence[Path], socket: Path, *, stop: threading.Event, ready: Callable[[], None] | None = None,
-    group: str | None = None,
+    group: str | None = None, alive: Path | None = None,
 ) -> None:  # fmt: skip
     """Host the parties of `sites` on `socket` until `stop` is set. Threads and torch must be settled before.
 
     Args:
         ready: called once requests are answered.
+        alive: folder for signs of life (`shared_model.alive`); None: nobody looks for them.
 
     Raises:
         MammoFedError: a site cannot be opened, or the socket cannot be bound.
     """
     services = _services(sites)
-    with listening(services, socket, group=group):
+    beating = contextlib.nullcontext() if alive is None else Beating(alive, services)
+    with listening(services, socket, group=group), beating:
         threading.Thread(target=_warm, args=(services.values(),), daemon=True).start()
         log.info("ready: %s", ", ".join(f"{name} ({s.device})" for name, s in services.items()))
         if ready is not None:
@@ -217,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
         if options.stop_with_stdin:
             threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
-        serve(options.sites, options.socket, stop=stop, group=options.group)
+        serve(options.sites, options.socket, stop=stop, group=options.group, alive=options.alive)
     except MammoFedError as error:
         log.error("%s", error)
         return error.exit_code

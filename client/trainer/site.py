@@ -21,10 +21,11 @@ from client.trainer.config import SiteConfig
 from client.trainer.models import WarmModels
 from client.trainer.record import SiteRecord
 from client.trainer.replies import ReplyStore
+from client.trainer.roster import rows_by_part, split_terms
 from client.trainer.withdrawn import check_not_withdrawn
 from client.training.features import FeatureCache
 from client.training.update import trained_names
-from shared_model.cohort import Cohort, split_indices
+from shared_model.cohort import Cohort
 from shared_model.contract import Contract, load_contract
 from shared_model.errors import (
     CohortError,
@@ -77,7 +78,7 @@ class Site:
         self._lock = _claim(config.state)
         try:
             _pin_split(config)
-            self._indices = split_indices(self.cohort, salt=config.salt, fractions=config.fractions)
+            self._indices = rows_by_part(config, self.cohort)
             self.ledger = Ledger(config.state / "ledger.json")
             self.features = features or FeatureCache(self.cohort, load_bytes=LOAD_BYTES)
             self.replies = ReplyStore(config.state / "replies", keep=KEPT_REPLIES)
@@ -288,7 +289,7 @@ def _pin_split(config: SiteConfig) -> None:
     `train` and `test` are accounted as disjoint patients; another salt would put a woman into both.
     """
     path = config.state / "split.json"
-    wanted = {"salt": config.salt, "fractions": dict(config.fractions)}
+    wanted = split_terms(config)
     if path.exists():
         try:
             pinned = json.loads(path.read_text())
@@ -296,7 +297,7 @@ def _pin_split(config: SiteConfig) -> None:
             raise StorageError("the site's split.json is damaged", remedy="restore it from backup") from None
         if pinned != wanted:
             raise PrivacyError(f"the split of {config.site} was changed after it was used", found=wanted,
-                               expected=pinned, remedy="use the first salt and fractions again")  # fmt: skip
+                               expected=pinned, remedy="use the first salt, fractions and roster again")  # fmt: skip
         return
     temporary = path.with_suffix(".tmp")
     try:

@@ -14,7 +14,7 @@ from typing import Final
 from server.monitor.cells import outcome_of
 from server.monitor.rules import Rules
 from server.monitor.standing import seconds_words
-from server.monitor.view import AlarmView, Cell, RoundView, StudyView
+from server.monitor.view import AlarmView, Cell, PartyView, RoundView, SiteView, StudyView
 
 DAY_S: Final = 86_400.0
 OPEN: Final = ("preparing", "running", "stalled")  # a study that goes on, or should
@@ -100,17 +100,19 @@ def _silent(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found]:
     if view.status not in OPEN:
         return
     terms, decided = rules.silent_site, _decided(view)[-rules.silent_site.rounds :]
-    for site in view.sites:
-        if site.silent_s is not None and site.silent_s >= terms.after_s:
-            yield Found(text=f"{site.name} is silent for {seconds_words(site.silent_s)}", site=site.name,
-                        since=site.heard)  # fmt: skip
-        elif site.present is False and site.heard is None:
-            yield Found(text=f"{site.name} was not heard of since the coordinator's daemon began", site=site.name)
-        elif site.present is not True and len(decided) == terms.rounds:
-            outcomes = [_outcome(round_, site.name) for round_ in decided]
+    for party in (*view.sites, *view.evaluators):
+        who = _who(party)
+        beats = party.present is True and view.deployed  # on one machine that says that its process is alive, no more
+        if party.silent_s is not None and party.silent_s >= terms.after_s:
+            yield Found(text=f"{who} is silent for {seconds_words(party.silent_s)}", site=party.name,
+                        since=party.heard)  # fmt: skip
+        elif party.present is False and party.heard is None:
+            yield Found(text=f"{who} was not heard of since the coordinator's daemon began", site=party.name)
+        elif isinstance(party, SiteView) and not beats and len(decided) == terms.rounds:
+            outcomes = [_outcome(round_, party.name) for round_ in decided]
             if all(outcome in NO_ANSWER for outcome in outcomes):
-                words = f"{site.name} gave no answer in {len(outcomes)} rounds on end ({outcomes[-1]})"
-                yield Found(text=words, site=site.name, round=decided[-1].number)
+                words = f"{who} gave no answer in {len(outcomes)} rounds on end ({outcomes[-1]})"
+                yield Found(text=words, site=party.name, round=decided[-1].number)
 
 
 def _collapsed(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found]:
@@ -181,16 +183,16 @@ def _epsilon(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found]
 
 
 def _certificate(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found]:
-    for site in view.sites if view.status in OPEN else ():
-        if site.certificate_expires is None:
+    for party in (*view.sites, *view.evaluators) if view.status in OPEN else ():
+        if party.certificate_expires is None:
             continue
-        left = site.certificate_expires - view.now
+        left = party.certificate_expires - view.now
         if left <= 0:
-            yield Found(text=f"{site.name}'s certificate ran out: it needs a new invitation", site=site.name,
-                        since=site.certificate_expires)  # fmt: skip
+            yield Found(text=f"{_who(party)}'s certificate ran out: it needs a new invitation", site=party.name,
+                        since=party.certificate_expires)  # fmt: skip
         elif left < rules.certificate_expiring.days * DAY_S:
-            yield Found(text=f"{site.name}'s certificate runs out in {seconds_words(left)} and was not renewed",
-                        site=site.name)  # fmt: skip
+            yield Found(text=f"{_who(party)}'s certificate runs out in {seconds_words(left)} and was not renewed",
+                        site=party.name)  # fmt: skip
 
 
 def _disk(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found]:
@@ -201,11 +203,11 @@ def _disk(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found]:
 
 def _clock(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found]:
     terms = rules.clock_skew
-    for site in view.sites if view.status in OPEN else ():
-        ahead = site.clock_ahead_s
+    for party in (*view.sites, *view.evaluators) if view.status in OPEN else ():
+        ahead = party.clock_ahead_s
         if ahead is not None and not -terms.behind_s <= ahead <= terms.ahead_s:
             words = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} the coordinator's"
-            yield Found(text=f"{site.name}'s clock is {words}: NTP", site=site.name)
+            yield Found(text=f"{_who(party)}'s clock is {words}: NTP", site=party.name)
 
 
 CHECKS: Final[Mapping[str, Check]] = {
@@ -217,6 +219,10 @@ CHECKS: Final[Mapping[str, Check]] = {
 
 
 # --- what the rules look at ---
+
+
+def _who(party: PartyView) -> str:
+    return party.name if isinstance(party, SiteView) else f"the evaluator ({party.name})"
 
 
 def _decided(view: StudyView) -> list[RoundView]:

@@ -12,7 +12,19 @@ from typing import Any, Final
 from server.monitor.outlook import Outlook, words_of
 from server.monitor.presence import Presence
 from server.monitor.rows import Row, Rows
-from server.monitor.view import Auc, Cell, EventView, Outcome, PhasesView, RoundView, SitePrivacy, SiteView, Step
+from server.monitor.view import (
+    Auc,
+    Cell,
+    EventView,
+    Outcome,
+    PartyView,
+    PhasesView,
+    RoundView,
+    SitePrivacy,
+    SiteView,
+    Step,
+)
+from shared_model.alive import SILENT_S
 from shared_model.protocol import Protocol
 from shared_model.story import ALIVE
 
@@ -71,23 +83,46 @@ def sites_of(
     found = []
     for terms in sorted(protocol.federation.sites, key=lambda site: site.name):
         name = terms.name
-        sign, row = there.signs.get(name), latest.get(name)
+        row = latest.get(name)
         outcome, reason = _now(row, newest, asked=rows.asked if rows else frozenset(), name=name, is_open=is_open)
-        last = max(filter(None, (heard.get(name), sign.time if sign else None)), default=None)
-        gone = now - last if there.known and last is not None else None
         up, down = traffic.get(name, (0, 0))
         found.append(SiteView(
-            name=name, patients=terms.patients, now=outcome, reason=reason, heard=last,
-            silent_s=gone if gone is not None and gone > silent_s else None,
-            present=None if not there.known else sign is not None and now - sign.time <= silent_s,
-            rounds=counts.get(name, {}), seconds=row[5] if row else None, bytes_up=up, bytes_down=down,
-            device=(sign.trainer.device if sign and sign.trainer.up else "") or devices.get(name, ""),
-            release=sign.release if sign else "", trainer_up=sign.trainer.up if sign else None,
-            clock_ahead_s=sign.clock_ahead if sign else None, certificate_expires=there.expires.get(name),
-            privacy=privacy_of(protocol, spent.get(name), outcome), words=sign.words if sign else "",
-            gives=gives(protocol), phases=_phases(rows.latest_phases.get(name)) if rows else None,
+            **_party(name, there, heard.get(name), devices.get(name, ""), now=now, silent_s=silent_s),
+            patients=terms.patients, now=outcome, reason=reason, rounds=counts.get(name, {}),
+            seconds=row[5] if row else None, bytes_up=up, bytes_down=down,
+            privacy=privacy_of(protocol, spent.get(name), outcome), gives=gives(protocol),
+            phases=_phases(rows.latest_phases.get(name)) if rows else None,
         ))  # fmt: skip
     return tuple(found)
+
+
+def evaluators_of(rows: Rows | None, there: Presence, *, now: float, silent_s: float) -> tuple[PartyView, ...]:
+    """Who measures: the one that the study has heard of, or all that the coordinator has enrolled."""
+    heard, devices = _heard(rows)
+    called = {site for site, kind, _, _, text in (rows.heard if rows else ())
+              if kind == "site_present" and text.startswith("evaluator,")}  # fmt: skip
+    return tuple(PartyView(**_party(name, there, heard.get(name), devices.get(name, ""), now=now, silent_s=silent_s))
+                 for name in sorted(called or there.evaluators))  # fmt: skip
+
+
+def _party(
+    name: str, there: Presence, heard: float | None, device: str, *, now: float, silent_s: float
+) -> dict[str, Any]:
+    """Fields of a `PartyView`. heard, device: of the journal. A beat counts as heard once no other follows it, so that
+    a party that is well is no news every other second."""
+    sign, beat = there.signs.get(name), there.beats.get(name)
+    overdue = beat is not None and now - beat > max(silent_s, SILENT_S)
+    last = max(filter(None, (heard, sign.time if sign else None, beat if overdue else None)), default=None)
+    gone = now - last if last is not None and (there.known or overdue) else None
+    present = None if beat is None else not overdue
+    return {
+        "name": name, "heard": last, "silent_s": gone if gone is not None and gone > silent_s else None,
+        "present": present if not there.known else sign is not None and now - sign.time <= silent_s,
+        "device": (sign.trainer.device if sign and sign.trainer.up else "") or device,
+        "release": sign.release if sign else "", "trainer_up": sign.trainer.up if sign else None,
+        "clock_ahead_s": sign.clock_ahead if sign else None, "certificate_expires": there.expires.get(name),
+        "words": sign.words if sign else "",
+    }  # fmt: skip
 
 
 def _now(

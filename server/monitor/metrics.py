@@ -17,7 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from server.monitor.alarms import Machine
-from server.monitor.view import Auc, SiteView, Status, StudyView
+from server.monitor.view import Auc, PartyView, SiteView, Status, StudyView
 from shared_model.phases import PHASES
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4  # every Prometheus reads it
@@ -59,6 +59,11 @@ _GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "site_round_trip_seconds": ("From its last request to the reply's arrival; the phases make it up.", SITE),
     "site_clock_ahead_seconds": ("Its clock less the coordinator's.", SITE),
     "site_certificate_expiry_timestamp_seconds": ("When its certificate runs out.", SITE),
+    "evaluator_up": ("1 while the evaluator's courier beats.", SITE),
+    "evaluator_trainer_up": ("1 while its trainer answers its courier.", SITE),
+    "evaluator_last_heard_timestamp_seconds": ("Its last sign of life.", SITE),
+    "evaluator_clock_ahead_seconds": ("Its clock less the coordinator's.", SITE),
+    "evaluator_certificate_expiry_timestamp_seconds": ("When its certificate runs out.", SITE),
     "site_epsilon": ("Epsilon that its training patients have spent, at the protocol's delta.", SITE),
     "site_epsilon_budget": ("Epsilon that they may spend in this study.", SITE),
     "site_epsilon_projected": ("Epsilon at the study's end, if it takes part in all that is left.", SITE),
@@ -93,6 +98,8 @@ class _Views(Collector):
                 families.set("disk_free_bytes", (view.name, view.run), self._machine.free_bytes)
             for site in view.sites:
                 _site(families, view, site)
+            for evaluator in view.evaluators:
+                _party(families, view, evaluator, "evaluator")
         yield InfoMetricFamily("mammofed_build", "The release that this monitor is of.", {"release": _release()})
         yield from families.filled()
 
@@ -156,13 +163,8 @@ def _auc(families: _Families, name: str, labels: Sequence[str], auc: Auc) -> Non
 
 def _site(families: _Families, view: StudyView, site: SiteView) -> None:
     labels = (view.name, view.run, site.name)
-    for name, value in (
-        ("site_up", site.present), ("site_trainer_up", site.trainer_up),
-        ("site_last_heard_timestamp_seconds", site.heard), ("site_train_seconds", site.seconds),
-        ("site_clock_ahead_seconds", site.clock_ahead_s),
-        ("site_certificate_expiry_timestamp_seconds", site.certificate_expires),
-    ):  # fmt: skip
-        families.set(name, labels, value)
+    _party(families, view, site, "site")
+    families.set("site_train_seconds", labels, site.seconds)
     if site.phases is not None:
         families.set("site_round_trip_seconds", labels, site.phases.round_trip)
         for phase in PHASES:
@@ -175,6 +177,15 @@ def _site(families: _Families, view: StudyView, site: SiteView) -> None:
         families.set("site_rounds", (*labels, outcome), count)
     for direction, size in (("up", site.bytes_up), ("down", site.bytes_down)):
         families.set("site_network_bytes", (*labels, direction), size)
+
+
+def _party(families: _Families, view: StudyView, party: PartyView, kind: str) -> None:
+    for name, value in (
+        ("up", party.present), ("trainer_up", party.trainer_up), ("last_heard_timestamp_seconds", party.heard),
+        ("clock_ahead_seconds", party.clock_ahead_s),
+        ("certificate_expiry_timestamp_seconds", party.certificate_expires),
+    ):  # fmt: skip
+        families.set(f"{kind}_{name}", (view.name, view.run, party.name), value)
 
 
 def _release() -> str:

@@ -1,7 +1,7 @@
 """Who is alive: the process that runs a study, the coordinator's daemon, and the sites that send it signs of life.
 
-Read from locks, `wanted.json`, `present.json` and the registry of a deployed study's coordinator; all of it is absent
-on one machine, where the journal alone tells.
+Read from locks, `wanted.json`, `present.json` and the registry of a deployed study's coordinator. On one machine there
+are the locks, and the files that trainers touch while they are alive (`shared_model.alive`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from server.control.roll import FILE, Present, Sign
+from shared_model.alive import FOLDER as ALIVE
+from shared_model.alive import last_beats
 from shared_model.certificates import load_certificate
 from shared_model.errors import MammoFedError
 from shared_model.private_files import is_held
@@ -29,7 +32,8 @@ class Presence:
 
     home: the coordinator's, None on one machine. daemon: it runs. wish: what its operator wants of the study
     (`proposed`, `running`, `stopped`, `ended`), empty elsewhere; wish_reason: why. signs: last signs of life by member;
-    known: whether anybody keeps such a list. expires: end of each member's certificate, seconds since 1970.
+    known: whether anybody keeps such a list. expires: end of each member's certificate, seconds since 1970; evaluators:
+    confirmed members that are one. beats: on one machine, when each party's trainer was alive last, seconds since 1970.
     """
 
     alive: bool = False
@@ -41,6 +45,8 @@ class Presence:
     known: bool = False
     signs: Mapping[str, Sign] = field(default_factory=dict)
     expires: Mapping[str, float] = field(default_factory=dict)
+    evaluators: tuple[str, ...] = ()
+    beats: Mapping[str, float] = field(default_factory=dict)
 
 
 def look(run_dir: Path) -> Presence:
@@ -49,7 +55,7 @@ def look(run_dir: Path) -> Presence:
     preparing = _held(run_dir / ".lock")
     home = coordinator_of(run_dir)
     if home is None:
-        return Presence(alive=alive, preparing=preparing)
+        return Presence(alive=alive, preparing=preparing, beats=last_beats(run_dir / ALIVE))
     daemon = _held(home / "audit.jsonl")
     wish, reason = _wish(run_dir)
     signs: Mapping[str, Sign] | None = None
@@ -60,7 +66,7 @@ def look(run_dir: Path) -> Presence:
             signs = None  # absent, or damaged: it is written anew with the next heartbeat
     return Presence(
         alive=alive, preparing=preparing, home=home, daemon=daemon, wish=wish, wish_reason=reason,
-        known=signs is not None, signs=signs or {}, expires=_expiries(home),
+        known=signs is not None, signs=signs or {}, expires=_expiries(home), evaluators=_evaluators(home),
     )  # fmt: skip
 
 
@@ -95,15 +101,27 @@ def _wish(run_dir: Path) -> tuple[str, str]:
 
 def _expiries(home: Path) -> dict[str, float]:
     """When each member's valid certificate ends; the latest where there are two."""
+    rows = _registered(home, "SELECT site, der FROM certificates WHERE state = 'valid' ORDER BY issued")
+    try:
+        return {str(site): _end(bytes(der)) for site, der in rows}
+    except (ValueError, MammoFedError):
+        return {}
+
+
+def _evaluators(home: Path) -> tuple[str, ...]:
+    query = "SELECT site FROM members WHERE role = 'evaluator' AND state = 'confirmed' ORDER BY site"
+    return tuple(str(name) for (name,) in _registered(home, query))
+
+
+def _registered(home: Path, query: str) -> list[tuple[Any, ...]]:
     path = home / "registry" / "registry.sqlite"
     if not path.is_file():
-        return {}
+        return []
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0.5)) as db:
-            rows = db.execute("SELECT site, der FROM certificates WHERE state = 'valid' ORDER BY issued").fetchall()
-        return {str(site): _end(bytes(der)) for site, der in rows}
-    except (sqlite3.Error, ValueError, MammoFedError):
-        return {}
+            return db.execute(query).fetchall()
+    except sqlite3.Error:
+        return []
 
 
 @lru_cache(maxsize=4096)

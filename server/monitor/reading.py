@@ -20,6 +20,7 @@ from shared_model.protocol import Protocol
 
 SILENT_S = 8.0  # a site beats every 5 s; a member that is silent is named within ten
 OPEN_STATES = (RoundState.OPENED.value,)
+MEASURED_STATES = ("", RoundState.AGGREGATED.value)  # the evaluator is asked: before the first round, and in each
 LATEST = "latest"  # a cursor after which nothing is new: for what is told whole
 
 
@@ -66,9 +67,12 @@ def _view(
     state = str(rows.meta.get("state", "new")) if rows else "none"
     number, attempt, round_state, opened = (rows.newest[:4] if rows and rows.newest else (0, 0, "", None))
     is_open = round_state in OPEN_STATES and state == "rounds"
+    measuring = state == "chosen" or (state == "rounds" and round_state in MEASURED_STATES)
+    measuring = measuring and not (protocol and protocol.exploration)
     deadline_s = protocol.federation.deadline_s if protocol else None
     deadline = _deadline(rows, is_open=is_open, deadline_s=deadline_s)
     sites = cells.sites_of(protocol, rows, there, now=now, silent_s=silent_s, is_open=is_open)
+    evaluators = cells.evaluators_of(rows, there, now=now, silent_s=silent_s)
     due = tuple(site.name for site in sites if is_open and site.now == "asked")
     round_s = median(rows.durations) if rows and rows.durations else None
     closed = rows.closed if rows else 0
@@ -81,6 +85,7 @@ def _view(
         quorum=protocol.federation.quorum if protocol else 0, asked=_asked(rows, sites, is_open=is_open),
         round_opened=opened, deadline=deadline, ends=ends, round_s=round_s, contributed=contributed,
         silent=[(s.name, s.silent_s) for s in sites if s.name in due and s.silent_s is not None],
+        unmeasured=[(e.name, e.silent_s) for e in evaluators if e.silent_s is not None] if measuring else [],
         waits=rows.waits if rows else "", reason=reason, alive=there.alive, preparing=there.preparing,
         deployed=there.home is not None, daemon=there.daemon, wish=there.wish, stepped=rows.stepped if rows else None,
         missed=cells.missed(rows), missed_round=int(rows.latest[0][0]) if rows and rows.latest else 0,
@@ -114,7 +119,7 @@ def _view(
         privacy_words=privacy_words(protocol),
         release=protocol.release if protocol else "", protocol_sha256=kept.sha256,
         best=_best(protocol, rows), test=_test(rows), bytes_up=up + sum(row[4] for row in totals),
-        bytes_down=down + sum(row[5] for row in totals), sites=sites,
+        bytes_down=down + sum(row[5] for row in totals), sites=sites, evaluators=evaluators,
         rounds=cells.rounds_of(protocol, rows, sites, is_open=is_open), events=cells.events_of(rows),
         whole=rows.whole if rows else True, cursor=f"{rows.last_event}.{rows.last_step}" if rows else "0.0",
         missing=tuple(filter(None, (kept.fault, fault))),

@@ -19,7 +19,7 @@ class Facts:
 
     present, sites: parties that are there, of all. round_open: an attempt is running. waits: words of the loop itself,
     while it waits for lost parties. missed: (site, outcome) of sites that were asked in the last round with replies and
-    are not in it.
+    are not in it. unmeasured: (evaluator, seconds) of silent ones while the loop waits for a measurement.
     """
 
     now: float
@@ -47,6 +47,7 @@ class Facts:
     stepped: float | None
     activity: str
     missed: Sequence[tuple[str, str]] = ()
+    unmeasured: Sequence[tuple[str, float]] = ()
     missed_round: int = 0
 
 
@@ -104,6 +105,9 @@ def _running(facts: Facts) -> tuple[Status, str]:
         more = len(facts.silent) - MAX_NAMES
         words = ", ".join(names) + (f" and {more} others" if more > 0 else "")
         return "stalled", _join(f"stalled: {words}", needs, deadline)
+    if facts.unmeasured:
+        quiet = ", ".join(f"{name} silent for {seconds_words(gone)}" for name, gone in facts.unmeasured[:MAX_NAMES])
+        return "stalled", f"stalled: {quiet}, which measures the model"
     if facts.round_open and facts.round_opened is not None and not facts.deployed:
         gone = facts.now - facts.round_opened
         if facts.round_s is not None and gone > max(QUIET_S, QUIET_FACTOR * facts.round_s):

@@ -82,6 +82,8 @@ def _study(view: StudyView) -> dict[str, Any]:
                    "rounds": dict(site.rounds),
                    "epsilon": site.privacy.epsilon if site.privacy else None,
                    "budget": site.privacy.budget if site.privacy else None} for site in view.sites],
+        "evaluators": [{"evaluator": party.name, "silent_s": party.silent_s, "heard": party.heard}
+                       for party in view.evaluators],
         "alarms": [{"rule": alarm.rule, "severity": alarm.severity, "site": alarm.site, "round": alarm.round,
                     "text": alarm.text} for alarm in view.alarms],
     }  # fmt: skip

@@ -148,34 +148,43 @@ class SitePrivacy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SiteView:
-    """One hospital. patients: rounded, of the protocol. now: its outcome in the newest round.
+class PartyView:
+    """What is known of any party of a study, an evaluator or a hospital.
 
-    None of patients, bytes: it is not told (a member's monitor).
     heard: seconds since 1970 of its last sign of life; silent_s: seconds since then while it is overdue, else None.
-    present: whether it says that it is there; None where nobody keeps a list (one machine).
-    rounds: closed rounds by outcome, as the journal counts them. seconds, phases: of its last round. bytes: of the
-    study. certificate_expires: seconds since 1970. words: what it says is wrong. gives: what leaves it, in words.
+    present: whether it says that it is there, on one machine whether its trainer is alive; None where nobody knows.
+    certificate_expires: seconds since 1970. words: what it says is wrong.
     """
 
     name: str
-    patients: int | None
-    now: Outcome = "waiting"
-    reason: str = ""
     heard: float | None = None
     silent_s: float | None = None
     present: bool | None = None
-    rounds: Mapping[str, int] = field(default_factory=dict)
-    seconds: float | None = None
-    bytes_up: int | None = 0
-    bytes_down: int | None = 0
     device: str = ""
     release: str = ""
     trainer_up: bool | None = None
     clock_ahead_s: float | None = None
     certificate_expires: float | None = None
-    privacy: SitePrivacy | None = None
     words: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteView(PartyView):
+    """One hospital. patients: rounded, of the protocol. now: its outcome in the newest round.
+
+    None of patients, bytes: it is not told (a member's monitor).
+    rounds: closed rounds by outcome, as the journal counts them. seconds, phases: of its last round. bytes: of the
+    study. gives: what leaves it, in words.
+    """
+
+    patients: int | None
+    now: Outcome = "waiting"
+    reason: str = ""
+    rounds: Mapping[str, int] = field(default_factory=dict)
+    seconds: float | None = None
+    bytes_up: int | None = 0
+    bytes_down: int | None = 0
+    privacy: SitePrivacy | None = None
     gives: str = ""
     phases: PhasesView | None = None
 
@@ -223,7 +232,8 @@ class StudyView:
     status, sentence: the answer at a glance. state: `server.rounds.states.StudyState`, or `none` without a journal.
     round, attempt: the newest; closed: rounds that are done; phase: of the newest. deadline: of the open attempt.
     ends: when it will end, as far as that can be told. round_s: what a round takes, the median of the last ten.
-    due: sites that the open round waits for. rounds, events: all, or what is new since the cursor that was given.
+    due: sites that the open round waits for. evaluators: who measures, mostly one. rounds, events: all, or what is new
+    since the cursor that was given.
     whole: both are from the beginning (no cursor was given, or it is another study's). cursor: for the next `read`.
     coarse_times: seconds of sites are told in steps (`Protocol.coarse_times`).
     missing: parts of the run directory that could not be read, in words. member: who watches, None at the coordinator.
@@ -267,6 +277,7 @@ class StudyView:
     bytes_up: int = 0
     bytes_down: int = 0
     sites: tuple[SiteView, ...] = ()
+    evaluators: tuple[PartyView, ...] = ()
     rounds: tuple[RoundView, ...] = ()
     events: tuple[EventView, ...] = ()
     alarms: tuple[AlarmView, ...] = ()

@@ -8,7 +8,7 @@ from typing import Any
 
 from server.reporting.facts import mapping
 from server.reporting.smallness import how_little
-from server.reporting.words import level
+from server.reporting.words import level, women
 from shared_model.evaluation.gain import too_few
 from shared_model.protocol import Protocol
 
@@ -64,7 +64,7 @@ def _result(summary: Mapping[str, Any], held_out: Mapping[str, Any], protocol: P
               f"{percent} % interval {fused['auc_low']:.3f} to {fused['auc_high']:.3f}")  # fmt: skip
     return (
         f"After {done} rounds with {sites} hospitals, the fused model reaches an AUC of {fused['auc']:.3f} ({bounds}) "
-        f"on {held_out['n']:,} held-out women, {held_out['positives']:,} with cancer."
+        f"on {women(held_out.get('n'))} held-out women, {women(held_out.get('positives'))} with cancer."
     )
 
 
@@ -108,7 +108,7 @@ def _whom(held_out: Mapping[str, Any]) -> str:
     if not found:
         return ""
     groups = "; ".join(f"{row['name'].replace('_', ' ')} {level(row)}: AUC {row['auc']:.3f} ({row['auc_low']:.3f} to "
-                       f"{row['auc_high']:.3f}), n = {row['n']:,}" for row in found)  # fmt: skip
+                       f"{row['auc_high']:.3f}), n = {women(row['n'])}" for row in found)  # fmt: skip
     return f"It works less well for some women (interval wholly below the AUC of all): {groups}."
 
 

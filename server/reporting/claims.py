@@ -78,7 +78,8 @@ def claims(
 ) -> list[Claim]:
     """The four rows. fused, image: a model's `auc*`, `sensitivity*`, `specificity*`, `n`, `positives`. pair:
     `difference*` and `fewer_recalls*` of the two on the same women. p: of the primary test."""
-    women = f"n = {fused['n']:,}, {fused['positives']:,} with cancer" if fused.get("n") else "n not stated"
+    told = fused.get("n") and fused.get("positives") is not None
+    women = f"n = {fused['n']:,}, {fused['positives']:,} with cancer" if told else "n not stated"
     gap = interval(pair, "difference", digits=3) if "difference_low" in pair else _gap(pair)
     return [
         Claim(what="AUC, films and table against films alone", claimed=f"{AUC_FUSED:.2f} against {AUC_IMAGE:.2f}",

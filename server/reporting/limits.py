@@ -26,7 +26,10 @@ def _study(facts: Facts) -> list[str]:
     held_out = facts.held_out
     if not held_out:
         return [*words, "The model was never judged on held-out women."]
-    n, positives = held_out["n"], held_out["positives"]
+    n, positives = held_out.get("n"), held_out.get("positives")
+    if n is None or positives is None:
+        words.append("It was judged once, on too few held-out women to say how many: nothing follows from its figures.")
+        return words
     words.append(
         f"It was judged once, on {n:,} held-out women, {positives:,} with cancer ({100 * positives / n:.1f} %). Where "
         "cancer is rarer, as in screening, its probabilities are too high and its positive predictive value is "

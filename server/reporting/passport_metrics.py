@@ -14,7 +14,7 @@ NAMES: Final = tuple(name for name in Score.model_fields if name not in ("n", "p
 def metrics_part(facts: Facts) -> MetricsPart:
     """Held-out result by model, comparisons, subgroups, and what each site released."""
     held_out = facts.held_out
-    counts = {name: held_out.get(name, 0) for name in ("n", "positives")}
+    counts = {name: held_out.get(name) for name in ("n", "positives")}
     models = {**mapping(held_out.get("models")), "initial": held_out.get("public_weights")}
     comparisons = mapping(held_out.get("comparisons")).items()
     sites = mapping(mapping(facts.summary.get("metrics")).get("sites"))
@@ -33,7 +33,7 @@ def metrics_part(facts: Facts) -> MetricsPart:
 def score_of(row: Mapping[str, Any]) -> Score:
     """A row of an evaluation document, what it does not have as None."""
     values = {name: row.get(name) for name in NAMES}
-    return Score(n=row.get("n") or 0, positives=row.get("positives") or 0, **values)
+    return Score(n=row.get("n"), positives=row.get("positives"), **values)
 
 
 def _group(row: Mapping[str, Any]) -> Group:

@@ -8,6 +8,7 @@ from typing import Any
 from server.reporting.checklists import CLAIM, TRIPOD_AI, checklist, counted
 from server.reporting.claims import Claim, claims, contradictions
 from server.reporting.facts import Facts, mapping
+from server.reporting.words import women
 from shared_model.passport import PASSPORT
 
 SUPPRESS_BELOW = 10
@@ -61,13 +62,13 @@ def _model_card(facts: Facts) -> list[tuple[str, str]]:
         f"at most epsilon {max(spent):.2f} spent by a hospital at delta {protocol.privacy.delta:g}; unit patient, add "
         "or remove one, PRV accountant" if spent else "nothing was spent"
     )  # fmt: skip
-    women = f"{facts.held_out.get('n')} held-out women, {facts.held_out.get('positives')} with cancer"
+    n, positives = (women(facts.held_out.get(name)) for name in ("n", "positives"))
     return [
         ("Intended use", "Research on federated training. Not for care: no clinical claim, no reader study."),
         ("What it does", "One number a woman: the probability of cancer at this examination from her films and her "
                          "clinical table; from either alone, where the other is missing."),
         ("Trained by", f"{len(facts.sites)} hospitals; the data: {facts.data or 'not stated'}"),
-        ("Evaluated on", women if facts.held_out else "not done"),
+        ("Evaluated on", f"{n} held-out women, {positives} with cancer" if facts.held_out else "not done"),
         ("Primary endpoint", (protocol.evaluation.primary or "not declared").replace("_", " ")),
         ("Privacy", privacy),
         ("Weights (SHA-256)", str(model.get("sha256") or "not done")),
@@ -86,15 +87,16 @@ def _datasheets(facts: Facts) -> list[dict[str, str]]:
         own = mapping(told.get(site.name))
         epsilon = mapping(facts.privacy.get(site.name)).get("epsilon")
         rows.append({
-            "site": site.name, "patients": f"{site.patients:,}", "n": _count(own.get("n")),
-            "positives": _count(own.get("positives")),
+            "site": site.name, "patients": f"{site.patients:,}", "n": _count(own, "n"),
+            "positives": _count(own, "positives"),
             "rounds": str(mapping(participation.get(site.name)).get("contributed", 0)),
             "epsilon": "not done" if epsilon is None else f"{epsilon:.2f}",
         })  # fmt: skip
     return rows
 
 
-def _count(value: object) -> str:
-    if not isinstance(value, (int, float)):
-        return "not done"
+def _count(own: Mapping[str, Any], name: str) -> str:
+    value = own.get(name)
+    if value is None:
+        return "suppressed" if own.get("suppressed") or name in own else "not done"
     return "suppressed" if value < SUPPRESS_BELOW else f"{value:,.0f}"

@@ -45,6 +45,11 @@ def _p_value(value: object) -> str:
     return "–" if not isinstance(value, (int, float)) else "<\u00a00.001" if value < 0.001 else f"{value:.3f}"
 
 
+def women(count: float | None) -> str:
+    """A number of women, or that it is too small to be told (`server.rounds.withheld`)."""
+    return "few" if count is None else f"{count:,.0f}"
+
+
 def _percent(value: object) -> str:
     return f"{100 * value:.0f}\u00a0%" if isinstance(value, (int, float)) else "–"
 
@@ -78,5 +83,5 @@ FILTERS = {
     "number": _number, "general": _general, "p_value": _p_value, "percent": _percent, "interval": _interval,
     "points": _points,
     "level": level, "words": lambda name: str(name).replace("_", " "),
-    "letter": lambda outcome: LETTERS.get(outcome, ""),
+    "women": women, "letter": lambda outcome: LETTERS.get(outcome, ""),
 }  # fmt: skip

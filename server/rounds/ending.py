@@ -18,13 +18,13 @@ from server.rounds.measure import (
     auc_of,
     check,
     evaluator_measures,
-    numbers_of,
     record,
     request,
 )
 from server.rounds.sampling import choose_round
 from server.rounds.states import StudyStep
 from server.rounds.study import Study
+from server.rounds.withheld import LEAST_WOMEN, flat
 from shared_model.errors import RoundError
 from shared_model.messages import Arrays, weights_sha256
 
@@ -92,7 +92,7 @@ def open_test(study: Study) -> None:
         if measured is not None:
             with study.journal.entry():
                 record(study, scope, measured)
-    values = numbers_of(study.journal.document(number, "test") or {})
+    values = flat(study.journal.document(number, "test") or {})
     data = {f"auc_{model}": values[f"auc_{model}"] for model in MODELS if f"auc_{model}" in values}
     with study.journal.study_step(StudyStep.TEST):
         study.note("tested", "held-out `test` was opened", round_number=number, data=data)
@@ -122,8 +122,10 @@ def ask_sites(study: Study) -> None:
                 study.note("site_evaluated", found, severity="warning", code="no_site_metrics", round_number=number,
                            site=site)  # fmt: skip
                 continue
-            record(study, "site", found)
-            study.note("site_evaluated", round_number=number, site=site, data=_cost(found))
+            kept = record(study, "site", found)
+            text = "" if kept else f"fewer than {LEAST_WOMEN} women of a kind: the journal does not keep what it says"
+            study.note("site_evaluated", text, code="" if kept else "no_site_metrics", round_number=number, site=site,
+                       severity="info" if kept else "warning", data=_cost(found))  # fmt: skip
 
 
 def note_auc(study: Study, measured: Measurement, *, text: str = "", attempt: int = 0) -> None:

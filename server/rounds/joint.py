@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.aggregation.secure import SumOutcome, SumPlan, kept_terms, run_secure_sum
-from server.rounds.measure import Measurement, Scope, check, is_number, numbers_of, record, request
+from server.rounds.measure import Measurement, Scope, check, record, request
 from server.rounds.study import Study, names_in_words, plain
 from server.rounds.sums import place_of
+from server.rounds.withheld import is_number
 from shared_model.evaluation.evidence import three
 from shared_model.evaluation.joint import joint_result, rivals_of
 from shared_model.evaluation.joint_report import How, joint_document
@@ -216,7 +217,6 @@ def _together(
     with study.journal.entry():
         study.journal.report(number, JOINT, ALL_SITES, weights=weights_sha256(weights), document=document, seconds=0.0,
                              bytes_up=up, bytes_down=down)  # fmt: skip
-        study.journal.metrics(number, JOINT, ALL_SITES, numbers_of(document))
         exactly = "exactly; no site's own counts were seen" if how == "masked" else "from counts with each site's noise"
         study.note("site_evaluated", f"the women of {names_in_words(list(sites))} together, {exactly}",
                    round_number=number, data={"sites": len(sites)})  # fmt: skip

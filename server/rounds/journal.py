@@ -1,7 +1,8 @@
 """The coordinator's durable record of a study: SQLite, one transaction a step, flushed to the disk before going on.
 
 Written by the round loop alone; read by the summary, the report and monitors. A step either is in the journal with all
-that belongs to it (state, participation, metrics, events) or never happened.
+that belongs to it (state, participation, metrics, events) or never happened. What is said of women passes
+`server.rounds.withheld` on its way in, so that no small count of a site is in the file.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from server.rounds import seals
+from server.rounds import seals, withheld
 from server.rounds.events import Event, Observer
 from server.rounds.phases import Phases
 from server.rounds.schema import JOURNAL_VERSION, PHASES, TABLES
@@ -155,7 +156,9 @@ class Journal:
     # --- rows, inside a step ---
 
     def event(self, event: Event) -> None:
-        """Add an event; the observer hears of it once it is on the disk."""
+        """Add an event; the observer hears of it, as it was written, once it is on the disk."""
+        data = {key: withheld.words(value) if isinstance(value, str) else value for key, value in event.data.items()}
+        event = replace(event, text=withheld.words(event.text), data=withheld.numbers(data))
         self._db.execute(
             "INSERT INTO events (time, kind, severity, code, site, round, attempt, text, data) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -172,9 +175,9 @@ class Journal:
         """Add what became of one site (again, when a resumed attempt collects a second time)."""
         self._db.execute(
             "INSERT OR REPLACE INTO participation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (round_number, attempt, row.site, row.outcome, row.reason, row.asked, row.seconds, row.bytes_up,
-             row.bytes_down),
-        )
+            (round_number, attempt, row.site, row.outcome, withheld.words(row.reason), row.asked, row.seconds,
+             row.bytes_up, row.bytes_down),
+        )  # fmt: skip
         key, found = (round_number, attempt, row.site), row.phases or Phases()
         if row.phases is not None or self.rows("SELECT 1 FROM phases WHERE (round, attempt, site) = (?, ?, ?)", *key):
             self._db.execute(
@@ -183,21 +186,31 @@ class Journal:
             )
 
     def metrics(self, round_number: int, scope: str, site: str, values: Mapping[str, float]) -> None:
-        """Add numbers that somebody measured."""
+        """Add numbers that somebody measured; those of a document come with :meth:`report`."""
         self._db.executemany(
             "INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?, ?)",
-            [(round_number, scope, site, name, float(value)) for name, value in values.items()],
+            [(round_number, scope, site, name, float(value)) for name, value in withheld.numbers(values).items()],
         )
 
     def report(
         self, round_number: int, scope: str, site: str, *, weights: str, document: Mapping[str, Any], seconds: float,
-        bytes_up: int, bytes_down: int,
-    ) -> None:  # fmt: skip
-        """Add a whole evaluation document."""
+        bytes_up: int, bytes_down: int, noised: bool = False,
+    ) -> bool:  # fmt: skip
+        """Add an evaluation document and its numbers, without what may not be kept.
+
+        Args:
+            noised: its counts have noise of differential privacy in them.
+
+        Returns:
+            Whether anything of the document could be kept.
+        """
+        kept = withheld.document(document, of_site=scope == "site", noised=noised)
         self._db.execute(
             "INSERT OR REPLACE INTO reports VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (round_number, scope, site, weights, json.dumps(document), seconds, bytes_up, bytes_down),
+            (round_number, scope, site, weights, json.dumps(kept), seconds, bytes_up, bytes_down),
         )
+        self.metrics(round_number, scope, site, withheld.flat(kept))
+        return kept != dict(withheld.SUPPRESSED)
 
     def privacy(self, round_number: int, site: str, release: str, spent: PrivacySpent) -> None:
         """Add the state of a site's accountant."""

@@ -6,7 +6,6 @@ A measurement that is in the journal is never asked for again: `test` is opened 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from server.aggregation.flower import Answer
 from server.rounds.roll_call import call_roll
 from server.rounds.study import Study, plain
 from server.rounds.waiting import wait_for_evaluator
+from server.rounds.withheld import is_number
 from shared_model.errors import RoundError
 from shared_model.messages import Arrays, ErrorReply, EvaluateReply, EvaluateRequest, Frame, weights_sha256
 
@@ -104,37 +104,16 @@ def check(study: Study, answer: Answer, asked: object, *, site: str) -> Measurem
     return Measurement(reply=reply, document=document, bytes_up=answer.bytes_up, bytes_down=answer.bytes_down)
 
 
-def record(study: Study, scope: Scope, measured: Measurement) -> None:
-    """Journal a measurement, inside an open step."""
+def record(study: Study, scope: Scope, measured: Measurement) -> bool:
+    """Journal a measurement, inside an open step. Returns whether anything of it could be kept."""
     reply = measured.reply
-    study.journal.report(
+    kept = study.journal.report(
         reply.round, scope, reply.site, weights=reply.weights_sha256, document=measured.document, seconds=reply.seconds,
-        bytes_up=measured.bytes_up, bytes_down=measured.bytes_down,
+        bytes_up=measured.bytes_up, bytes_down=measured.bytes_down, noised=reply.privacy is not None,
     )  # fmt: skip
-    study.journal.metrics(reply.round, scope, reply.site, numbers_of(measured.document))
     if reply.privacy is not None:
         study.journal.privacy(reply.round, reply.site, "metrics", reply.privacy)
-
-
-def numbers_of(document: Mapping[str, Any]) -> dict[str, float]:
-    """The finite scalars of an evaluation document as flat names: `auc_fused` from `{"auc": {"fused": x}}` and from
-    `{"models": {"fused": {"auc": x}}}`; curves and tables stay in the document."""
-    values: dict[str, float] = {}
-    for name, value in document.items():
-        if isinstance(value, Mapping) and name == "models":
-            for model, row in value.items():
-                if isinstance(row, Mapping):
-                    values |= {f"{key}_{model}": v for key, v in row.items()}
-        elif isinstance(value, Mapping):
-            values |= {f"{name}_{key}": v for key, v in value.items()}
-        else:
-            values[name] = value
-    return {k: float(v) for k, v in values.items() if is_number(v)}
-
-
-def is_number(value: object) -> bool:
-    """Whether a JSON value is a finite number (a bool is none)."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return kept
 
 
 def auc_of(document: Mapping[str, Any] | None) -> dict[str, float]:

@@ -39,7 +39,7 @@ CREATE TABLE events (id INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT N
 -- site: who measured; under privacy there is no loss: it is not noised, so it stays at the site
 CREATE TABLE metrics (round INTEGER NOT NULL, scope TEXT NOT NULL, site TEXT NOT NULL, name TEXT NOT NULL,
     value REAL NOT NULL, PRIMARY KEY (round, scope, site, name)) STRICT;
--- whole documents of shared_model.evaluation, as JSON, same scopes
+-- documents of shared_model.evaluation, as JSON, same scopes, without small counts (server/rounds/withheld.py)
 CREATE TABLE reports (round INTEGER NOT NULL, scope TEXT NOT NULL, site TEXT NOT NULL, weights_sha256 TEXT NOT NULL,
     document TEXT NOT NULL, seconds REAL NOT NULL, bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL,
     PRIMARY KEY (round, scope, site)) STRICT;

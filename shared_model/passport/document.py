@@ -120,10 +120,11 @@ class PrivacyPart(Part):
 
 class Score(Part):
     """How one model did on `n` women. auc with bounds by DeLong at the passport's confidence; sensitivity and realised
-    specificity at the threshold from `selection`. None: these women do not determine it."""
+    specificity at the threshold from `selection`. None: these women do not determine it; of n, positives: too few, or
+    not said."""
 
-    n: Number
-    positives: Number
+    n: Number | None
+    positives: Number | None
     auc: Fraction | None
     auc_low: Fraction | None
     auc_high: Fraction | None

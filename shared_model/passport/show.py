@@ -35,12 +35,20 @@ def print_passport(signed: SignedPassport, *, key_given: bool, console: Console 
     if said.metrics.sites:
         out.print(_table("At each hospital, on its own test women (as released: noised where there is privacy)",
                          ("Hospital", "Women", "Cancer", "AUC"),
-                         ((name, f"{score.n:.0f}", f"{score.positives:.0f}", auc(score))
+                         ((name, *_women(score), auc(score))
                           for name, score in said.metrics.sites.items())))  # fmt: skip
     out.print(_sites(said))
     out.print("Limits of use", style="bold")
     for limit in said.limits:
         out.print(f"- {limit}", highlight=False, markup=False)
+
+
+def _women(score: Score) -> tuple[str, str]:
+    return _count(score.n), _count(score.positives)
+
+
+def _count(women: float | None) -> str:
+    return "few" if women is None else f"{women:.0f}"
 
 
 def auc(score: Score) -> str:
@@ -88,7 +96,7 @@ def _privacy(said: Passport) -> str:
 def _scores(said: Passport) -> Table:
     rows = []
     for name, score in said.metrics.test.items():
-        rows.append((LABELS.get(name, name), f"{score.n:.0f}", f"{score.positives:.0f}", auc(score),
+        rows.append((LABELS.get(name, name), *_women(score), auc(score),
                      _share(score, "sensitivity"), _share(score, "specificity")))  # fmt: skip
     title = (f"On held-out women, opened once ({100 * said.metrics.confidence:.0f} % intervals; threshold for a "
              f"specificity of {100 * said.model.specificity:.0f} % on others)")  # fmt: skip

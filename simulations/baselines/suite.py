@@ -10,12 +10,14 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
+from typing import Protocol as Interface
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -40,6 +42,18 @@ class Population:
     seed: int
     cohorts: Mapping[str, Path]
     folder: Path
+
+
+class Named(Interface):
+    """What is run: its name within the population is its folder's."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+
+Tell = Callable[[str, int, int], None]  # (job name, rounds closed, rounds in all)
+Work = Callable[[Any, Population, str, Tell, Any], str]  # (job, where, study, tell, stop) -> its name; in a worker
 
 
 def jobs_of(config: Config, population: Population, overrides: Sequence[str]) -> list[Job]:
@@ -75,13 +89,23 @@ def _arms(config: Config) -> dict[str, Arm]:
     return {name: Arm.of(value, config["baselines"]) for name, value in chosen.items()}
 
 
+def train_job(job: Job, population: Population, name: str, tell: Tell, stop: Any) -> str:
+    """The work of a comparison's job, in a worker process: imports torch."""
+    from simulations.baselines.worker import Place, run_job
+
+    return run_job(job, Place(cohorts=population.cohorts, folder=population.folder, name=name), tell, stop=stop)
+
+
 def run_jobs(
-    jobs: Sequence[Job], population: Population, *, name: str, workers: int, view: LiveView, stop: threading.Event
-) -> bool:
+    jobs: Sequence[Named], population: Population, *, name: str, workers: int, view: LiveView, stop: threading.Event,
+    work: Work = train_job, in_order: bool = False,
+) -> bool:  # fmt: skip
     """Run what is not there yet; returns whether all are done.
 
     Args:
         name: of the study.
+        work: what a worker process does with a job; a function of a module, since it is named to the process.
+        in_order: one at a time, and none after one that failed: each goes on from what the one before it left.
         workers: processes, one thread each.
         view: shows one bar a job.
         stop: once set, no further job is begun and those under way stop after their round; they go on another time.
@@ -89,6 +113,7 @@ def run_jobs(
     Raises:
         RoundError: at least one job failed; the others were finished first, and all that is done stays.
     """
+    workers = 1 if in_order else workers
     missing = [job for job in jobs if not (population.folder / job.name / FILE).exists()]
     if not missing:
         return True
@@ -102,14 +127,14 @@ def run_jobs(
         view.stage(title, len(jobs)) as advance,
         ProcessPoolExecutor(min(workers, len(missing)), context, _begin, (told, asked_to_stop)) as pool,
     ):
-        pending: dict[Future[str], Job] = {}
+        pending: dict[Future[str], Named] = {}
         waiting = list(missing)
         done = len(jobs) - len(missing)
         advance(done, len(jobs))
         while pending or (waiting and not stop.is_set()):
             while waiting and len(pending) < workers and not stop.is_set():
                 job = waiting.pop(0)
-                pending[pool.submit(_run, job, population.cohorts, population.folder, name)] = job
+                pending[pool.submit(_run, work, job, population, name)] = job
             if stop.is_set():
                 asked_to_stop.set()
             ended, _ = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
@@ -122,6 +147,8 @@ def run_jobs(
                     advance(done, len(jobs))
                 elif not stop.is_set():
                     failures[job.name] = str(error)
+                    if in_order:
+                        waiting.clear()
                     view.note(f"seed {population.seed} {job.name} FAILED: {error}")
     if failures:
         raise RoundError(f"{len(failures)} of {len(jobs)} trainings of seed {population.seed} failed",
@@ -139,15 +166,15 @@ def _begin(told: Queue[tuple[str, int, int]], stop: Event) -> None:
     prepare_process()
 
 
-def _run(job: Job, cohorts: Mapping[str, Path], folder: Path, name: str) -> str:
-    from simulations.baselines.worker import Place, failure_of, run_job
+def _run(work: Work, job: Named, population: Population, name: str) -> str:
+    from simulations.baselines.worker import failure_of
 
     def tell(job_name: str, closed: int, rounds: int) -> None:
         if _told is not None:
             _told.put((job_name, closed, rounds))
 
     try:
-        return run_job(job, Place(cohorts=cohorts, folder=folder, name=name), tell, stop=_stop or threading.Event())
+        return work(job, population, name, tell, _stop or threading.Event())
     except Exception as error:  # an exception of torch or flwr may not survive the way to the parent
         raise RuntimeError(failure_of(error)) from None
 

@@ -56,14 +56,14 @@ def read_population(jobs: Sequence[Job], folder: Path) -> Population:
 def _trained(job: Job, home: Path) -> Trained:
     path = home / "summary.json"
     summary = json.loads(path.read_bytes()) if path.exists() else {}
-    chosen = _selection(home / "journal.sqlite", summary)
+    chosen = selection_of(home / "journal.sqlite", summary)
     return Trained(
         job=job, scores=read_scores(home / FILE), thresholds=chosen.get("thresholds") or {},
         temperature=float(chosen.get("temperature") or 1.0), summary=summary,
     )  # fmt: skip
 
 
-def _selection(journal: Path, summary: Mapping[str, Any]) -> Mapping[str, Any]:
+def selection_of(journal: Path, summary: Mapping[str, Any]) -> Mapping[str, Any]:
     """The `selection` document of the chosen round; empty for a job that chose nothing."""
     chosen = summary.get("model")
     if not journal.exists() or not chosen:

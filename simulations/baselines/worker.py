@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,12 @@ from shared_model.strategies import LEAST_SUM_SITES
 from simulations.baselines.jobs import FEDERATED, ONCE, POOLED_SITE, Config, Job, with_objective
 from simulations.baselines.logistic import logistic_scores
 from simulations.baselines.scores import FILE, HELD_OUT, PartyScores, write_scores
+from simulations.baselines.suite import Tell
 from simulations.composition import compose_config
 from simulations.engine import LocalGrid
 from simulations.engine.library import TrainerLibrary
 from simulations.parties import EVALUATOR, install_sites, split_of, write_small
 from simulations.plan import build_protocol, noise_multipliers, pipeline_of, write_initial_weights
-
-Tell = Callable[[str, int, int], None]  # (job name, rounds closed, rounds in all)
 
 OBJECTIVES: Mapping[str, Any] = {"image_only": "image", "clinical_only": "clinical"}
 CHEAPER = {"bootstrap": 0}  # baselines are compared by DeLong; only a study's own report has bootstrap intervals
@@ -106,7 +105,7 @@ def run_job(job: Job, place: Place, tell: Tell, *, stop: Any) -> str:
         if job.baseline not in ONCE:
             grid = LocalGrid(library, app=library)
             try:
-                _train(job, grid, protocol, home, arrays, tell, stop)
+                train(job.name, grid, protocol, home, arrays, tell, stop)
             finally:
                 grid.close()
             arrays = read_arrays(home / "model.safetensors")
@@ -129,17 +128,28 @@ def config_of(job: Job, place: Place) -> Config:
 
 def protocol_of(job: Job, place: Place, config: Config, home: Path) -> Protocol:
     """The job's protocol, frozen at the first start and read again afterwards."""
+    if (home / "protocol.json").exists():
+        return Protocol.read(home / "protocol.json")
+    patients = {
+        name: len(split_indices(Cohort.open(place.cohorts[name]), **split_of(config, name))["train"])
+        for name in job.parties
+    }
+    return freeze(config, home, patients=patients, sigmas=noise_multipliers(config))
+
+
+def freeze(config: Config, home: Path, *, patients: Mapping[str, int], sigmas: Sequence[float]) -> Protocol:
+    """Make initial weights and protocol in `home`, or read the protocol that is there.
+
+    Args:
+        patients: training women by site. sigmas: noise multiplier of each phase.
+    """
     path = home / "protocol.json"
     if path.exists():
         return Protocol.read(path)
     contract = load_contract()
     initial = write_initial_weights(config, n_features=contract.n_features, destination=home / "initial.safetensors")
-    patients = {
-        name: len(split_indices(Cohort.open(place.cohorts[name]), **split_of(config, name))["train"])
-        for name in job.parties
-    }
     protocol = build_protocol(
-        config, patients=patients, sigmas=noise_multipliers(config), initial_weights=initial,
+        config, patients=patients, sigmas=sigmas, initial_weights=initial,
         contract={"version": contract.version, "sha256": contract.sha256, "n_features": contract.n_features},
         pipeline=pipeline_of(config).terms(),
     )  # fmt: skip
@@ -147,16 +157,21 @@ def protocol_of(job: Job, place: Place, config: Config, home: Path) -> Protocol:
     return protocol
 
 
-def _train(job: Job, grid: LocalGrid, protocol: Protocol, home: Path, arrays: Any, tell: Tell, stop: Any) -> None:
+def train(name: str, grid: LocalGrid, protocol: Protocol, home: Path, arrays: Any, tell: Tell, stop: Any) -> None:
+    """Run the study of a job to its end, or go on with it.
+
+    Raises:
+        RoundError: it did not become COMPLETE.
+    """
 
     def observe(event: Event) -> None:
         if event.kind == "round_closed":
-            tell(job.name, event.round, protocol.rounds)
+            tell(name, event.round, protocol.rounds)
 
     outcome = run_study(grid=grid, protocol=protocol, run_dir=home, initial=arrays, observer=observe, stop=stop,
                         **one_machine_signing(protocol, home))  # fmt: skip
     if outcome.status != "COMPLETE":
-        raise RoundError(f"the training {job.name} of seed {job.seed} is {outcome.status}", found=outcome.reason,
+        raise RoundError(f"the training {name} of {protocol.study} is {outcome.status}", found=outcome.reason,
                          remedy="resume the comparison")  # fmt: skip
 
 
@@ -176,20 +191,21 @@ def _score(
     A site that is in the job is scored as its own trainer would (with what it keeps to itself); the others, of a local
     or pooled job, by the evaluator's model alone, because the model came from elsewhere.
     """
-    found = {HELD_OUT: _party(library.scores(EVALUATOR, protocol, arrays, "test"))}
+    found = {HELD_OUT: party_scores(library.scores(EVALUATOR, protocol, arrays, "test"))}
     for name, cohort in place.cohorts.items():
         if name in (HELD_OUT, POOLED_SITE):
             continue
         rows = split_indices(Cohort.open(cohort), **split_of(config, name))["test"]
         if name in job.parties:
-            found[name] = _party(library.scores(name, protocol, arrays, "test"))
+            found[name] = party_scores(library.scores(name, protocol, arrays, "test"))
         else:
             cache = FEATURES.of(cohort.resolve())
-            found[name] = _party(library.scores_on(EVALUATOR, protocol, arrays, cache, np.asarray(rows)))
+            found[name] = party_scores(library.scores_on(EVALUATOR, protocol, arrays, cache, np.asarray(rows)))
     write_scores(path, found)
 
 
-def _party(scores: Scores) -> PartyScores:
+def party_scores(scores: Scores) -> PartyScores:
+    """As they are kept."""
     return PartyScores(labels=scores.labels, fused=scores.fused, image=scores.image, clinical=scores.clinical)
 
 

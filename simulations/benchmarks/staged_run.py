@@ -184,8 +184,6 @@ class StagedRun:
         document = {"n": 300, "positives": 60, "auc": auc}
         self.journal.report(number, scope, "evaluator", weights=SHA, document=document, seconds=1.0, bytes_up=1000,
                             bytes_down=400_000)  # fmt: skip
-        self.journal.metrics(number, scope, "evaluator",
-                             {"n": 300, "positives": 60} | {f"auc_{model}": value for model, value in auc.items()})
         self.note("evaluated", number=number, site="evaluator", data={f"auc_{k}": v for k, v in auc.items()})
 
     def finish(self, step: StudyStep, reason: str = "") -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+
+FIGURES: Final = ("Value", "Ratio", "Bound")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,16 +41,22 @@ class Row:
 
 
 def draw(title: str, rows: Sequence[Row]) -> Table:
-    """Rows as a table for the terminal."""
+    """Rows as a table for the terminal, 80 columns or more: words are wrapped there, figures are whole."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Measured", no_wrap=True)
-    for name in ("Value", "Ratio", "Bound"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("Against")
-    for row in rows:
+    figures = [_figures(row) for row in rows]
+    table.add_column("Measured", overflow="fold")
+    for place, name in enumerate(FIGURES):
+        width = max(len(name), *(len(found[place]) for found in figures), 0)
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
+    table.add_column("Against", overflow="fold")
+    for row, found in zip(rows, figures, strict=True):
         style = {None: "", True: "green", False: "bold red"}[row.met]
-        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        limits = ((">=", row.at_least), ("<=", row.at_most))
-        bounds = [f"{sign} {limit:g}" for sign, limit in limits if limit is not None]
-        table.add_row(row.name, f"{row.value:,.4g} {row.unit}", ratio, " ".join(bounds), row.against, style=style)
+        table.add_row(row.name, *found, row.against, style=style)
     return table
+
+
+def _figures(row: Row) -> tuple[str, str, str]:
+    ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+    limits = ((">=", row.at_least), ("<=", row.at_most))
+    bounds = [f"{sign} {limit:g}" for sign, limit in limits if limit is not None]
+    return f"{row.value:,.4g} {row.unit}", ratio, " ".join(bounds)

@@ -19,6 +19,7 @@ from client import __file__ as client_file
 from client.trainer.client import call
 from client.trainer.config import SiteConfig
 from client.trainer.server import THREAD_VARIABLES
+from shared_model.alive import FOLDER as ALIVE
 from shared_model.errors import ConfigError, TrainerError
 from shared_model.messages import DescribeRequest, Frame, encode
 
@@ -51,7 +52,7 @@ class TrainerPool:
 
     Args:
         site_files: each party's `site.json`; a site's name decides its node id, not its place in this list.
-        log_dir: `trainer-<n>.log` are appended here.
+        log_dir: `trainer-<n>.log` are appended here; in `alive/` each party's trainer says that it is.
         processes: how many; None: as many as cores that this process may use, at most one a site.
         start_timeout_s: seconds until a starting trainer must answer.
 
@@ -70,6 +71,7 @@ class TrainerPool:
         # Not in the run folder, whose name may be too long for a socket.
         self._folder = Path(tempfile.gettempdir()) / f"mammofed-{secrets.token_hex(8)}"
         log_dir.mkdir(parents=True, exist_ok=True)
+        self._alive = (log_dir / ALIVE.name).absolute()
         count = min(processes or len(os.sched_getaffinity(0)), len(names))
         self.trainers = tuple(
             Trainer(index, tuple(files), tuple(configs[f].site for f in files), self._folder / f"{index}.sock",
@@ -91,6 +93,8 @@ class TrainerPool:
         """
         try:
             self._folder.mkdir(mode=0o700)  # fails if somebody has it already
+            shutil.rmtree(self._alive, ignore_errors=True)  # of a launcher that was killed
+            self._alive.mkdir()
             for trainer in self.trainers:
                 self._spawn(trainer)
             for trainer in self.trainers:
@@ -125,7 +129,8 @@ class TrainerPool:
                 except subprocess.TimeoutExpired:
                     trainer.process.kill()
                     trainer.process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        for folder in (self._folder, self._alive):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def __enter__(self) -> TrainerPool:
         self.start()
@@ -137,7 +142,7 @@ class TrainerPool:
     def _spawn(self, trainer: Trainer) -> None:
         # -P: a folder named `client` where the user happens to be must not be taken for ours.
         command = [sys.executable, "-P", "-m", "client.trainer.server", "--socket", str(trainer.socket),
-                   "--stop-with-stdin", *map(str, trainer.files)]  # fmt: skip
+                   "--alive", str(self._alive), "--stop-with-stdin", *map(str, trainer.files)]  # fmt: skip
         if trainer.process is not None and trainer.process.stdin is not None:
             trainer.process.stdin.close()
         with trainer.log.open("ab") as log:

@@ -17,6 +17,7 @@ from shared_model.contract import Contract, load_contract
 from shared_model.imaging import PipelineConfig
 from shared_model.protocol import Protocol
 from simulations.composition import compose_study
+from simulations.designs.settings import trainings
 from simulations.forecast import child, miniature, reckon
 from simulations.forecast.measured import Measured, read
 from simulations.forecast.show import Forecast, Stage, draw
@@ -89,6 +90,9 @@ def plan(overrides: Sequence[str], *, json_path: Path | None, console: Console |
     with console.status("Measuring this machine: a few women generated, prepared, trained on and judged ..."):
         forecast = forecast_of(config)
     console.print(draw(forecast))
+    if (count_of := trainings(config)) > 1:
+        console.print(f"All of this is one training; design={config['design']['kind']} makes {count_of}, on films that "
+                      "are prepared once.")  # fmt: skip
     if json_path is not None:
         json_path.write_text(json.dumps(asdict(forecast), indent=2) + "\n", encoding="utf-8")
     return forecast

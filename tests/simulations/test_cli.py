@@ -31,6 +31,7 @@ def test_help_of_simulate_is_hydras_with_our_examples(tmp_path: Path) -> None:
     assert result.returncode == 0
     for words in (
         "privacy: none, patient", "personal: fedbn_like, head, none", "mammofed simulate resume RUN_DIR",
+        "design: cross_validation, held_out, leave_one_site_out, temporal",
         "strategy: fedadam, fedavg, fedavgm, fedmedian, fedprox, fedyogi, krum, scaffold, trimmed_mean",
     ):  # fmt: skip
         assert words in result.stdout
@@ -53,6 +54,7 @@ def test_cfg_job_prints_the_composed_configuration_with_overrides(tmp_path: Path
     (["simulate", "rounds=1", "privacy=none"], 10, "too few for the phases"),
     (["simulate", "model=medium"], 32, "public weights"),
     (["simulate", "strategy=krum"], 10, "krum withstands 1 lying sites only with 5 or more replies"),
+    (["simulate", "design=temporal"], 10, "design.until: nobody said which women are the later ones"),
     (["simulate", "resume", "."], 10, "no run that can be resumed"),
     (["simulate", "resume", "nowhere"], 2, "does not exist"),
 ])  # fmt: skip

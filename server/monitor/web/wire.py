@@ -72,6 +72,7 @@ def head_of(view: StudyView) -> dict[str, Any]:
     head["test"] = {name: auc_line(auc) for name, auc in view.test.items()}
     head["member"] = asdict(view.member) if view.member else None
     head["gives"] = view.sites[0].gives if view.sites else ""
+    head["evaluators"] = [asdict(party) for party in view.evaluators]
     head["alarms"] = [asdict(alarm) for alarm in view.alarms]
     return head
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -124,8 +125,7 @@ class Rehearsal:
             self._say(f"{party.name}: invitation, keys, policy")
             self._invite(party)
         for party in self.parties:
-            home, courier = self.sites[party.name].folder, ("--only", "courier") if party.trainer else ()
-            self.supervisor.add(self._service(party.name, "site", "join", str(home), *courier))
+            self.bring_back(party.name)
         for party in new:
             self._enrol(party)
 
@@ -230,6 +230,20 @@ class Rehearsal:
                 if words in line and "guard.py" not in line:
                     found.append(pid)
         return found
+
+    def kill(self, party: str) -> None:
+        """SIGKILL to all that runs at a site or the evaluator, as when its machine loses power; it stays away."""
+        state = self.supervisor.states()[party]
+        for pid in [*descendants(state.pid), state.pid] if state.pid else []:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        self.supervisor.remove(party)
+
+    def bring_back(self, party: str) -> None:
+        """Start a party's processes; also after :meth:`kill`."""
+        (known,) = [found for found in self.parties if found.name == party]
+        courier = ("--only", "courier") if known.trainer else ()
+        self.supervisor.add(self._service(party, "site", "join", str(self.sites[party].folder), *courier))
 
     def _service(self, name: str, *arguments: str) -> Service:
         program = Path(sys.executable).parent / "mammofed"

@@ -10,7 +10,7 @@ import pytest
 
 from server.monitor.alarms import CHECKS, Machine, evaluate, gathered, with_alarms
 from server.monitor.rules import MonitorFile, Rules
-from server.monitor.view import Cell, EventView, StudyView
+from server.monitor.view import Cell, EventView, PartyView, StudyView
 from tests.server.monitor.views import NOW, privacy, refused, round_, site, study
 
 DAY = 86_400.0
@@ -42,6 +42,11 @@ def north(**changes: Any) -> StudyView:
     return study(sites=(site(**changes), site("south")))
 
 
+def measured(**changes: Any) -> StudyView:
+    """A study whose evaluator is as told; it was not heard of unless that is said."""
+    return study(evaluators=(PartyView(name="held-out", **changes),))
+
+
 def loud(number: int, **changes: Any) -> EventView:
     return EventView(**({"id": number, "time": NOW, "kind": "alarm", "severity": "error", "code": "evaluator",
                          "round": number, "text": "words of <b>another party</b>"} | changes))  # fmt: skip
@@ -61,9 +66,11 @@ CASES: dict[str, tuple[list[tuple[StudyView, Machine | None]], list[tuple[StudyV
         [(study(status="incomplete", state="STOPPED"), None), (study(status="complete", state="COMPLETE"), None)],
     ),
     "silent_site": (
-        [(north(silent_s=60.0), None), (north(present=False, heard=None), None), (outcomes("late", "absent"), None),
+        [(measured(silent_s=60.0), None), (measured(present=False), None), (north(silent_s=60.0), None),
+         (north(present=False, heard=None), None), (outcomes("late", "absent"), None),
          (outcomes("contributed", "failed", "failed"), None)],
-        [(north(silent_s=59.0), None), (outcomes("late", "contributed", "late"), None), (outcomes("late"), None),
+        [(measured(silent_s=59.0, heard=NOW - 59), None), (replace(measured(silent_s=600.0), status="failed"), None),
+         (north(silent_s=59.0), None), (outcomes("late", "contributed", "late"), None), (outcomes("late"), None),
          (replace(north(silent_s=600.0), status="complete"), None), (outcomes("abstained", "abstained"), None)],
     ),
     "image_collapsed": (
@@ -100,8 +107,10 @@ CASES: dict[str, tuple[list[tuple[StudyView, Machine | None]], list[tuple[StudyV
         [(north(privacy=privacy(0.79)), None), (north(privacy=None), None)],
     ),
     "certificate_expiring": (
-        [(north(certificate_expires=NOW + 6.9 * DAY), None), (north(certificate_expires=NOW - 1), None)],
-        [(north(certificate_expires=NOW + 7.1 * DAY), None), (north(certificate_expires=None), None)],
+        [(measured(certificate_expires=NOW + 6.9 * DAY), None), (measured(certificate_expires=NOW - 1), None),
+         (north(certificate_expires=NOW + 6.9 * DAY), None), (north(certificate_expires=NOW - 1), None)],
+        [(measured(certificate_expires=NOW + 7.1 * DAY), None), (measured(certificate_expires=None), None),
+         (north(certificate_expires=NOW + 7.1 * DAY), None), (north(certificate_expires=None), None)],
     ),
     "disk_low": (
         [(study(), Machine(free_bytes=1_999_999_999))],
@@ -109,8 +118,9 @@ CASES: dict[str, tuple[list[tuple[StudyView, Machine | None]], list[tuple[StudyV
          (study(status="complete", state="COMPLETE"), Machine(free_bytes=1))],
     ),
     "clock_skew": (
-        [(north(clock_ahead_s=2.1), None), (north(clock_ahead_s=-61.0), None)],
-        [(north(clock_ahead_s=2.0), None), (north(clock_ahead_s=-60.0), None), (north(clock_ahead_s=None), None)],
+        [(measured(clock_ahead_s=2.1), None), (north(clock_ahead_s=2.1), None), (north(clock_ahead_s=-61.0), None)],
+        [(measured(clock_ahead_s=2.0), None),
+         (north(clock_ahead_s=2.0), None), (north(clock_ahead_s=-60.0), None), (north(clock_ahead_s=None), None)],
     ),
 }  # fmt: skip
 
@@ -143,6 +153,20 @@ def test_alarms_name_site_round_and_severity_and_stand_worst_first_in_the_view()
     assert (first.rule, first.severity, first.round) == ("image_collapsed", "error", 2)
     assert (second.site, second.severity, second.since) == ("north", "warning", NOW - 75)
     assert second.text == "north is silent for 75 s"
+
+
+def test_the_evaluator_is_named_as_what_it_is() -> None:
+    (silent,) = with_alarms(changed({}), measured(silent_s=75.0, heard=NOW - 75)).alarms
+    assert silent.text == "the evaluator (held-out) is silent for 75 s"
+    assert (silent.site, silent.since) == ("held-out", NOW - 75)
+    (expires,) = with_alarms(changed({}), measured(heard=NOW, certificate_expires=NOW - 1)).alarms
+    assert expires.text == "the evaluator (held-out)'s certificate ran out: it needs a new invitation"
+
+
+def test_on_one_machine_a_living_trainer_that_gives_no_answer_is_named_too() -> None:
+    view = replace(outcomes("late", "failed"), sites=(site(present=True), site("south", present=True)))
+    assert fired(replace(view, deployed=False)) == ["silent_site"]
+    assert fired(replace(view, deployed=True)) == []  # its courier beats: it is no silence
 
 
 def test_a_budget_that_reaches_to_the_end_is_no_warning_and_one_that_does_not_is() -> None:

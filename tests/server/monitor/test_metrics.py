@@ -17,7 +17,7 @@ from server.monitor.alarms import Machine, with_alarms
 from server.monitor.metrics import _COUNTERS, _GAUGES, CONTENT_TYPE, render
 from server.monitor.reading import read
 from server.monitor.rules import MonitorFile
-from server.monitor.view import Auc, Best, StudyView
+from server.monitor.view import Auc, Best, PartyView, StudyView
 from simulations.benchmarks.staged_run import StagedRun, staged_protocol
 from tests.server.monitor.views import NOW, privacy, refused, site, study
 
@@ -31,6 +31,8 @@ def full() -> StudyView:
         deadline=NOW + 60, ends=NOW + 600, test={"fused": Auc(value=0.83)}, due=("south",), events=(refused(9),),
         best=Best(round=7, auc=Auc(value=0.82), model="fused", rule="best_selection_auc"),
         sites=(site(silent_s=90.0, privacy=privacy(0.9)), site("south")),
+        evaluators=(PartyView(name="held-out", present=False, trainer_up=True, heard=NOW - 70, clock_ahead_s=0.1,
+                              certificate_expires=NOW + 1),),
     )  # fmt: skip
     rounds = (*view.rounds[:-1], replace(view.rounds[-1], auc={"fused": Auc(value=0.81, low=0.75, high=0.86)}))
     return with_alarms(MonitorFile.read().rules, replace(view, rounds=rounds))
@@ -65,6 +67,8 @@ def test_a_scrape_says_what_the_view_says() -> None:
     assert only(found, "mammofed_site_rounds_total", site="south", outcome="contributed") == 9
     assert only(found, "mammofed_network_bytes_total", direction="up") == 18_000
     assert only(found, "mammofed_alarm", rule="silent_site", site="north", severity="warning") == 1
+    assert only(found, "mammofed_evaluator_up", site="held-out") == 0
+    assert only(found, "mammofed_evaluator_certificate_expiry_timestamp_seconds") == NOW + 1
     assert only(found, "mammofed_site_phase_seconds", site="north", phase="train") == 2.0
     assert only(found, "mammofed_site_round_trip_seconds", site="north") == 3.5
     assert only(found, "mammofed_round_due_sites") == 1 and only(found, "mammofed_disk_free_bytes") == 10**12

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -185,6 +187,66 @@ def test_a_silent_site_is_named_in_ten_seconds_and_seen_back(tmp_path: Path, mon
         deployed(tmp_path, run, dict.fromkeys(SITES, 1.0))
         assert seen(run, after=0.0).status == "running"
         assert all(site.present for site in seen(run, after=0.0).sites)
+
+
+def test_a_silent_evaluator_is_named_while_it_should_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.monitor.presence._held", lambda path: True)
+    with staged(tmp_path) as run:
+        deployed(tmp_path, run, dict.fromkeys(SITES, 1.0))
+        (unheard,) = enrolled(run.run_dir, "held-out", lambda: seen(run, after=0.0).evaluators)
+        assert (unheard.name, unheard.present, unheard.heard, unheard.silent_s) == ("held-out", False, None, None)
+        with run.journal.entry():
+            run.note("site_present", "evaluator, cpu", site="evaluator")
+        run.open(1)
+        run.collect(1)
+        with run.journal.round_step(1, 1, RoundStep.AGGREGATE):
+            pass
+        run.now += 40.0
+        signs = dict.fromkeys(SITES, 1.0)
+        deployed(tmp_path, run, signs | {"evaluator": 40.0})
+        view = seen(run, after=0.0)
+        assert view.status == "stalled"
+        assert view.sentence == "stalled: evaluator silent for 40 s, which measures the model"
+        (evaluator,) = view.evaluators  # the study has heard of this one, so that the other is another study's
+        assert (evaluator.name, evaluator.present, evaluator.device) == ("evaluator", False, "cuda:0")
+        deployed(tmp_path, run, signs | {"evaluator": 1.0})
+        assert seen(run, after=0.0).status == "running"
+
+
+def enrolled(folder: Path, evaluator: str, look: Callable[[], Any]) -> Any:
+    """What `look` finds while the coordinator's registry has this evaluator, and one that is not confirmed."""
+    registry = folder / "deployment" / "hub" / "registry" / "registry.sqlite"
+    registry.parent.mkdir()
+    with sqlite3.connect(registry) as db:
+        db.execute("CREATE TABLE members (site TEXT, role TEXT, state TEXT)")
+        db.executemany("INSERT INTO members VALUES (?, ?, ?)", [
+            (evaluator, "evaluator", "confirmed"), ("new", "evaluator", "pending"), ("north", "site", "confirmed")
+        ])  # fmt: skip
+    found = look()
+    registry.unlink()
+    return found
+
+
+def test_on_one_machine_a_trainer_that_beats_no_more_is_named(tmp_path: Path) -> None:
+    with staged(tmp_path) as run:
+        run.round(1)
+        run.open(2)
+        alive = run.run_dir / "logs" / "alive"
+        alive.mkdir(parents=True)
+        for name in SITES:
+            (alive / name).touch()
+            os.utime(alive / name, (run.now, run.now - (14.0 if name == "east" else 1.0)))
+        well = seen(run, after=0.0)
+        assert well.status == "running" and all(site.present and site.silent_s is None for site in well.sites)
+        view = seen(run, after=2.0)
+        assert view.sentence.startswith("stalled: east silent for 16 s, the round needs 3 of 4")
+        east, north = view.site("east"), view.site("north")
+        assert east is not None and north is not None and (east.present, north.present) == (False, True)
+        (alive / "east").touch()
+        os.utime(alive / "east", (run.now + 2, run.now + 2))
+        assert seen(run, after=2.0).status == "running"
 
 
 def test_only_what_is_new_is_read_and_merges_to_the_whole(tmp_path: Path) -> None:

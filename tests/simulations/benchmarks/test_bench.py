@@ -17,8 +17,8 @@ from simulations.benchmarks import bench, cohorts, films, rounds
 from simulations.benchmarks.table import Row, draw
 
 
-def text_of(rows: list[Row]) -> str:
-    console = Console(file=io.StringIO(), width=120, record=True)
+def text_of(rows: list[Row], *, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width, record=True)
     console.print(draw("Title", rows))
     return console.export_text()
 
@@ -42,6 +42,18 @@ def test_table_shows_value_ratio_bound_and_baseline() -> None:
     text = text_of([Row(name="loop", value=12.345, unit="patients/s", ratio=0.61, against="batch", at_least=0.5)])
     for words in ("loop", "12.35 patients/s", "0.61", ">= 0.5", "batch"):
         assert words in text
+
+
+def test_at_eighty_columns_words_wrap_and_figures_are_whole() -> None:
+    long = {"name": "a refresh after a whole round, 500 rounds of 50 sites, readers beside it each 0.05 s",
+            "against": "the journal alone, in turns on the same cores"}  # fmt: skip
+    rows = [Row(**long, value=12345.6, unit="patients/s", ratio=1234.56, at_least=0.125, at_most=1.25),
+            Row(**long, value=709.1, unit="ms", ratio=0.03, at_most=0.2)]  # fmt: skip
+    lines = text_of(rows, width=80).splitlines()
+    assert max(map(len, lines)) <= 80 and "…" not in "".join(lines)
+    for figure in ("1.235e+04 patients/s", "1234.56", ">= 0.125 <= 1.25", "709.1 ms", "0.03", "<= 0.2", "Ratio"):
+        assert any(figure in line for line in lines), figure
+    assert "".join("".join(lines).split()).count("refresh") == 2
 
 
 def test_unknown_section_is_refused_with_the_known_ones() -> None:

@@ -17,12 +17,17 @@ export function outcome(name) {
   return h("span", { class: "outcome" }, h("span", { class: `chip cell-${known.name}`, "aria-hidden": "true" }, known.mark), known.words);
 }
 
-function card(site, now) {
+function warnings(party) {
   const warn = [];
-  if (site.trainer_up === false) warn.push("its trainer is down");
-  if (site.words) warn.push(site.words);
+  if (party.trainer_up === false) warn.push("its trainer is down");
+  if (party.words) warn.push(party.words);
+  if (party.clock_ahead_s !== null && Math.abs(party.clock_ahead_s) > 2) warn.push(`its clock is ${span(Math.abs(party.clock_ahead_s))} ${party.clock_ahead_s > 0 ? "ahead" : "behind"}`);
+  return warn;
+}
+
+function card(site, now) {
+  const warn = warnings(site);
   if (site.reason && site.now !== "contributed") warn.push(site.reason);
-  if (site.clock_ahead_s !== null && Math.abs(site.clock_ahead_s) > 2) warn.push(`its clock is ${span(Math.abs(site.clock_ahead_s))} ${site.clock_ahead_s > 0 ? "ahead" : "behind"}`);
   return [site.name, outcome(site.now), presence(site, now), warn.join("; ") || "–", count(site.patients), site.phases ? phaseWords(site.phases) : span(site.seconds), bytes(site.bytes_up), bytes(site.bytes_down),
     site.device || "–", site.release || "–", date(site.certificate_expires)];
 }
@@ -42,5 +47,6 @@ export function show(node, state, go) {
     h("h2", null, "Each site"),
     table(state.head.member ? "Sites as the coordinator tells of them" : "Sites as the coordinator knows them", ["Site", "Newest round", "Here", "Words", "Patients (rounded)", "Seconds of its last round", "Sent", "Received", "Device", "Release", "Certificate ends"],
       state.sites.map((site) => card(site, state.now)), { stack: true }),
+    ...(state.head.evaluators || []).map((one) => h("p", { class: "evaluator" }, `The evaluator, ${one.name}, which measures the model: `, presence(one, state.now), warnings(one).map((words) => `; ${words}`).join(""), one.certificate_expires ? `; its certificate ends ${date(one.certificate_expires)}` : "")),
     state.sites.length ? h("p", { class: "quiet" }, `What leaves each site in this study: ${state.head.gives}. The number of patients is the rounded one of the protocol that every site approved.`) : null);
 }

@@ -1,4 +1,4 @@
-"""How a model can be judged besides one held-out split: who trains and who is tested, run by run. A plan, no training.
+"""Who trains and who is tested in each run of a design, and what all runs cost a woman; called by `roll` and `price`.
 
 Three designs: k-fold cross-validation across the federation (fold f is held out at *all* sites in run f, so that every
 run is a federation without those women), leave-one-site-out (what a hospital may expect that never took part), and a
@@ -22,13 +22,14 @@ from shared_model.cohort import assign_fold
 from shared_model.errors import CohortError, ConfigError
 from shared_model.protocol import Protocol
 
+ALL_SITES, WITHOUT = "all_sites", "without_"  # names of runs that leave sites out: none, or the one that follows
 Rows = Mapping[str, NDArray[np.int64]]  # by site: positions of patients in the site's cohort, ascending
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training of a design. train: rows of the sites that take part; a site that is left out is not in it. test:
-    rows that this run alone is judged on."""
+    """One training of a design. train: rows of the sites that take part; a site that is left out is not in it, or has
+    no rows. test: rows that the run is judged on; nobody of them trains in it."""
 
     name: str
     train: Rows
@@ -63,8 +64,14 @@ def cross_validation(
     return runs
 
 
-def leave_one_site_out(sites: Mapping[str, Sequence[str]]) -> list[Run]:
+def leave_one_site_out(
+    sites: Mapping[str, Sequence[str]], *, held_back: Rows | None = None, reference: bool = False
+) -> list[Run]:
     """One run a site: all others train, all its women are tested.
+
+    Args:
+        held_back: women of each site whom no run trains on, so that a federation with the site can be tested on them.
+        reference: one more run, `all_sites`, first: everybody trains but those who are held back, and they are tested.
 
     Raises:
         ConfigError: fewer than two sites.
@@ -72,15 +79,21 @@ def leave_one_site_out(sites: Mapping[str, Sequence[str]]) -> list[Run]:
     if len(sites) < 2:
         raise ConfigError("leave-one-site-out needs two sites", found=len(sites))
     everyone = {site: np.arange(len(names), dtype=np.int64) for site, names in sites.items()}
-    return [
-        Run(name=f"without_{left}", train={site: rows for site, rows in everyone.items() if site != left},
+    kept = held_back or {}
+    train = {site: np.setdiff1d(rows, kept.get(site, [])) for site, rows in everyone.items()}
+    runs = [Run(name=ALL_SITES, train=train, test={site: kept[site] for site in sorted(kept)})] if reference else []
+    return runs + [
+        Run(name=f"{WITHOUT}{left}", train={site: rows for site, rows in train.items() if site != left},
             test={left: everyone[left]})
         for left in sorted(sites)
     ]  # fmt: skip
 
 
-def temporal_hold_out(years: Mapping[str, Sequence[float]], *, until: float) -> Run:
-    """One run: women examined before `until` train, the later ones are tested.
+def temporal_hold_out(
+    years: Mapping[str, Sequence[float]], *, until: float, held_back: Rows | None = None
+) -> Run:  # fmt: skip
+    """One run: women examined before `until` train, the later ones are tested, and those earlier ones who are held back
+    (so that later women can be compared with others of the training's own years).
 
     A prepared cohort holds no dates (de-identification shifts them), so `years` is the site's own knowledge: decimal
     years, or any number that orders examinations; NaN where it is not known, and such a woman is in neither part.
@@ -88,9 +101,13 @@ def temporal_hold_out(years: Mapping[str, Sequence[float]], *, until: float) -> 
     Raises:
         CohortError: over all sites nobody is before, or nobody after.
     """
-    train = {site: np.flatnonzero(np.asarray(found) < until) for site, found in years.items()}
-    test = {site: np.flatnonzero(np.asarray(found) >= until) for site, found in years.items()}
-    counts = [sum(len(rows) for rows in part.values()) for part in (train, test)]
+    kept = held_back or {}
+    before = {site: np.flatnonzero(np.asarray(found) < until) for site, found in years.items()}
+    after = {site: np.flatnonzero(np.asarray(found) >= until) for site, found in years.items()}
+    train = {site: np.setdiff1d(rows, kept.get(site, [])) for site, rows in before.items()}
+    test = {site: np.union1d(rows, np.intersect1d(before[site], kept.get(site, []))).astype(np.int64)
+            for site, rows in after.items()}  # fmt: skip
+    counts = [sum(len(rows) for rows in part.values()) for part in (train, after)]
     if 0 in counts:
         raise CohortError("a temporal hold-out needs women before and after", found=f"{counts[0]} and {counts[1]}",
                           expected="at least one of each", remedy="choose another date")  # fmt: skip
@@ -115,11 +132,15 @@ def epsilon(protocol: Protocol, runs: Sequence[Run]) -> dict[str, float]:
     """
     if not protocol.private:
         raise ConfigError("the protocol has no differential privacy", remedy="releases add up where noise is added")
-    one = list(protocol.mechanisms(protocol.rounds))
+    return composed(protocol.mechanisms(protocol.rounds), runs, delta=protocol.privacy.delta)
+
+
+def composed(one: Sequence[tuple[float, float, int]], runs: Sequence[Run], *, delta: float) -> dict[str, float]:
+    """By site: epsilon at `delta` of a woman over all runs. one: (sigma, q, steps) of the phases of each run."""
     found = {}
     for site, times in releases(runs).items():
         account = Account.from_lists([[sigma, rate, steps * times] for sigma, rate, steps in one]) if times else None
-        found[site] = 0.0 if account is None else account.epsilon(delta=protocol.privacy.delta)
+        found[site] = 0.0 if account is None else account.epsilon(delta=delta)
     return found
 
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from shared_model.errors import CohortError, ConfigError
-from simulations.designs import cross_validation, epsilon, in_words, leave_one_site_out, releases, temporal_hold_out
+from simulations.designs.plans import (
+    cross_validation,
+    epsilon,
+    in_words,
+    leave_one_site_out,
+    releases,
+    temporal_hold_out,
+)
 from tests.conftest import make_study
 
 SITES = {name: [f"{name}{i:04d}" for i in range(n)] for name, n in (("north", 80), ("south", 50))}
