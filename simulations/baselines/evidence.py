@@ -8,8 +8,8 @@ put together by random effects (`shared_model.evaluation.meta`), never by averag
      "arms": {arm: {"private", "epsilon", "delta", "models": {baseline: row}, "pairs": {"federated_vs_*": row},
         "whole": model_evidence of the federated model on all populations' women, "sites": {site: {...}},
         "between_sites": {...} | null, "matrix": {"trained_at": {"tested_at": AUC}}, "counts": {...},
-        "recalibrated": {"fitted_at": {"judged_at": calibration error}}, "second_reader": {...} | null,
-        "subgroups": [...], "subgroups_left_out"}},
+         "recalibrated": {"fitted_at": {"judged_at": calibration error}}, "second_reader": {...} | null,
+         "subgroups": [...], "maps": {...} | null, "subgroups_left_out"}},
      "price": {arm: difference between the first arm's federated model and this one's}}
 """
 
@@ -30,6 +30,7 @@ from shared_model.evaluation.meta import Pooled, pooled_difference, pooled_share
 from shared_model.evaluation.operating import operating_point
 from simulations.baselines.comparison import CONFIDENCE
 from simulations.baselines.jobs import FEDERATED
+from simulations.baselines.maps import maps_of
 from simulations.baselines.scores import HELD_OUT
 from simulations.baselines.site_matrix import between_sites, recalibrated_matrix, second_reader_of, trained_matrix
 from simulations.baselines.trained import Population, Trained, rival
@@ -78,7 +79,7 @@ def _arm(arm: str, plain: str, populations: Sequence[Population], specificity: f
         "between_sites": between_sites(own[0]), "matrix": trained_matrix(arm, populations),
         "recalibrated": recalibrated_matrix(own), "counts": _counts(arm, populations[0]),
         "second_reader": second_reader_of(own[0]),
-        "subgroups": _subgroups(own), "made": [_made(t) for t in own],
+        "subgroups": _subgroups(own), "maps": maps_of(own), "made": [_made(t) for t in own],
     }  # fmt: skip
 
 
