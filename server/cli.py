@@ -308,13 +308,18 @@ def judge(
     Example:  mammofed server judge density-2027 density-2028 --evaluator evaluator
     """
     from server.reporting.replacement import REPLACEMENT, decide, words_of
+    from server.reporting.report import write_report
+    from server.reporting.words import REPORT_NAME
     from shared_model.errors import ReplacementError
 
     pairs = {str(now): (then, now) for then, now in drift}
     decision = decide(old, new, evaluator=evaluator, earlier_evaluator=earlier_evaluator, cohorts=pairs)
     for line in words_of(decision):
         click.echo(line)
-    click.echo(f"Written   {(new if new.is_dir() else new.parent) / REPLACEMENT}")
+    folder = new if new.is_dir() else new.parent
+    click.echo(f"Written   {folder / REPLACEMENT}")
+    if (folder / REPORT_NAME).is_file():
+        click.echo(f"Report    {write_report(folder)}")
     if not decision.verdict.replaces:
         raise ReplacementError(f"{decision.old.passport.study} stays in use", remedy="read why above")
 

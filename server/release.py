@@ -15,10 +15,11 @@ from server.rounds.checkpoint import read_safetensors, write_bytes
 from server.rounds.journal import Journal
 from server.rounds.withheld import LEAST_WOMEN
 from shared_model.errors import RoundError, StorageError
+from shared_model.map_figures import LOCALISATION
 from shared_model.messages import weights_sha256
 from shared_model.passport import PASSPORT, SBOM, Vouched, vouch
 from shared_model.protocol import Protocol
-from shared_model.released import INITIAL, LOCALISATION, PROTOCOL, RELEASE, WEIGHTS, Release, Tested
+from shared_model.released import INITIAL, PROTOCOL, RELEASE, WEIGHTS, Release, Tested
 
 
 @dataclass(frozen=True)

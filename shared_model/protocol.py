@@ -215,7 +215,8 @@ class PrivacyTerms(Terms):
     clip: C, greatest L2 norm of one patient's gradient; noise_multiplier: sigma, noise std divided by C.
     epsilon: what sigma was calibrated to over all rounds at this delta; a site that has less left abstains.
     metrics: what is released of the sites' own test women, once, at the end. `final`: each site's noised score
-        histogram; `joint`: the exact sum of all sites' histograms, out of a secure sum; `none`.
+        histogram; `joint`: histograms by two models' scores at once (shared_model.evaluation.joint), for one figure of
+        all sites together: exact out of a secure sum, or without one each site's with noise; `none`.
     metrics_noise_multiplier: noise std of each histogram count (one patient changes one count by one).
     """
 
@@ -418,8 +419,9 @@ class Protocol(Terms):
             )
         ):  # fmt: skip
             return f"federation.{fault}"
-        if self.privacy.metrics == "joint" and not self.summed:
-            return "privacy.metrics: `joint` sums the sites' histograms securely; it needs federation.secure_sum=masked"
+        if self.privacy.metrics == "joint" and not self.summed and not self.private:
+            return ("privacy.metrics: `joint` sums the sites' histograms securely, or noised: it needs "
+                    "federation.secure_sum=masked or privacy.mode=patient")  # fmt: skip
         return personal_fault(personal=terms.personal, weight_decay=training.weight_decay)
 
     def _exploration_fault(self) -> str:
@@ -438,6 +440,11 @@ class Protocol(Terms):
     def private(self) -> bool:
         """Whether patients are protected by differential privacy."""
         return self.privacy.mode == "patient"
+
+    @property
+    def metrics_alone(self) -> bool:
+        """Whether a site's metrics of its own women leave it by themselves, and not in a sum over the sites."""
+        return self.privacy.metrics == "final" or (self.privacy.metrics == "joint" and not self.summed)
 
     @property
     def summed(self) -> bool:

@@ -13,10 +13,9 @@ Written by `mammofed server release`, read by `mammofed site predict`, `explain`
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +24,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from shared_model.errors import PassportError, WeightsError
+from shared_model.map_figures import LOCALISATION, MapFigures, read_map_figures
 from shared_model.messages import MAX_FRAME_BYTES, weights_sha256
 from shared_model.passport import PASSPORT, Passport, Vouched, vouch
 from shared_model.protocol import Fraction, Protocol, Sha256
 from shared_model.signing import VerifyKey
 
-PROTOCOL, WEIGHTS, RELEASE, LOCALISATION = "protocol.json", "model.safetensors", "release.json", "localisation.json"
+PROTOCOL, WEIGHTS, RELEASE = "protocol.json", "model.safetensors", "release.json"
 INITIAL = "initial.safetensors"
 MAX_DOCUMENT_BYTES: Final = 1 << 20
 ASK = "ask the coordinator for the folder that `mammofed server release` makes"
@@ -84,13 +84,13 @@ class Release(_Part):
 
 @dataclass(frozen=True)
 class ReleasedModel:
-    """A whole folder, checked. localisation: by method, as `simulate localise` wrote it; empty where not measured.
-    vouched: by whose passport, or by nobody's."""
+    """A whole folder, checked. maps: how well its heat maps point to known lesions, None where not measured. vouched:
+    by whose passport, or by nobody's."""
 
     protocol: Protocol
     weights: dict[str, NDArray[np.float32]]
     release: Release
-    localisation: dict[str, dict[str, Any]]
+    maps: MapFigures | None
     vouched: Vouched = field(default_factory=Vouched)
 
     @classmethod
@@ -120,7 +120,8 @@ class ReleasedModel:
                                    expected=expected[:16], remedy=ASK)  # fmt: skip
         if vouched.signed is not None:
             _agree(release, vouched.signed.passport, folder)
-        return cls(protocol, weights, release, _localisation(folder / LOCALISATION, release.model_sha256), vouched)
+        maps = read_map_figures(folder / LOCALISATION, model_sha256=release.model_sha256, remedy=ASK)
+        return cls(protocol, weights, release, maps, vouched)
 
 
 def _agree(release: Release, passport: Passport, folder: Path) -> None:
@@ -153,19 +154,6 @@ def _weights(path: Path) -> dict[str, NDArray[np.float32]]:
     if any(array.dtype != np.float32 for array in arrays.values()):
         raise WeightsError(f"{path} holds tensors of a wrong type", expected="float32", remedy=ASK)
     return arrays
-
-
-def _localisation(path: Path, model_sha256: str) -> dict[str, dict[str, Any]]:
-    if not path.exists():
-        return {}
-    try:
-        document = json.loads(_bounded(path, MAX_DOCUMENT_BYTES))
-        methods = {str(k): dict(v) for k, v in document["methods"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise WeightsError(f"{path} is damaged", remedy=ASK) from None
-    if document.get("model_sha256") != model_sha256:
-        raise WeightsError(f"{path} was measured on another model", remedy="measure again, or remove the file")
-    return methods
 
 
 def _bounded(path: Path, limit: int) -> bytes:

@@ -75,7 +75,7 @@ def resume(run_dir: Path) -> None:
     """
     from simulations.launch import resume as resume_run
 
-    sys.exit(resume_run(run_dir))
+    sys.exit(resume_run(run_dir.resolve()))  # trainers work in a folder of their own
 
 
 @simulate.command(context_settings={"ignore_unknown_options": True})
@@ -163,27 +163,31 @@ def chain(run_dir: Path, overrides: tuple[str, ...], out: Path) -> None:
     """
     from simulations.chain import run_chain
 
-    for step in run_chain(run_dir, out, overrides=overrides):
-        click.echo(f"{step.command:16}{step.words}")
+    def tell(words: str) -> None:
+        click.secho(f"\n$ {words}", bold=True)
+
+    run_chain(run_dir, out, overrides=overrides, tell=tell)
 
 
 @simulate.command()
-@click.argument("model_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("source", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--women", default=150, show_default=True, type=click.IntRange(min=2), help="With a cancer, at most.")
 @click.option("--method", "methods", multiple=True, default=("hirescam", "gradcam", "integrated_gradients"),
               show_default=True, help="Also: occlusion (four seconds a woman).")  # fmt: skip
-def localise(model_dir: Path, source: Path, women: int, methods: tuple[str, ...]) -> None:
-    """Do the heat maps of a released model point to lesions? Measured on synthetic women that it never saw.
+def localise(model: Path, source: Path | None, women: int, methods: tuple[str, ...]) -> None:
+    """Do the heat maps of a model point to lesions? Measured on synthetic women that it never saw.
 
-    SOURCE is a folder of the generator with truth.csv (~/.cache/mammofed/populations/.../held_out). Writes
-    localisation.json into MODEL_DIR; sites then print its figure beside each map.
+    MODEL is a finished run, whose own held-out women of the split `test` are taken, or a released model; then SOURCE is
+    a folder of the generator with truth.csv (~/.cache/mammofed/populations/.../held_out). Writes localisation.json into
+    MODEL: its figure stands in the report and beside each map at the sites. Maps of the same model with a random view
+    encoder, and of the weights that training began with, are measured beside it.
 
-    Example:  mammofed simulate localise density-2027-model ~/.cache/mammofed/populations/0123456789abcdef/held_out
+    Example:  mammofed simulate localise runs/quick-20261126-120000
     """
-    from simulations.localisation import localise_model
+    from simulations.localise_cli import localise_model
 
-    localise_model(model_dir, source, women=women, methods=methods)
+    localise_model(model, source, women=women, methods=methods)
 
 
 @simulate.command()

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -41,9 +41,11 @@ from simulations.engine import LocalGrid, TrainerPool
 from simulations.engine.deployment import run_deployment
 from simulations.engine.flower import FlowerSettings, run_on_ray
 from simulations.hospitals import STAGES, check_cohort, check_held_out, sources
+from simulations.lesions import lesion_types
 from simulations.live import LiveView, stop_on_interrupt
+from simulations.maps_at_end import measure_maps
 from simulations.page import live_page
-from simulations.parties import HELD_OUT, install_sites, split_of, write_small
+from simulations.parties import EVALUATOR, HELD_OUT, install_sites, split_of, write_small
 from simulations.plan import (
     Config,
     build_protocol,
@@ -53,10 +55,12 @@ from simulations.plan import (
     phases,
     pipeline_of,
 )
+from simulations.readers import synthetic_readings
 from simulations.released import carry_ledgers, check_weights, continued, judge_run
 from simulations.strategy import check_strategy
 
 COMPARISON = "comparison"  # folder that marks a run directory of many trainings
+COHORT_FORM = 3          # of what is prepared beside the tensors; 2: the evaluator's `lesion_type`, 3: and readings
 INITIAL = "initial.safetensors"  # in the run directory
 EXIT_STOPPED = 130       # as a shell reports Ctrl-C
 DISK_REFUSES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
@@ -165,6 +169,7 @@ def _run(config: Config, run_dir: Path) -> int:
     summary = write_summary(run_dir)
     if outcome.status == "COMPLETE":
         write_other_deltas(run_dir, summary, config["report_deltas"])
+        measure_maps(config, run_dir, view.note, _in_child)
         write_passport(run_dir, Signature.of_run())  # a rehearsed coordinator has signed one already
         judge_run(config, run_dir, view.note)
     report = write_report(run_dir)
@@ -292,14 +297,15 @@ def prepare_cohorts(
             report = prepare_site(
                 source=source, destination=cohort, contract=contract, pipeline=pipeline, site=name,
                 key=importer_key(config["seed"], name), workers=workers, progress=progress, pool=films,
-                declared_spacing_mm=declared,
+                declared_spacing_mm=declared, lesions=lesion_types(source) if name in (HELD_OUT, EVALUATOR) else None,
+                readings=synthetic_readings(config, HELD_OUT) if name in (HELD_OUT, EVALUATOR) else None,
             )  # fmt: skip
             done += report.films
 
 
 def cohort_folder(cache: Path, recipe: str, pipeline: PipelineConfig, contract: Contract) -> Path:
     """Where the prepared cohorts of a population lie. recipe: first 16 letters of its hash."""
-    return cache / "cohorts" / f"{recipe}-{pipeline.sha256[:12]}-{contract.sha256[:12]}"
+    return cache / "cohorts" / f"{recipe}-{pipeline.sha256[:12]}-{contract.sha256[:12]}-{COHORT_FORM}"
 
 
 def _protocol(
@@ -350,6 +356,11 @@ def one_child() -> Iterator[ProcessPoolExecutor]:
     """A child process for the work that needs torch."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         yield executor
+
+
+def _in_child(function: Callable[..., str], *arguments: object) -> str:
+    with one_child() as child:
+        return child.submit(function, *arguments).result()
 
 
 @contextlib.contextmanager

@@ -1,45 +1,44 @@
-"""`mammofed simulate localise RUN`: do a model's heat maps point to the lesions of synthetic women it never saw?
+"""Do a model's heat maps point to the lesions of women it never saw? Measured on synthetic women; used by `localise`.
 
-Only synthetic women have lesions that are known to the pixel, in `truth.csv` beside their films. The result,
-`localisation.json` in the run directory, goes with the model: a site prints its figure beside each map.
+Only synthetic women have lesions that are known to the pixel, in `truth.csv` beside their films.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from shared_model.cohort.batch import PatientBatch
 from shared_model.cohort.views import VIEWS
-from shared_model.contract import Contract, load_contract
-from shared_model.errors import ConfigError, ImagingError
+from shared_model.contract import Contract
+from shared_model.errors import ImagingError
 from shared_model.explanation import METHODS, Localisation, Method, heat_maps, localise
 from shared_model.explanation.localisation import LesionFilm
+from shared_model.explanation.randomisation import rank_correlation, with_random_encoder
 from shared_model.fusion import FusionModel
 from shared_model.imaging import Box, PipelineConfig, read_picture
-from shared_model.private_files import write_private
-from shared_model.released import LOCALISATION, ReleasedModel
 from simulations.composition import compose_config
+from simulations.lesions import CANCERS, Wanted, cancers
 
-CANCERS = ("mass_malignant", "calcification_malignant")
 Progress = Callable[[int, int], None]
+Features = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """One synthetic woman with a lesion. batch: B = 1. boxes: view -> lesion on the canvas."""
+    """One synthetic woman with a cancer. batch: B = 1. boxes: view -> lesion on the canvas. lesion: its kind."""
 
     name: str
     batch: PatientBatch
     boxes: dict[str, Box]
+    lesion: str
 
 
 def default_pipeline(*, height: int, width: int, spacing_mm: float) -> PipelineConfig:
@@ -48,28 +47,26 @@ def default_pipeline(*, height: int, width: int, spacing_mm: float) -> PipelineC
     return PipelineConfig(**{**values, "percentiles": tuple(values["percentiles"])})
 
 
-def subjects(source: Path, *, pipeline: PipelineConfig, contract: Contract, limit: int) -> Iterator[Subject]:
+def subjects(
+    source: Path, *, pipeline: PipelineConfig, contract: Contract, limit: int,
+    wanted: Wanted = lambda patient_id: True,
+) -> Iterator[Subject]:  # fmt: skip
     """Up to `limit` women with a cancer that their films show, in the order of the truth file.
 
-    source: a folder of the generator, with dicom/, clinical.csv and truth.csv.
+    source: a folder of the generator, with dicom/, clinical.csv and truth.csv. wanted: which patient ids may be taken.
 
     Raises:
         ConfigError: it is none.
     """
     truth: dict[str, Box] = {}
-    owners: dict[str, None] = {}
-    try:
-        with (source / "truth.csv").open(newline="") as stream:
-            for row in csv.DictReader(stream):
-                if row["kind"] in CANCERS:
-                    truth[row["sop_uid"]] = tuple(float(row[n]) for n in ("row0", "col0", "row1", "col1"))  # type: ignore[assignment]
-                    owners[row["patient_id"]] = None
-    except OSError as error:
-        raise ConfigError(f"{source} has no known lesions: {error.strerror}", expected="truth.csv beside dicom/",
-                          remedy="name a folder of synthetic women, as `mammofed simulate` caches them"
-                          ) from None  # fmt: skip
+    owners: dict[str, str] = {}
+    for row in cancers(source):
+        if wanted(row["patient_id"]):
+            truth[row["sop_uid"]] = tuple(float(row[n]) for n in ("row0", "col0", "row1", "col1"))  # type: ignore[assignment]
+            owners[row["patient_id"]] = CANCERS[row["kind"]]
     rows = _rows(source / "clinical.csv", contract)
-    found = (_subject(source, owner, truth, rows.get(owner), pipeline, contract) for owner in owners)
+    found = (_subject(source, owner, lesion, truth, rows.get(owner), pipeline, contract)
+             for owner, lesion in owners.items())  # fmt: skip
     yield from islice((subject for subject in found if subject.boxes), limit)
 
 
@@ -80,31 +77,60 @@ def measure(
     """Judge each method on these women."""
     found = []
     for number, method in enumerate(methods):
-        films: list[LesionFilm] = []
-        for done, woman in enumerate(women):
-            maps_VHW = heat_maps(model, woman.batch, method=method)[0]
-            side = VIEWS[int(maps_VHW.max(axis=(1, 2)).argmax())][0]
-            for view, box in woman.boxes.items():
-                index = VIEWS.index(view)
-                breast = woman.batch.pixels_BVCHW[0, index].amax(dim=0).numpy() > 0
-                films.append(LesionFilm(woman=woman.name, map_HW=maps_VHW[index], breast_HW=breast, box=box,
-                                        right_side=side == view[0]))  # fmt: skip
+        def step(done: int, base: int = number * len(women)) -> None:
             if progress is not None:
-                progress(number * len(women) + done + 1, len(methods) * len(women))
-        found.append(localise(films, method=method, spacing_mm=spacing_mm))
+                progress(base + done, len(methods) * len(women))
+
+        found.append(localise(films_of(model, women, method, step), method=method, spacing_mm=spacing_mm))
     return found
 
 
-def write_localisation(run_dir: Path, found: Sequence[Localisation], *, model_sha256: str, cohort: str) -> Path:
-    """Write `localisation.json`. cohort: who was measured on, in words."""
-    document = {"schema_version": 1, "model_sha256": model_sha256, "cohort": cohort,
-                "methods": {one.method: one.as_dict() | {"cohort": cohort} for one in found}}  # fmt: skip
-    path = run_dir / LOCALISATION
-    write_private(path, (json.dumps(document, indent=2) + "\n").encode())
-    return path
+def films_of(
+    model: FusionModel, women: Sequence[Subject], method: Method, step: Callable[[int], None] = lambda done: None
+) -> list[LesionFilm]:
+    """The maps of all films with a lesion. step: called with the number of women done."""
+    films: list[LesionFilm] = []
+    for done, woman in enumerate(women, start=1):
+        maps_VHW = heat_maps(model, woman.batch, method=method)[0]
+        side = VIEWS[int(maps_VHW.max(axis=(1, 2)).argmax())][0]
+        for view, box in woman.boxes.items():
+            index = VIEWS.index(view)
+            breast = woman.batch.pixels_BVCHW[0, index].amax(dim=0).numpy() > 0
+            films.append(LesionFilm(woman=woman.name, map_HW=maps_VHW[index], breast_HW=breast, box=box,
+                                    right_side=side == view[0], lesion=woman.lesion))  # fmt: skip
+        step(done)
+    return films
 
 
-def _rows(path: Path, contract: Contract) -> dict[str, tuple[np.ndarray[tuple[int], np.dtype[np.float32]], bool]]:
+def figures(
+    model: FusionModel, initial: FusionModel | None, women: Sequence[Subject], method: Method, *, spacing_mm: float,
+    cohort: str, step: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:  # fmt: skip
+    """One entry of `localisation.json`: the model, by kind of lesion, beside what it began from and random weights.
+
+    step: called with the number of explained women, up to twice or three times their number.
+    """
+    n = len(women)
+    films = films_of(model, women, method, step)
+    other = films_of(with_random_encoder(model), women, method, lambda done: step(n + done))
+    began = films_of(initial, women, method, lambda done: step(2 * n + done)) if initial is not None else []
+
+    def judged(some: Sequence[LesionFilm]) -> dict[str, Any]:
+        return dict(localise(some, method=method, spacing_mm=spacing_mm).as_dict())
+
+    kinds = sorted({film.lesion for film in films})
+    return judged(films) | {
+        "cohort": cohort, "lesions": {kind: judged([f for f in films if f.lesion == kind]) for kind in kinds},
+        "initial": judged(began) if began else None,
+        "randomised": {
+            "pointing": judged(other)["pointing"],
+            "rank_correlation": rank_correlation([f.map_HW for f in films], [f.map_HW for f in other],
+                                                 [f.breast_HW for f in films]),
+        },
+    }  # fmt: skip
+
+
+def _rows(path: Path, contract: Contract) -> dict[str, tuple[Features, bool]]:
     import pandas as pd
 
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -114,9 +140,8 @@ def _rows(path: Path, contract: Contract) -> dict[str, tuple[np.ndarray[tuple[in
 
 
 def _subject(
-    source: Path, owner: str, truth: dict[str, Box],
-    row: tuple[np.ndarray[tuple[int], np.dtype[np.float32]], bool] | None, pipeline: PipelineConfig,
-    contract: Contract,
+    source: Path, owner: str, lesion: str, truth: dict[str, Box], row: tuple[Features, bool] | None,
+    pipeline: PipelineConfig, contract: Contract,
 ) -> Subject:  # fmt: skip
     pixels = torch.zeros(1, len(VIEWS), 2, pipeline.height, pipeline.width)
     mask = torch.zeros(1, len(VIEWS), dtype=torch.bool)
@@ -136,46 +161,4 @@ def _subject(
     if row is not None and known:
         clinical[0] = torch.from_numpy(row[0].copy())
     batch = PatientBatch(pixels, mask, clinical, torch.tensor([known]), torch.ones(1))
-    return Subject(name=owner, batch=batch, boxes=boxes)
-
-
-def localise_model(folder: Path, source: Path, *, women: int, methods: Sequence[str]) -> None:
-    """The command: measure a released model, print a table, write `localisation.json` into its folder.
-
-    Raises:
-        ConfigError: an unknown method, or too few women with lesions that films show.
-    """
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-    from rich.table import Table
-
-    from client.inference.scorer import Scorer
-
-    if unknown := sorted(set(methods) - set(METHODS)):
-        raise ConfigError("--method: no such method", found=unknown, expected=", ".join(METHODS))
-    contract, released = load_contract(), ReleasedModel.read(folder)
-    scorer = Scorer(released, contract)
-    terms = released.protocol.pipeline
-    pipeline = default_pipeline(height=terms.height, width=terms.width, spacing_mm=terms.spacing_mm)
-    scorer.check_pipeline(pipeline)
-    with Bar(console=Console(stderr=True)) as bar:
-        task = bar.add_task("Read films", total=women)
-        listed = []
-        for one in subjects(source, pipeline=pipeline, contract=contract, limit=women):
-            listed.append(one)
-            bar.advance(task)
-        if len(listed) < 2:
-            raise ConfigError(f"{source} has too few women with a lesion", found=len(listed), expected="at least 2")
-        task = bar.add_task("Explain", total=len(listed) * len(methods))
-        found = measure(scorer.model, listed, spacing_mm=pipeline.spacing_mm, methods=cast(Sequence[Method], methods),
-                        progress=lambda done, total: bar.update(task, completed=done))  # fmt: skip
-    path = write_localisation(folder, found, model_sha256=released.release.model_sha256, cohort="synthetic women")
-    table = Table(title=f"{len(listed)} synthetic women with a cancer that the model never saw", title_justify="left")
-    for column in ("method", f"points within {found[0].tolerance_mm:.0f} mm", "chance", "energy in the box", "chance",
-                   "right breast"):  # fmt: skip
-        table.add_column(column)
-    for how in found:
-        table.add_row(how.method, str(how.pointing), f"{how.chance:.2f}", str(how.energy), f"{how.energy_chance:.2f}",
-                      str(how.side))  # fmt: skip
-    Console().print(table)
-    Console().print(f"Written     {path}", highlight=False)
+    return Subject(name=owner, batch=batch, boxes=boxes, lesion=lesion)

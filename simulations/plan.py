@@ -15,6 +15,7 @@ from simulations.released import is_released, read_released, replacement_of, spe
 from simulations.strategy import federation, suited_training
 
 Config = dict[str, Any]  # the resolved Hydra tree as plain values
+NOT_TRAINING = ("phases", "scope", "encoder")  # of `training`: they go into the phases
 NOT_TERMS = ("share", "epsilon_share")  # of a configured phase: they become whole rounds and a noise factor
 
 
@@ -26,7 +27,8 @@ def pipeline_of(config: Config) -> PipelineConfig:
 
 def phases(config: Config) -> list[dict[str, Any]]:
     """The protocol's phases, without their noise: shares of `rounds` as whole rounds, at least one a phase, the last
-    phase takes the rest. `training.scope` stands for every phase's own where it is set.
+    phase takes the rest. `training.scope` stands for every phase's own where it is set; then a phase that left the view
+    encoder as it was (`encoder_rate` 0) takes the rates of `training.encoder`, where the scope has them.
 
     Raises:
         ConfigError: fewer rounds than phases, or shares that do not add up to 1.
@@ -43,7 +45,10 @@ def phases(config: Config) -> list[dict[str, Any]]:
         count = rounds - used if left == 0 else min(max(1, round(rounds * float(part["share"]))), rounds - used - left)
         used += count
         terms = {k: v for k, v in part.items() if k not in NOT_TERMS}
-        result.append({**terms, "rounds": count, "scope": config["training"]["scope"] or part.get("scope", "all")})
+        chosen = config["training"]["scope"]
+        if chosen and not float(part.get("encoder_rate", 1.0)):
+            terms |= config["training"].get("encoder") or {}
+        result.append({**terms, "rounds": count, "scope": chosen or part.get("scope", "all")})
     return result
 
 
@@ -167,7 +172,7 @@ def build_protocol(
             "initial_weights": dict(initial_weights),
             "loss": config["loss"],
             "training": {
-                **{k: v for k, v in training.items() if k not in ("phases", "scope")},
+                **{k: v for k, v in training.items() if k not in NOT_TRAINING},
                 "proximal_mu": config["strategy"]["proximal_mu"],
                 "phases": [
                     {**phase, "noise_factor": factor}

@@ -17,6 +17,7 @@ from shared_model.evaluation.use import BANDS as EDGES
 from shared_model.explanation import DEFAULT_METHOD
 from shared_model.fusion import FusionConfig, FusionModel, build_model, load_arrays
 from shared_model.imaging import PipelineConfig
+from shared_model.map_figures import NOT_MEASURED
 from shared_model.released import ReleasedModel
 
 LEAST_BAND = 20  # women; an observed rate of fewer is not stated
@@ -144,15 +145,8 @@ class Scorer:
 
     def map_words(self, method: str = DEFAULT_METHOD) -> str:
         """What a heat map of this model is worth, to stand beside every one."""
-        found = self.released.localisation.get(method)
-        if not found:
-            return "It was not measured how well this model's maps point to lesions."
-        p = found["pointing"]
-        return (
-            f"On {found['women']} {found.get('cohort', 'synthetic women')} with known lesions that the model never saw "
-            f"the strongest place of such a map was within {found['tolerance_mm']:.0f} mm of the lesion in "
-            f"{p['value']:.0%} of films (95 % interval {p['low']:.0%}-{p['high']:.0%}; chance {found['chance']:.0%})."
-        )
+        maps = self.released.maps
+        return NOT_MEASURED if maps is None else maps.words(method)
 
 
 def _log_odds(share: float) -> float:

@@ -20,10 +20,12 @@ from client.ingest.deidentify import Deidentifier
 from client.ingest.deidentify.values import decoded
 from client.ingest.exams import find_films
 from client.ingest.joining import join
+from client.ingest.lesions import read_lesion_types
 from client.ingest.prepare import Preparation
 from client.ingest.quality import Finding, drift, findings
 from client.ingest.quarantine import Quarantine
 from client.ingest.reader import FilmReader, SourceFilm
+from client.ingest.readings import read_readings
 from client.ingest.report import PreparationReport, write_whole_text
 from client.ingest.site_file import FolderSource, SiteFile
 from client.ingest.sources import Collected, DicomWebSource, DimseSource, Received
@@ -135,6 +137,8 @@ def import_site(site: SiteFile, *, stage: Stage | None = None, contract: Contrac
         # First, because they are read in seconds and most often wrong; fetching films may take a night.
         with show("Read clinical sources"):
             contents = read_sources(site.clinical, contract=contract, identities=RememberingNames(deidentifier, vault))
+            lesions = None if site.lesion_types is None else read_lesion_types(site.lesion_types, deidentifier)
+            readings = {} if site.readings is None else read_readings(site.readings, deidentifier.pseudonym)
         films, collected = films_of(site, vault, deidentifier, show, stack)
         vault.set_note(PLACES_OF, "")
         vault.set_places("film", (os.fspath(film.path) for film in films))
@@ -146,6 +150,8 @@ def import_site(site: SiteFile, *, stage: Stage | None = None, contract: Contrac
             site=site.site, contract=contract, pipeline=pipeline, films=films, destination=site.cohort, replace=True,
             tables=lambda exams, quarantine: _joined(site, contents, contract, vault, exams, quarantine),
             reader=FilmReader(pool, deidentifier, vault), excluded=vault.excluded().keys(), check_ages=True,
+            lesions=lesions,
+            readings=readings,
             listed=lambda: vault.set_note(PLACES_OF, digest_of_list(site)),
         )  # fmt: skip
         with show("Check, choose and decode films") as progress:

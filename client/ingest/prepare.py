@@ -29,6 +29,7 @@ from shared_model.cohort import CohortWriter
 from shared_model.contract import Contract
 from shared_model.errors import CohortError, ImagingError
 from shared_model.imaging import AdmissionPolicy, FilmPool, PipelineConfig, View
+from shared_model.lesion_types import LESION_TYPE, lesion_attribute
 
 Progress = Callable[[int, int], None]
 Tables = Callable[[Mapping[str, Collection[str]], Quarantine], Table]
@@ -78,6 +79,8 @@ class Preparation:
 
     site, contract, pipeline: of the study. films: of all sources, in order. tables: reads the clinical sources.
     reader: of the films. destination: the cohort's folder. excluded: pseudonyms of women who objected.
+    lesions: kinds of cancers by pseudonym, for an evaluator's subgroups (`shared_model.lesion_types`).
+    readings: radiologists' decisions by pseudonym, for an evaluator's second-reader section (`shared_model.readings`).
     replace: an older cohort may stand there. check_ages: ages of table and film have to agree. listed: called when the
     quarantine list has been written, also where nobody can be prepared.
     """
@@ -90,6 +93,8 @@ class Preparation:
     reader: FilmReader
     destination: Path
     excluded: Collection[str] = frozenset()
+    lesions: Mapping[str, str] | None = None
+    readings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     replace: bool = False
     check_ages: bool = False
     listed: Callable[[], None] = lambda: None
@@ -211,7 +216,9 @@ class Preparation:
                 self._set_aside(attempt, pseudonym, table, reason="nothing_usable", rows="not_prepared")
                 continue
             attempt.pictures[pseudonym] = frozenset(view.pixel_digest for view in views.values())
-            attributes = _attributes(views, row, self.contract)
+            attributes = _attributes(views, row, self.contract) | dict(self.readings.get(pseudonym, {}))
+            if self.lesions is not None:
+                attributes[LESION_TYPE] = lesion_attribute(row.label, self.lesions.get(pseudonym))
             age = _known_number(row.features, self.contract, "age")
             if self.check_ages and any(age_conflict(age, view.age_years) for view in views.values()):
                 attempt.conflicts.add(pseudonym)
@@ -250,6 +257,8 @@ def prepare_site(
     declared_spacing_mm: float | None = None,
     policy: AdmissionPolicy | None = None,
     pool: FilmPool | None = None,
+    lesions: Mapping[str, str] | None = None,
+    readings: Mapping[str, Mapping[str, str]] | None = None,
 ) -> PreparationReport:
     """Prepare the simplest source, a folder that is read once:
 
@@ -265,6 +274,8 @@ def prepare_site(
         policy: the site's own rules for films; None: the careful ones.
         pool: running workers of the same pipeline, spacing and policy that the caller keeps for several sites; None:
             `workers` processes of its own (starting them takes longer than the films of a small site).
+        lesions: kind of cancer by patient id, for an evaluator's cohort alone.
+        readings: radiologists' decisions by patient id, for an evaluator's cohort alone.
 
     Raises:
         CohortError: the source is empty, no patient can be prepared, or the destination exists.
@@ -272,10 +283,10 @@ def prepare_site(
         StorageError: the disk refuses.
     """
     deidentifier = Deidentifier(key)
-    films = [SourceFilm(path) for path in _find(source)]
+    films, names = [SourceFilm(path) for path in _find(source)], Pseudonyms(key)
 
     def tables(_: Mapping[str, Collection[str]], quarantine: Quarantine) -> Table:
-        return read_table(source / SOURCE, contract=contract, pseudonyms=Pseudonyms(key), quarantine=quarantine)
+        return read_table(source / SOURCE, contract=contract, pseudonyms=names, quarantine=quarantine)
 
     running: AbstractContextManager[FilmPool] = (
         FilmPool(pipeline, workers=workers, declared_spacing_mm=declared_spacing_mm, policy=policy)
@@ -285,6 +296,8 @@ def prepare_site(
         return Preparation(
             site=site, contract=contract, pipeline=pipeline, films=films, tables=tables,
             reader=FilmReader(decoders, deidentifier), destination=destination,
+            lesions=None if lesions is None else {names.of(owner): kind for owner, kind in lesions.items()},
+            readings={names.of(owner): said for owner, said in (readings or {}).items()},
         ).run(progress)  # fmt: skip
 
 

@@ -79,6 +79,8 @@ class SiteFile(Settings):
     site: public name. cohort: folder of the prepared cohort, which the trainer reads. work: the importer's own folder
     (what was fetched, de-identified; its memory). key: file of at least 32 secret bytes that its owner alone can read.
     threshold: least count besides 0 that `mammofed site data` shows. workers: processes that decode; null: one a core.
+    lesion_types: of an evaluator alone: CSV with the kind of each woman's cancer, for subgroups; see `lesions`.
+    readings: of an evaluator alone: CSV of what radiologists decided of its women; see `client.ingest.readings`.
     results: the PACS that takes results of `mammofed site predict --send`; null: none does.
     coordinator: public key of who signs the passports of models, 64 hexadecimal digits: a model that it did not sign is
     not used. null: a passport is believed by its own word, and a model without one is used and said to have none.
@@ -98,6 +100,8 @@ class SiteFile(Settings):
     films: tuple[FilmSource, ...] = Field(max_length=32)
     clinical: tuple[ClinicalSource, ...] = Field(min_length=1, max_length=32)
     results: OutboxTarget | None = None
+    lesion_types: SitePath | None = None
+    readings: SitePath | None = None
     coordinator: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
     @field_validator("films")

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from shared_model.evaluation.subgroups import row_size
+
 Document = dict[str, Any]
 
 
@@ -15,7 +17,8 @@ def disclosed(report: Mapping[str, Any], *, below: int, totals: bool) -> Documen
     """A report as it may leave.
 
     Rows of `subgroups` with fewer women than `below` say only that they exist; where one row of an attribute alone is
-    withheld, so is the least of the others, for it could be worked out from the total.
+    withheld, so is the least of the others, for it could be worked out from the total. Of a `lesion_type` the cancers
+    are counted: all women without cancer are in each of its rows.
 
     Args:
         report: a document of `shared_model.evaluation.report`.
@@ -37,13 +40,13 @@ def disclosed(report: Mapping[str, Any], *, below: int, totals: bool) -> Documen
 
 
 def _rows(rows: Sequence[Mapping[str, Any]], below: int) -> list[Document]:
-    shown = [_cell(row) if row.get("n", 0) < below else dict(row) for row in rows]
+    shown = [_cell(row) if row_size(row) < below else dict(row) for row in rows]
     for name in {str(row["name"]) for row in rows}:
         group = [index for index, row in enumerate(shown) if row["name"] == name]
         hidden = [index for index in group if shown[index].get("suppressed")]
         open_rows = [index for index in group if index not in hidden]
         if len(hidden) == 1 and open_rows:
-            least = min(open_rows, key=lambda index: (shown[index]["n"], index))
+            least = min(open_rows, key=lambda index: (row_size(shown[index]), index))
             shown[least] = _cell(shown[least])
     return shown
 

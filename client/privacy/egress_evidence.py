@@ -143,10 +143,47 @@ class RuleOut(Shape):
     missed: Annotated[float, Field(ge=0, le=1000)]
 
 
+Gain = Annotated[float, Field(ge=-2, le=2)]
+
+
+class ReaderRule(Shape):
+    """What one rule of reading does; recalls, found, arbitrations and reads per 1,000 women screened."""
+
+    rule: Literal["reader", "model", "either", "both", "arbitrated", "two_readers"]
+    sensitivity: Share
+    sensitivity_low: Share
+    sensitivity_high: Share
+    specificity: Share
+    specificity_low: Share
+    specificity_high: Share
+    sensitivity_gain: Gain
+    sensitivity_gain_low: Gain
+    sensitivity_gain_high: Gain
+    specificity_gain: Gain
+    specificity_gain_low: Gain
+    specificity_gain_high: Gain
+    recalls: Annotated[float, Field(ge=0, le=1000)]
+    found: Annotated[float, Field(ge=0, le=1000)]
+    arbitrations: Annotated[float, Field(ge=0, le=1000)] | None
+    reads: Annotated[float, Field(ge=0, le=3000)]
+
+
+class SecondReaderPart(Shape):
+    """The model beside radiologists' decisions on the same women."""
+
+    n: Count
+    positives: Count
+    left_out: Count
+    threshold: Bounded
+    prevalence: Share
+    rules: Annotated[list[ReaderRule], Field(max_length=6)]
+
+
 class EvidencePart(Shape):
     """All of it."""
 
     rule_out: RuleOut | None
+    second_reader: SecondReaderPart | None = None
     prevalence: Share
     sensitivity: Share
     primary: Pair | None

@@ -41,6 +41,14 @@ class NoisedMetrics(Shape):
     brier: Share | None
 
 
+class JointCounts(Shape):
+    """A site's own women by two models' scores, each count with noise: negatives, then positives, by bin and bin."""
+
+    bins: Annotated[int, Field(ge=4, le=256)]
+    noise_std: Annotated[float, Field(gt=0, le=1e9)]
+    counts: Annotated[list[Bounded], Field(max_length=2 * 256 * 256)]
+
+
 class SelectionReport(Shape):
     """By which the evaluator's women choose a round."""
 
@@ -130,11 +138,11 @@ class TestReport(Shape):
 
 
 SHAPES: Final[dict[str, type[Shape]]] = {
-    "noised": NoisedMetrics, "selection": SelectionReport, "test": TestReport,
+    "noised": NoisedMetrics, "joint": JointCounts, "selection": SelectionReport, "test": TestReport,
 }  # fmt: skip
 
 
-def check_report(text: str, shape: Literal["noised", "selection", "test"]) -> dict[str, object]:
+def check_report(text: str, shape: Literal["noised", "joint", "selection", "test"]) -> dict[str, object]:
     """The document in `text`, when it has the shape and nothing beside it.
 
     Raises:

@@ -225,24 +225,42 @@ def _evaluated(frame: Frame, asked: Asked, party: Party) -> list[Value]:
     owner = "site" if request.scope == "site" else "evaluator"
     if owner != party.role:
         raise EgressError("an evaluation of a split that is another party's", found=request.scope, expected=party.role)
-    joint = request.scope == "site" and protocol.privacy.metrics == "joint"  # then the counts leave masked, if at all
+    joint = request.scope == "site" and protocol.privacy.metrics == "joint"
     noised = request.scope == "site" and protocol.private
+    # Joint counts leave masked, in answer to another request; scores of the initial weights never do.
+    stays = joint and (protocol.summed or request.image_only)
     rows = _answer(message.reason, message.seconds, message.privacy, message,
                    coarse=request.scope == "site" and protocol.coarse_times)  # fmt: skip
-    if message.outcome == "abstained" or joint:
+    if message.outcome == "abstained" or stays:
         if message.report != "{}":
             raise EgressError("a report where none may leave", found=message.outcome)
         return rows
     if noised:
         if message.privacy is None:
             raise EgressError("a private report's answer has an account of its privacy", found="no account")
-        document = check_report(message.report, "noised")
-        return rows + _parts(document, {}, otherwise="noised")
+        document = check_report(message.report, "joint" if joint else "noised")
+        if joint:
+            _check_counts(document, protocol)
+        return rows + _parts(document, {"bins": "public", "noise_std": "public"}, otherwise="noised")
     document = check_report(message.report, "selection" if request.scope == "selection" else "test")
     if disclosed(document, below=party.suppress_below, totals=party.role == "site") != document:
         raise EgressError("a report with counts of few women", expected=f"none of fewer than {party.suppress_below}")
     counted: dict[str, Protection] = {"n": "thresholded", "positives": "thresholded", "subgroups": "thresholded"}
     return rows + _parts(document, counted, otherwise="unprotected")
+
+
+def _check_counts(document: Mapping[str, object], protocol: Protocol) -> None:
+    """Joint counts of another size, or with less noise than the protocol asks for, are not what was charged."""
+    terms, counts = protocol.privacy, document["counts"]
+    assert isinstance(counts, list) and isinstance(document["noise_std"], float)  # the shape says so
+    if (document["bins"], len(counts)) != (terms.metrics_bins, 2 * terms.metrics_bins**2):
+        raise EgressError("joint counts of another size", found=f"{len(counts)} of {document['bins']} bins",
+                          expected=f"2 x {terms.metrics_bins} x {terms.metrics_bins}")  # fmt: skip
+    if document["noise_std"] < terms.metrics_noise_multiplier:
+        raise EgressError("joint counts with less noise than the protocol asks for", found=document["noise_std"],
+                          expected=f"at least {terms.metrics_noise_multiplier:g}")  # fmt: skip
+    if all(float(count).is_integer() for count in counts):  # noise of whole numbers alone is none
+        raise EgressError("joint counts that have no noise on them", expected="counts with noise")
 
 
 def _parts(document: Mapping[str, object], known: Mapping[str, Protection], *, otherwise: Protection) -> list[Value]:

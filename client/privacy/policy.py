@@ -100,7 +100,8 @@ class Decision:
     """What a policy makes of one protocol.
 
     refusals: nothing is trained when there is one. clamps: what is done otherwise. clip: C as it is used.
-    noise: sigma of each phase as it is used. metrics: whether a final histogram may leave; metrics_noise: its noise.
+    noise: sigma of each phase as it is used. metrics: whether a histogram of this site alone may leave;
+    metrics_noise: its noise.
     """
 
     refusals: tuple[Refusal, ...] = ()
@@ -163,7 +164,7 @@ def decide(policy: PrivacyPolicy, protocol: Protocol, patients: int) -> Decision
             clamps.append(Clamp(line="greatest_clip", asked=terms.clip, used=clip))
     if terms.metrics != "none" and policy.metrics == "none":
         clamps.append(Clamp(line="metrics", asked=terms.metrics, used="none"))
-    metrics = terms.metrics == "final" and policy.metrics == "final"
+    metrics = protocol.metrics_alone and policy.metrics == "final"
     metrics_noise = max(terms.metrics_noise_multiplier, policy.least_noise) if protocol.private else 0.0
     return Decision(refusals=tuple(refusals), clamps=tuple(clamps), clip=clip, noise=tuple(noise), metrics=metrics,
                     metrics_noise=metrics_noise)  # fmt: skip

@@ -269,10 +269,13 @@ def _leaves(protocol: Protocol, parameters: int, *, trains: bool, metrics: bool)
     steps = ", in steps of 12 %" if protocol.coarse_times else ""
     more = ", and epsilon spent" if protocol.private else "" if protocol.summed else ", and the mean training loss"
     words.append(f"each round: seconds by phase (waiting, loading, training, masking){steps}{more}")
-    if protocol.privacy.metrics == "joint":
-        words.append("once, at the end: a histogram of this site's own test scores, exact, in the masked sum with the "
-                     "other sites; no epsilon covers that sum")  # fmt: skip
-    if metrics:
+    joint = protocol.privacy.metrics == "joint"
+    if joint and protocol.summed:
+        words.append("once, at the end: counts of this site's own test women by two models' scores, exact, in the "
+                     "masked sum with the other sites; no epsilon covers that sum")  # fmt: skip
+    elif joint and metrics:
+        words.append("once, at the end: noised counts of this site's own test women by two models' scores")
+    elif metrics:
         words.append("once, at the end: one " + ("noised " if protocol.private else "")
                      + "histogram of this site's own test scores")  # fmt: skip
     return words

@@ -2,7 +2,7 @@
 
 `selection` (every round) and `test` (opened once a study) belong to the evaluator. `site` asks a hospital about its own
 test women: with privacy as one noised histogram of scores, once a study and charged to the ledger; without, exactly;
-with `joint` metrics the exact counts leave in a secure sum only (`secure`).
+with `joint` metrics counts by two models' scores, in a secure sum or noised (`joint`).
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ import torch
 from numpy.typing import NDArray
 
 from client.privacy.disclosure import disclosed
-from client.privacy.ledger import LedgerEntry
-from client.privacy.randomness import SecureRandomness
 from client.trainer.explore import refuse_exploration
+from client.trainer.joint import answer_joint
 from client.trainer.personal import PersonalCopies
 from client.trainer.reference import keep_reference, read_reference
-from client.trainer.secure import check_can_sum, sum_files
+from client.trainer.release import noised_counts
 from client.trainer.site import Site, study_folder
-from client.trainer.train import budget
 from client.training.features import FeatureCache
 from shared_model.cohort.batch import PatientBatch
 from shared_model.errors import BudgetExhaustedError, ProtocolError
@@ -45,7 +43,6 @@ from shared_model.fusion import FusionModel
 from shared_model.messages import Arrays, EvaluateReply, EvaluateRequest, Frame, PrivacySpent, encode
 from shared_model.phases import told
 from shared_model.protocol import Protocol
-from shared_model.secagg.terms import SCORES
 
 PATIENTS_AT_A_TIME = 4096  # as descriptors and rows; films are encoded in smaller parts
 
@@ -83,7 +80,8 @@ def answer_evaluate(site: Site, request: EvaluateRequest, arrays: Arrays) -> byt
     stored = site.replies.find(folder, slot, identity) if slot else None
     if stored is not None:
         return stored
-    if request.scope == "site":  # a hospital is judged on the model that it would use: with its own personal tensors
+    if request.scope == "site" and not request.image_only:
+        # A hospital is judged on the model that it would use: with its own personal tensors.
         PersonalCopies(site.config.state / "personal" / folder, protocol, model).put_on(model, up_to=request.round)
     data = encode(Frame(_evaluate(site, protocol, request, model)))
     if slot:
@@ -95,7 +93,10 @@ def _slot(protocol: Protocol, request: EvaluateRequest) -> str | None:
     """What may be answered once in a study, or None; `test` once for the chosen model, once for public weights."""
     if request.scope == "test":
         return "test-image-only" if request.image_only else "test"
-    return "site" if request.scope == "site" and protocol.private else None
+    if request.scope == "site" and protocol.private:
+        # The initial weights' scores stay here where counts are joint; anywhere else one answer is all that there is.
+        return "site-initial" if request.image_only and protocol.privacy.metrics == "joint" else "site"
+    return None
 
 
 def _identity(request: EvaluateRequest) -> str:
@@ -109,8 +110,14 @@ def _evaluate(site: Site, protocol: Protocol, request: EvaluateRequest, model: F
     if request.scope == "site" and site.config.metrics == "none":
         reason = "this site's policy lets no metrics of its own women leave"
     elif request.scope == "site" and protocol.privacy.metrics == "joint":
-        _keep_histogram(site, protocol, request, model)
-        report = {}
+        indices = site.indices("test")
+        try:
+            report, privacy = answer_joint(
+                site, protocol, request,
+                lambda: score_patients(site, model, indices, image_only=request.image_only),
+            )  # fmt: skip
+        except BudgetExhaustedError as error:
+            reason = str(error)[:300]
     elif request.scope == "site" and protocol.private:
         try:
             report, privacy = _private_report(site, protocol, request, model)
@@ -127,14 +134,6 @@ def _evaluate(site: Site, protocol: Protocol, request: EvaluateRequest, model: F
         seconds=told(time.monotonic() - started, coarse=request.scope == "site" and protocol.coarse_times),
         report=json.dumps(report or {}, allow_nan=False), privacy=privacy,
     )  # fmt: skip
-
-
-def _keep_histogram(site: Site, protocol: Protocol, request: EvaluateRequest, model: FusionModel) -> None:
-    """Keep the exact counts of this site's own women for the secure sum; the reply tells that they are there."""
-    check_can_sum(site, protocol)
-    scores = score_patients(site, model, site.indices("test"), image_only=request.image_only)
-    counts = score_histogram(scores.labels, scores.fused / request.temperature, protocol.privacy.metrics_bins)
-    sum_files(site, protocol).keep(SCORES, request.round, 0, counts.ravel().astype(np.float32))
 
 
 def _exact_report(site: Site, protocol: Protocol, request: EvaluateRequest, model: FusionModel) -> dict[str, Any]:
@@ -164,29 +163,17 @@ def _vendors(attributes: pd.DataFrame) -> list[object]:
 def _private_report(
     site: Site, protocol: Protocol, request: EvaluateRequest, model: FusionModel
 ) -> tuple[dict[str, Any], PrivacySpent]:
-    """AUC and the like from one noised histogram. One woman is in one of its counts, so its sensitivity is 1 and the
-    release is one Gaussian mechanism without sampling (Dwork and Roth 2014, appendix A)."""
-    terms, indices, std = protocol.privacy, site.indices("test"), site.decision(protocol).metrics_noise
+    """AUC and the like from one noised histogram."""
+    terms, indices = protocol.privacy, site.indices("test")
     if terms.metrics != "final":
         raise BudgetExhaustedError("the protocol gives the sites' own metrics no share of the privacy budget")
-    entry = LedgerEntry(
-        group="metrics", study=protocol.study, protocol_sha256=protocol.sha256, round=max(request.round, 1), attempt=1,
-        noise_multiplier=std, sample_rate=1.0, steps=1,
-    )  # fmt: skip
-    women = site.pseudonyms("test")
-    reservation = site.ledger.reserve(entry, budget=budget(site, protocol), delta=terms.delta, pseudonyms=women)
-    scores = score_patients(site, model, indices, image_only=request.image_only)
-    histogram = score_histogram(scores.labels, scores.fused / request.temperature, terms.metrics_bins)
-    noise = SecureRandomness().normal(histogram.size, std=std).numpy()
-    site.ledger.settle(reservation)
-    report = metrics_from_histogram(
-        histogram + noise.reshape(histogram.shape), noise_std=std, confidence=protocol.evaluation.confidence,
-    )  # fmt: skip
-    account = site.ledger.account("metrics", pseudonyms=women, delta=terms.delta)
-    return report, PrivacySpent(
-        epsilon=account.epsilon(delta=terms.delta), budget=budget(site, protocol), delta=terms.delta,
-        noise_multiplier=std, sample_rate=1.0, steps=account.steps,
-    )  # fmt: skip
+
+    def count() -> NDArray[np.int64]:
+        scores = score_patients(site, model, indices, image_only=request.image_only)
+        return score_histogram(scores.labels, scores.fused / request.temperature, terms.metrics_bins)
+
+    histogram, std, spent = noised_counts(site, protocol, request.round, count)
+    return metrics_from_histogram(histogram, noise_std=std, confidence=protocol.evaluation.confidence), spent
 
 
 def score_patients(

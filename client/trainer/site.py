@@ -37,6 +37,7 @@ from shared_model.errors import (
     WeightsError,
 )
 from shared_model.fusion import FusionModel, load_arrays
+from shared_model.lesion_types import LESION_TYPE
 from shared_model.messages import Arrays, check_shapes, weights_sha256
 from shared_model.protocol import Protocol
 from shared_model.signed_protocol import SignedProtocol
@@ -73,6 +74,10 @@ class Site:
         self.cohort = Cohort.open(config.cohort)
         if config.role == "site" and self.cohort.site != config.site:
             raise CohortError("the cohort was prepared for another site", found=self.cohort.site, expected=config.site)
+        if config.role == "site" and LESION_TYPE in self.cohort.attribute_names:
+            raise CohortError(f"the cohort of {config.site} says which kind of lesion its women have",
+                              found=f"attribute {LESION_TYPE}", expected="it in an evaluator's cohort alone",
+                              remedy="take `lesion_types` out of site.yaml and import again")  # fmt: skip
         self._protocols: dict[tuple[str, int, int], Protocol] = {}
         self.record: SiteRecord | None = None
         self._lock = _claim(config.state)

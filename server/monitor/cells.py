@@ -190,7 +190,10 @@ def privacy_of(protocol: Protocol, row: Row | None, outcome: Outcome) -> SitePri
 def gives(protocol: Protocol) -> str:
     """What leaves a site in this study, in words: the same for all, because it is the protocol that they approved."""
     update = "a clipped and noised update a round" if protocol.private else "an update and its mean loss a round"
-    end = {"final": "; at the end, once, metrics of its own test women", "none": ""}[protocol.privacy.metrics]
+    end = {
+        "final": "; at the end, once, metrics of its own test women", "none": "",
+        "joint": "; at the end, once, counts of its own test women by two models' scores",
+    }[protocol.privacy.metrics]  # fmt: skip
     kept = "" if protocol.federation.personal == "none" else f"; its `{protocol.federation.personal}` copies stay there"
     return update + end + kept
 

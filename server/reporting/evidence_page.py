@@ -9,12 +9,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from server.reporting import evidence_plots, plots
+from server.reporting import evidence_plots, federated_plots, plots
 from server.reporting.checklists import CLAIM, TRIPOD_AI, checklist, counted
 from server.reporting.claims import claims, contradictions
 from server.reporting.data_words import data_words
 from server.reporting.evidence_answer import headline, women
 from server.reporting.facts import read_object
+from server.reporting.federated import AXIS
+from server.reporting.maps import arms_part
 from server.reporting.words import FILTERS, write_page
 from shared_model.errors import StorageError
 
@@ -61,7 +63,7 @@ def render_evidence(document: Mapping[str, Any]) -> str:
         model_names=MODEL_NAMES, figures=_figures(document, plain), site_words=_site_words(arms[plain]),
         operating=[(f"Arm {name.replace('_', ' ')}", arm["whole"]) for name, arm in arms.items()],
         calibrated=[(f"Arm {name.replace('_', ' ')}", arm["whole"]) for name, arm in arms.items()],
-        model_card=_model_card(document), datasheets=_datasheets(arms[plain]), tripod=tripod,
+        maps=arms_part(arms), model_card=_model_card(document), datasheets=_datasheets(arms[plain]), tripod=tripod,
         tripod_counted=counted(tripod), claim=claim, claim_counted=counted(claim),
     )  # fmt: skip
 
@@ -75,7 +77,7 @@ def artefacts(document: Mapping[str, Any]) -> dict[str, bool]:
         "protocol": all(m["protocol_sha256"] for m in made), "model": all(m["model"] for m in made),
         "versions": all(m["versions"] for m in made), "subgroups": bool(arm["subgroups"]), "sites": bool(arm["sites"]),
         "recalibration": any(s["recalibration"]["after"] for s in arm["sites"].values()),
-        "primary": arm["primary"] in arm["pairs"],
+        "primary": arm["primary"] in arm["pairs"], "maps": bool(arms_part(document["arms"])),
     }  # fmt: skip
 
 
@@ -104,6 +106,9 @@ def _figures(document: Mapping[str, Any], plain: str) -> dict[str, Markup]:
                  if any(row["difference_low"] is not None for row in found.values())}:  # fmt: skip
         figures["gains"] = evidence_plots.gains(drawn)
     whole = arms[plain]["whole"]
+    between = arms[plain]["between_sites"] or {}
+    if between.get("rows") and between["k"] > 1:
+        figures["forest"] = federated_plots.forest(between["rows"], between, axis=AXIS)
     curves = dict(zip(ARM_CURVES, ((name, arm) for name, arm in arms.items() if arm["whole"]["roc"]
                                    and arm["models"]["federated"]["auc"] is not None), strict=False))  # fmt: skip
     if curves:
@@ -144,7 +149,8 @@ def _model_card(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Privacy", epsilon),
         ("Weights of the first arm (SHA-256)", hashes or "not done"),
         ("Software", ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) or "not done"),
-        ("Explanations", "not done in this run: made at a site, for its own patients"),
+        ("Explanations", "made at a site, for its own patients; how well heat maps point to lesions: "
+                         + ("see Heat maps" if arms_part(arms) else "not measured in this run")),
         ("Known limits", "see How little these women can show, and the subgroups"),
     ]  # fmt: skip
 

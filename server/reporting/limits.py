@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from server.reporting.data_words import data_words
 from server.reporting.facts import Facts, mapping
+from server.reporting.maps import sentence_of
 
 FEW_POSITIVES = 50  # women with cancer below which an AUC's interval is some 0.15 wide
 
@@ -14,7 +15,7 @@ def limits_of(facts: Facts) -> tuple[str, ...]:
         "This model is no medical device and no diagnosis: no authority has assessed it, and no film may go unread "
         "because of it.",
         data_words(facts.data).caution,
-        *_study(facts), *_privacy(facts), *_input(facts), *_groups(facts),
+        *_study(facts), *_privacy(facts), *_input(facts), *_maps(facts), *_groups(facts),
     ]  # fmt: skip
     return tuple(found)
 
@@ -65,6 +66,11 @@ def _input(facts: Facts) -> list[str]:
         f"{facts.protocol.contract.version}; anything else gives numbers without meaning.",
         "The threshold was chosen for all hospitals together; one hospital may find another specificity at it.",
     ]  # fmt: skip
+
+
+def _maps(facts: Facts) -> list[str]:
+    words = sentence_of(facts.run_dir, mapping(facts.summary.get("model")).get("sha256"))
+    return [f"Heat maps, where a site shows them: {words}"[:1000]]
 
 
 def _groups(facts: Facts) -> list[str]:

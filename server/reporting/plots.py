@@ -60,26 +60,30 @@ def learning_curves(curves: Sequence[Curve], *, chosen: int | None) -> str:
 
 
 def roc(
-    points: Mapping[str, Sequence[Sequence[float]]], *, auc: Mapping[str, float], labels: Mapping[str, str] = LABELS
-) -> str:
-    """ROC curves. points: by model, (false positive rate, true positive rate) in [0, 1]; auc, labels: by model."""
+    points: Mapping[str, Sequence[Sequence[float]]], *, auc: Mapping[str, float], labels: Mapping[str, str] = LABELS,
+    name: str = "roc", title: str = "ROC on the test split",
+) -> str:  # fmt: skip
+    """ROC curves. points: by model, (false positive rate, true positive rate) in [0, 1]; auc, labels: by model; name:
+    of the figure, its own on its page."""
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=GRID, linewidth=1)
-        for name, curve in points.items():
-            axes.plot([p[0] for p in curve], [p[1] for p in curve], DASHES[name], color=SERIES[name],
-                      label=f"{labels[name]} ({auc[name]:.3f})")  # fmt: skip
+        for model, curve in points.items():
+            axes.plot([p[0] for p in curve], [p[1] for p in curve], DASHES[model], color=SERIES[model],
+                      label=f"{labels[model]} ({auc[model]:.3f})")  # fmt: skip
         axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
         axes.legend(loc="lower right", fontsize=9)
 
-    words = ", ".join(f"{labels[name]} {auc[name]:.3f}" for name in points)
-    return svg(
-        "roc", draw, title="ROC on the test split", description=f"Area under the curve: {words}.", size=(5.2, 5.2)
-    )
+    words = ", ".join(f"{labels[model]} {auc[model]:.3f}" for model in points)
+    return svg(name, draw, title=title, description=f"Area under the curve: {words}.", size=(5.2, 5.2))
 
 
-def calibration(bins: Sequence[Sequence[float]], *, slope: float | None, ece: float | None) -> str:
-    """Reliability diagram of the fused model. bins: (mean predicted risk, observed share, patients) each."""
+def calibration(
+    bins: Sequence[Sequence[float]], *, slope: float | None, ece: float | None, name: str = "calibration",
+    title: str = "Calibration on the test split",
+) -> str:  # fmt: skip
+    """Reliability diagram of the fused model. bins: (mean predicted risk, observed share, patients) each; name: as in
+    :func:`roc`."""
 
     def draw(axes: Axes) -> None:
         most = max((b[2] for b in bins), default=1.0)
@@ -95,8 +99,8 @@ def calibration(bins: Sequence[Sequence[float]], *, slope: float | None, ece: fl
                  aspect="equal")  # fmt: skip
 
     found = {"slope": slope, "calibration error": ece}
-    words = "; ".join(f"{name} {value:.3f}" for name, value in found.items() if value is not None)
-    return svg("calibration", draw, title="Calibration on the test split", size=(5.2, 5.2),
+    words = "; ".join(f"{what} {value:.3f}" for what, value in found.items() if value is not None)
+    return svg(name, draw, title=title, size=(5.2, 5.2),
                 description=f"Observed share against predicted risk, dots sized by patients. {words}.")  # fmt: skip
 
 

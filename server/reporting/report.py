@@ -18,6 +18,8 @@ from server.reporting import evidence_plots, plots
 from server.reporting.answer import answer, model_rows, unheard_sites
 from server.reporting.data_words import data_words
 from server.reporting.facts import Facts, mapping, read_facts
+from server.reporting.federated import federated_parts
+from server.reporting.replaced import replacement_part
 from server.reporting.study_evidence import evidence_parts
 from server.reporting.words import FILTERS, write_page
 
@@ -57,7 +59,8 @@ def render(facts: Facts) -> str:
         site_sizes=", ".join(f"{patients[site]:,}" for site in facts.sites), curve_rows=_curve_rows(facts),
         fused=mapping(mapping(facts.held_out.get("models")).get("fused")), data=data_words(facts.data),
         versions=mapping(facts.summary.get("versions")), model=mapping(facts.summary.get("model")),
-        **evidence_parts(facts),
+        **evidence_parts(facts), **federated_parts(facts),
+        **replacement_part(facts),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from server.reporting.checklists import CLAIM, TRIPOD_AI, checklist, counted
 from server.reporting.claims import Claim, claims, contradictions
 from server.reporting.facts import Facts, mapping
+from server.reporting.maps import figures_of, maps_part, sentence_of
 from server.reporting.words import women
 from shared_model.passport import PASSPORT
 
@@ -21,7 +22,8 @@ def evidence_parts(facts: Facts) -> dict[str, Any]:
     artefacts = artefacts_of(facts)
     tripod, claim = checklist(TRIPOD_AI, artefacts), checklist(CLAIM, artefacts)
     return {
-        "evidence": evidence, "evidence_models": [(LABELS[name], row) for name, row in _models(evidence)],
+        "maps": maps_part(facts.run_dir, mapping(facts.summary.get("model")).get("sha256")), "evidence": evidence,
+        "evidence_models": [(LABELS[name], row) for name, row in _models(evidence)],
         "claims": _claims(facts, evidence), "contradictions": contradictions(), "model_card": _model_card(facts),
         "datasheets": _datasheets(facts), "tripod": tripod, "tripod_counted": counted(tripod), "claim": claim,
         "claim_counted": counted(claim),
@@ -41,6 +43,7 @@ def artefacts_of(facts: Facts) -> dict[str, bool]:
         "subgroups": bool(facts.held_out.get("subgroups")),
         "sites": bool(mapping(mapping(facts.summary.get("metrics")).get("sites"))), "recalibration": False,
         "primary": facts.protocol.evaluation.primary is not None,
+        "maps": figures_of(facts.run_dir, mapping(facts.summary.get("model")).get("sha256"))[0] is not None,
     }  # fmt: skip
 
 
@@ -74,7 +77,7 @@ def _model_card(facts: Facts) -> list[tuple[str, str]]:
         ("Weights (SHA-256)", str(model.get("sha256") or "not done")),
         ("Passport", "passport.json beside the weights; `mammofed passport verify` checks both"
          if (facts.run_dir / PASSPORT).is_file() else "not done"),
-        ("Explanations", "not done in this run: made at a site, for its own patients"),
+        ("Explanations", "made at a site, for its own patients. " + sentence_of(facts.run_dir, model.get("sha256"))),
         ("Known limits", "the cautions at the head, and the subgroups"),
     ]  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,21 @@ def _percent(value: object) -> str:
     return f"{100 * value:.0f}\u00a0%" if isinstance(value, (int, float)) else "–"
 
 
-def _interval(row: Mapping[str, Any], name: str, *, percent: bool = False) -> str:
+def _interval(row: Mapping[str, Any], name: str, *, percent: bool = False, digits: int = 3) -> str:
     """`0.87 (0.84 to 0.90)` out of the keys `name`, `name_low`, `name_high`."""
-    show = _percent if percent else _number
+    show: Callable[[object], str] = _percent if percent else partial(_number, digits=digits)
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     words = show(row.get(name))
     # no-break spaces within the brackets: a narrow cell breaks before them
     # and none where they meet: one score for all women, or two models with one ranking, are no measured certainty
     return words if low is None or high is None or low == high else f"{words} ({show(low)}\u00a0to\u00a0{show(high)})"
+
+
+def _points(row: Mapping[str, Any], name: str) -> str:
+    """`-6 (-15 to 3)`: a difference of two shares, in percentage points, out of the keys of :func:`_interval`."""
+    keys = ("", "_low", "_high")
+    return _interval({f"p{key}": None if row.get(name + key) is None else 100 * row[name + key] for key in keys}, "p",
+                     digits=0)  # fmt: skip
 
 
 INPUTS = {"table": "table alone, no films", "image": "films alone, no table", "both": "films and table"}
@@ -73,6 +81,7 @@ def level(row: Mapping[str, Any]) -> str:
 
 FILTERS = {
     "number": _number, "general": _general, "p_value": _p_value, "percent": _percent, "interval": _interval,
+    "points": _points,
     "level": level, "words": lambda name: str(name).replace("_", " "),
     "women": women, "letter": lambda outcome: LETTERS.get(outcome, ""),
 }  # fmt: skip

@@ -107,7 +107,7 @@ def ask_sites(study: Study) -> None:
         return
     number, weights = _chosen(study)
     if study.protocol.privacy.metrics == "joint":
-        joint_metrics(study, number, weights, calibration=study.journal.document(number, "selection"))
+        joint_metrics(study, number, weights)
         return
     done = {row[0] for row in study.journal.rows("SELECT site FROM reports WHERE scope = 'site'")}
     nodes = {site: node for site, node in sorted(study.roster.sites.items()) if site not in done}

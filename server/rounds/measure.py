@@ -19,9 +19,10 @@ from shared_model.errors import RoundError
 from shared_model.messages import Arrays, ErrorReply, EvaluateReply, EvaluateRequest, Frame, weights_sha256
 
 MODELS = ("fused", "image", "clinical")
-Scope = Literal["initial", "selection", "test", "test_initial", "site"]
+Scope = Literal["initial", "selection", "test", "test_initial", "site", "site_initial"]
 SPLIT: Mapping[Scope, Literal["selection", "test", "site"]] = {
     "initial": "selection", "selection": "selection", "test": "test", "test_initial": "test", "site": "site",
+    "site_initial": "site",
 }  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def request(
     message = EvaluateRequest(
         study=study.study_id, protocol_sha256=study.protocol.sha256, round=round_number,
         weights_sha256=weights_sha256(weights),
-        scope=SPLIT[scope], image_only=scope in ("initial", "test_initial"),
+        scope=SPLIT[scope], image_only=scope in ("initial", "test_initial", "site_initial"),
         thresholds={str(k): float(v) for k, v in dict(source.get("thresholds") or {}).items()},
         temperature=float(source.get("temperature") or 1.0),
     )  # fmt: skip

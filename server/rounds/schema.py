@@ -35,7 +35,7 @@ CREATE TABLE participation (round INTEGER NOT NULL, attempt INTEGER NOT NULL, si
 CREATE TABLE events (id INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, severity TEXT NOT NULL,
     code TEXT NOT NULL, site TEXT, round INTEGER, attempt INTEGER, text TEXT NOT NULL, data TEXT NOT NULL) STRICT;
 -- scope: initial (round 0, on `selection`) | selection | test | test_initial | site | training (loss) | influence
--- (norm, cosine, shift: server/rounds/influence.py; site: whose update)
+-- (norm, cosine, shift: server/rounds/influence.py; site: whose update) | joint (all sites' women together)
 -- site: who measured; under privacy there is no loss: it is not noised, so it stays at the site
 CREATE TABLE metrics (round INTEGER NOT NULL, scope TEXT NOT NULL, site TEXT NOT NULL, name TEXT NOT NULL,
     value REAL NOT NULL, PRIMARY KEY (round, scope, site, name)) STRICT;

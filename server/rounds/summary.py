@@ -16,6 +16,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from server.rounds.checkpoint import write_bytes
+from server.rounds.joint import JOINT
 from server.rounds.journal import Journal
 from server.rounds.measure import auc_of
 from server.rounds.states import RoundState, StudyState
@@ -70,6 +71,7 @@ def summarise(journal: Journal, protocol: Protocol) -> dict[str, Any]:
             "held_out": _held_out(journal, chosen),
             "selection": _selection(journal),
             "sites": _sites(journal),
+            "joint": _joint(journal),
         },
         "privacy_mode": protocol.privacy.mode,
         "privacy": _privacy(journal, protocol),
@@ -112,7 +114,14 @@ def _selection(journal: Journal) -> list[dict[str, Any]]:
 def _sites(journal: Journal) -> dict[str, Any]:
     """The document that each site released about its own test women."""
     rows = journal.rows("SELECT site, document FROM reports WHERE scope = 'site' ORDER BY site")
-    return {site: json.loads(text) for site, text in rows}
+    # Noised counts stay in the journal: here is what they say.
+    return {site: {k: v for k, v in json.loads(text).items() if k != "counts"} for site, text in rows}
+
+
+def _joint(journal: Journal) -> dict[str, Any] | None:
+    """What the women of all sites together say, from joint histograms; None where there were none."""
+    rows = journal.rows("SELECT document FROM reports WHERE scope = ?", JOINT)
+    return json.loads(rows[0][0]) if rows else None
 
 
 def _alarms(journal: Journal) -> list[dict[str, Any]]:

@@ -91,6 +91,11 @@ class Cohort:
         """N pseudonyms in ascending order, row by row."""
         return tuple(self._table[0])
 
+    @property
+    def attribute_names(self) -> tuple[str, ...]:
+        """Which attributes were stated of the patients, without `views`."""
+        return tuple(self._table[1])
+
     @cached_property
     def attributes(self) -> pd.DataFrame:
         """N rows of attributes for subgroups (vendor, age, density...), indexed by pseudonym; never a model input.

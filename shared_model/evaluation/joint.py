@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,8 +20,17 @@ from scipy.special import expit, logit, ndtr, ndtri
 
 from shared_model.evaluation.auc import Difference, Floats, Interval, split_classes
 from shared_model.evaluation.calibration import newton
+from shared_model.protocol import Protocol
 
 Counts = NDArray[np.int64]
+PUBLIC, IMAGE = "public", "image"
+EXACT: Final = (PUBLIC, IMAGE)
+NOISED: Final = (PUBLIC,)  # a second table would hold each woman again, and cost twice
+
+
+def rivals_of(protocol: Protocol) -> tuple[str, ...]:
+    """What the fused model is counted against at each site, a table each: the initial weights, its own image branch."""
+    return EXACT if protocol.summed else NOISED
 
 
 def joint_histogram(labels: ArrayLike, first: ArrayLike, second: ArrayLike, *, bins: int) -> Counts:
@@ -62,7 +72,7 @@ def joint_result(tables: Sequence[ArrayLike], *, confidence: float, noise_std: f
             them to zero would shift the AUC.
         confidence: of all intervals.
         noise_std: standard deviation of the noise that *each site* added to each count. It widens intervals and test by
-            the delta method; the estimates themselves stay unbiased to first order.
+            the delta method; the estimates stay unbiased to first order but where an AUC is cut off at 0 or 1.
 
     Raises:
         ValueError: no table, other shapes, or numbers that are not finite.
@@ -86,7 +96,9 @@ def joint_result(tables: Sequence[ArrayLike], *, confidence: float, noise_std: f
         return max(sampling, 0.0), noise**2 * float((a**2).sum() / m**2 + (b**2).sum() / n**2)
 
     z = float(ndtri((1 + confidence) / 2))
-    intervals = [_auc_interval(auc, sum(variance(a, b)), z) for auc, a, b in zip(aucs, up, down, strict=True)]
+    found = [(auc, *variance(a, b)) for auc, a, b in zip(aucs, up, down, strict=True)]
+    intervals = [_auc_interval(auc, sampling, z) if not noise else _noised_interval(auc, sampling + extra, z)
+                 for auc, sampling, extra in found]  # fmt: skip
     sampling, extra = variance(up[0] - up[1], down[0] - down[1])
     error, value = math.sqrt(sampling + extra), aucs[0] - aucs[1]
     if error < 1e-9:
@@ -141,6 +153,13 @@ def _components(q: Floats, p: Floats) -> tuple[Floats, Floats]:
     below = np.concatenate([[0.0], np.cumsum(q)[:-1]]) + q / 2
     above = p.sum() - np.cumsum(p) + p / 2
     return below, above
+
+
+def _noised_interval(auc: float, variance: float, z: float) -> Interval:
+    """On the AUC's own scale: noise can carry the estimate beyond 0 or 1, where no logit is. Cut off there."""
+    reach = z * math.sqrt(variance)
+    value, low, high = (min(max(x, 0.0), 1.0) for x in (auc, auc - reach, auc + reach))
+    return Interval(value, low, high)
 
 
 def _auc_interval(auc: float, variance: float, z: float) -> Interval:

@@ -18,6 +18,7 @@
         "comparisons": {name: {"low", "high"}}}   (only with replicates and both classes),
      "evidence": {"prevalence", "sensitivity", "primary", "replicates",
         "rule_out": {"wanted", "threshold", "sensitivity"*, "set_aside", "missed"} | null,
+        "second_reader": see `second_reader` (absent where nobody's reading of these women is known),
         "models": {name: model_evidence}, "pairs": {name: pair_evidence with "p_adjusted"}}   (see `evidence`),
      "gate": {"image_mean", "image_sd"}   (over women with both modalities; null without),
      "subgroups": [{"name", "level", "n", "positives", "auc", "auc_low", "auc_high"} | {"name", "level", "suppressed"}]
@@ -31,6 +32,7 @@ image score, likewise without a table, so that all models are judged on the same
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +46,11 @@ from shared_model.evaluation.calibration import calibration, fit_temperature
 from shared_model.evaluation.evidence import PREVALENCE, SENSITIVITY, adjusted, model_evidence, pair_evidence, three
 from shared_model.evaluation.operating import operating_point, threshold_at_specificity
 from shared_model.evaluation.scores import Scores
+from shared_model.evaluation.second_reader import second_reader
 from shared_model.evaluation.subgroups import subgroup_table
 from shared_model.evaluation.use import rule_out, rule_out_threshold
 from shared_model.protocol import EvaluationTerms
+from shared_model.readings import ARBITER, NO, READER, YES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +58,7 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 COMPARISONS = (("fused", "image"), ("fused", "clinical"))
 RULE_OUT = 0.97  # share of cancers that ruling out must keep, on `selection`; `test` shows what it keeps there
+DECISIONS = {YES: 1.0, NO: 0.0}
 BOOTSTRAP_SEED = 20_261_122  # fixed and public: who repeats the report gets the same bounds
 
 
@@ -120,7 +125,8 @@ def test_report(
         "gate": _gate(scores),
         "subgroups": subgroup_table(scores.labels, scores.fused, attributes, confidence=terms.confidence,
                                     threshold=thresholds.get("fused")),
-        "evidence": _evidence(scores, thresholds, temperature, terms, reference),
+        "evidence": _evidence(scores, thresholds, temperature, terms, reference)
+        | _second_reader(scores, thresholds.get("fused"), attributes, terms),
     }  # fmt: skip
     if reference is not None:
         document["comparisons"]["fused_vs_public"] = _comparison(scores.labels, scores.fused, reference, terms)
@@ -187,6 +193,22 @@ def _rule_out(scores: Scores, threshold: float | None, prevalence: float, confid
         return None
     return {"wanted": RULE_OUT, "threshold": found.threshold, **three("sensitivity", found.sensitivity),
             "set_aside": found.set_aside, "missed": found.missed}  # fmt: skip
+
+
+def _second_reader(
+    scores: Scores, threshold: float | None, attributes: pd.DataFrame, terms: EvaluationTerms
+) -> Document:
+    """The model beside radiologists, where the cohort knows what they decided."""
+    if threshold is None or READER not in attributes:
+        return {}
+    reader, arbiter = ([DECISIONS.get(said, math.nan) for said in attributes[name].tolist()] if name in attributes
+                       else None for name in (READER, ARBITER))  # fmt: skip
+    assert reader is not None
+    found = second_reader(
+        scores.labels, reader, scores.fused, threshold=threshold, arbiter=arbiter, confidence=terms.confidence,
+        prevalence=terms.prevalence or PREVALENCE,
+    )  # fmt: skip
+    return {} if found is None else {"second_reader": found}
 
 
 def _comparison(

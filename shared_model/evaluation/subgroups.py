@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from shared_model.evaluation.auc import auc_interval
 from shared_model.evaluation.operating import operating_point
+from shared_model.lesion_types import LESION_TYPE, NO_CANCER
+from shared_model.readings import READINGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +31,9 @@ def subgroup_table(
     `MAX_LEVELS` levels make none. Groups of fewer than `SUPPRESS_BELOW` women say only that they exist; where one group
     of an attribute is suppressed, so is the next smallest, or the total would give the first away.
 
+    Levels of `lesion_type` are cancers: each is judged against all women without cancer, who are in every one of its
+    rows, so that its size, for suppression, is its number of cancers.
+
     Args:
         threshold: the model's one threshold, from other women: sensitivity and specificity of each group are at it, not
             at a threshold of the group's own. None: neither is stated.
@@ -42,7 +47,8 @@ def subgroup_table(
     rows: list[dict[str, Any]] = []
     for name in attributes.columns:
         groups = _levels(str(name), attributes[name].tolist())
-        hidden = _hidden({level: int(members.sum()) for level, members in groups.items()})
+        counted = y == 1 if name == LESION_TYPE else np.ones(len(y), dtype=bool)
+        hidden = _hidden({level: int((members & counted).sum()) for level, members in groups.items()})
         for level, members in groups.items():
             cell = {"suppressed": True} if level in hidden else _cell(y[members], s[members], confidence, threshold)
             rows.append({"name": str(name), "level": level, **cell})
@@ -57,7 +63,16 @@ def _hidden(sizes: Mapping[str, int]) -> set[str]:
     return hidden
 
 
+def row_size(row: Mapping[str, Any]) -> int:
+    """Of how many women a row of :func:`subgroup_table` tells something that others do not: what suppression counts."""
+    return int(row.get("positives" if row["name"] == LESION_TYPE else "n", 0))
+
+
 def _levels(name: str, values: list[object]) -> Mapping[str, NDArray[np.bool_]]:
+    if name == LESION_TYPE:
+        return _lesion_levels(values)
+    if name in READINGS:  # decided at the read that the model is to make: no women whom anybody could pick beforehand
+        return {}
     numbers = any(isinstance(v, float | int) and not isinstance(v, bool) and v == v for v in values)
     if numbers and name != "age_years":
         return {}
@@ -67,6 +82,18 @@ def _levels(name: str, values: list[object]) -> Mapping[str, NDArray[np.bool_]]:
     if len(found) > MAX_LEVELS or found == [UNKNOWN]:
         return {}
     return {level: words == level for level in found}
+
+
+def _lesion_levels(values: list[object]) -> Mapping[str, NDArray[np.bool_]]:
+    """Each kind with all women without cancer. Cancers of an unknown kind are a level from `SUPPRESS_BELOW` on: they
+    are what is missing and no kind, and a few of them must not hide the smallest kind."""
+    words = np.array([_word(v) for v in values], dtype=object)
+    found = sorted(set(words) - {UNKNOWN, NO_CANCER})
+    if not found:
+        return {}
+    if (words == UNKNOWN).sum() >= SUPPRESS_BELOW:
+        found.append(UNKNOWN)
+    return {level: (words == level) | (words == NO_CANCER) for level in found}
 
 
 def _word(value: object) -> str:

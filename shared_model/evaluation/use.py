@@ -1,4 +1,4 @@
-"""How a score would be used: ruling out, risk bands, a second reader; used by reports. Needs no torch.
+"""How a score would be used: ruling out, risk bands; used by reports. Needs no torch.
 
 All of it is simulation on women whose outcome is known. None of it says how readers behave when they see a score.
 """
@@ -77,40 +77,3 @@ def risk_bands(
             else None, "rate": found.value, "rate_low": found.low, "rate_high": found.high,
         })  # fmt: skip
     return rows
-
-
-@dataclass(frozen=True)
-class SecondReader:
-    """Shares of cancers found and of women without cancer recalled, by rule; `arbitrated`: how often the two differ."""
-
-    reader: tuple[float, float]
-    either: tuple[float, float]
-    both: tuple[float, float]
-    arbitrated: float
-
-
-def second_reader(
-    labels: ArrayLike, reader_recalls: ArrayLike, scores: ArrayLike, *, threshold: float
-) -> SecondReader | None:
-    """The model as second reader of the same films: recall if either, or only if both. `reader_recalls` is what a
-    radiologist decided; it is used here alone and never enters a model. None without both classes.
-
-    Raises:
-        ValueError: decisions are not 0 or 1.
-    """
-    positives, negatives = split_classes(labels, scores)
-    decisions = np.asarray(reader_recalls).astype(np.float64)
-    if not np.isin(decisions, (0, 1)).all():
-        raise ValueError("reader decisions must be 0 or 1")
-    if len(positives) == 0 or len(negatives) == 0:
-        return None
-    yes, no = split_classes(labels, decisions)
-    model_yes, model_no = positives > threshold, negatives > threshold
-    found, recalled = yes > 0, no > 0
-    differ = int((found != model_yes).sum() + (recalled != model_no).sum())
-    return SecondReader(
-        reader=(float(found.mean()), float(recalled.mean())),
-        either=(float((found | model_yes).mean()), float((recalled | model_no).mean())),
-        both=(float((found & model_yes).mean()), float((recalled & model_no).mean())),
-        arbitrated=differ / (len(yes) + len(no)),
-    )

@@ -37,9 +37,9 @@ class Localisation:
     """What a method's maps are worth on known lesions.
 
     women, films: with a lesion. pointing: share of films that hit, averaged within women first. chance: the share that
-    a point thrown anywhere onto the breast would hit. side: share of women whose strongest map value over all her films
-    is in the breast with the lesion. energy: share of a map's sum within the box (no tolerance). energy_chance: the
-    box's share of the breast. tolerance_mm: of pointing.
+    a point thrown anywhere onto the breast would hit. inside: pointing without the tolerance. energy: share of a map's
+    sum within the box, likewise. energy_chance: the box's share of the breast. side: share of women whose strongest map
+    value over all her films is in the breast with the lesion. tolerance_mm: of pointing.
     """
 
     method: str
@@ -47,6 +47,7 @@ class Localisation:
     films: int
     tolerance_mm: float
     pointing: Share
+    inside: Share
     chance: float
     energy: Share
     energy_chance: float
@@ -56,25 +57,19 @@ class Localisation:
         """Plain JSON values."""
         return asdict(self)
 
-    def words(self) -> str:
-        """One sentence, to stand beside a map."""
-        return (
-            f"On {self.women} women with a known lesion whom the model never saw, the strongest place of this map was "
-            f"within {self.tolerance_mm:.0f} mm of the lesion in {self.pointing.value:.0%} of the films (95 % interval "
-            f"{self.pointing.low:.0%} to {self.pointing.high:.0%}; chance {self.chance:.0%})."
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class LesionFilm:
     """One film with a lesion. woman: whose. map_HW: at least 0. breast_HW: where there is tissue. box: on the canvas.
-    right_side: whether the woman's strongest map value lies in the breast of this film, over all her films."""
+    right_side: whether the woman's strongest map value lies in the breast of this film, over all her films.
+    lesion: its kind."""
 
     woman: str
     map_HW: NDArray[np.float32]
     breast_HW: NDArray[np.bool_]
     box: Box
     right_side: bool
+    lesion: str = ""
 
 
 def localise(films: Sequence[LesionFilm], *, method: str, spacing_mm: float,
@@ -93,16 +88,21 @@ def localise(films: Sequence[LesionFilm], *, method: str, spacing_mm: float,
     wide = [_inside(film.map_HW.shape, film.box, reach) for film in films]
     tight = [_inside(film.map_HW.shape, film.box, 0.0) for film in films]
     pairs = list(zip(films, wide, tight, strict=True))
-    hits = [float(film.map_HW.max() > 0 and box.flat[int(film.map_HW.argmax())]) for film, box, _ in pairs]
+    hits = [_hit(film, box) for film, box, _ in pairs]
     energy = [float(film.map_HW[box].sum() / film.map_HW.sum()) if film.map_HW.any() else 0.0 for film, _, box in pairs]
     women = [film.woman for film in films]
     return Localisation(
         method=method, women=len(set(women)), films=len(films), tolerance_mm=tolerance_mm,
-        pointing=_share(women, hits), energy=_share(women, energy),
+        pointing=_share(women, hits), inside=_share(women, [_hit(film, box) for film, _, box in pairs]),
+        energy=_share(women, energy),
         side=_share(women, [float(film.right_side) for film in films]),
         chance=float(np.mean([box[film.breast_HW].mean() for film, box, _ in pairs])),
         energy_chance=float(np.mean([box[film.breast_HW].mean() for film, _, box in pairs])),
     )  # fmt: skip
+
+
+def _hit(film: LesionFilm, box: NDArray[np.bool_]) -> float:
+    return float(film.map_HW.max() > 0 and box.flat[int(film.map_HW.argmax())])
 
 
 def _inside(shape: tuple[int, ...], box: Box, reach: float) -> NDArray[np.bool_]:

@@ -8,7 +8,8 @@ put together by random effects (`shared_model.evaluation.meta`), never by averag
      "arms": {arm: {"private", "epsilon", "delta", "models": {baseline: row}, "pairs": {"federated_vs_*": row},
         "whole": model_evidence of the federated model on all populations' women, "sites": {site: {...}},
         "between_sites": {...} | null, "matrix": {"trained_at": {"tested_at": AUC}}, "counts": {...},
-        "subgroups": [...], "subgroups_left_out"}},
+         "recalibrated": {"fitted_at": {"judged_at": calibration error}}, "second_reader": {...} | null,
+         "subgroups": [...], "maps": {...} | null, "subgroups_left_out"}},
      "price": {arm: difference between the first arm's federated model and this one's}}
 """
 
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.reporting.evidence_page import VERSION
-from shared_model.evaluation.auc import Difference, Interval, auc_interval, paired_delong, roc_auc
+from shared_model.evaluation.auc import Difference, Interval, auc_interval, paired_delong
 from shared_model.evaluation.evidence import PREVALENCE, SENSITIVITY, adjusted, model_evidence, pair_evidence, three
 from shared_model.evaluation.gain import gain
 from shared_model.evaluation.joint import joint_histogram, joint_result
@@ -29,7 +30,9 @@ from shared_model.evaluation.meta import Pooled, pooled_difference, pooled_share
 from shared_model.evaluation.operating import operating_point
 from simulations.baselines.comparison import CONFIDENCE
 from simulations.baselines.jobs import FEDERATED
+from simulations.baselines.maps import maps_of
 from simulations.baselines.scores import HELD_OUT
+from simulations.baselines.site_matrix import between_sites, recalibrated_matrix, second_reader_of, trained_matrix
 from simulations.baselines.trained import Population, Trained, rival
 
 REPLICATES = 500
@@ -73,9 +76,10 @@ def _arm(arm: str, plain: str, populations: Sequence[Population], specificity: f
         "models": {name: _row(found) for name, found in {**federated, FEDERATED: own}.items()},
         "pairs": {name: row | {"p_adjusted": p[name]} for name, row in pairs.items()},
         "whole": _whole(own), "sites": _sites(arm, plain, populations, specificity),
-        "between_sites": _between_sites(own), "matrix": _matrix(arm, populations),
-        "counts": _counts(arm, populations[0]),
-        "subgroups": _subgroups(own), "made": [_made(t) for t in own],
+        "between_sites": between_sites(own[0]), "matrix": trained_matrix(arm, populations),
+        "recalibrated": recalibrated_matrix(own), "counts": _counts(arm, populations[0]),
+        "second_reader": second_reader_of(own[0]),
+        "subgroups": _subgroups(own), "maps": maps_of(own), "made": [_made(t) for t in own],
     }  # fmt: skip
 
 
@@ -203,32 +207,6 @@ def _mean(rows: Sequence[Mapping[str, Any] | None]) -> Document | None:
         return None
     values = {key: [row[key] for row in known if row[key] is not None] for key in known[0]}
     return {key: float(np.mean(v)) if v else None for key, v in values.items()}
-
-
-def _between_sites(own: Sequence[Trained]) -> Document | None:
-    """One federated model's AUCs at its sites, by random effects, in the first population."""
-    first = own[0]
-    areas = [auc_interval(first.labels(site), first.logits(site), confidence=CONFIDENCE)
-             for site in sorted(set(first.scores) - {HELD_OUT})]  # fmt: skip
-    found = pooled_share(areas, confidence=CONFIDENCE)
-    if found is None:
-        return None
-    return {**put("auc", found), "k": found.k, "tau2": found.tau2, "i2": found.i2, "new_site": found.new_site}
-
-
-def _matrix(arm: str, populations: Sequence[Population]) -> Document:
-    """Mean AUC over populations of the model trained at one site on another site's test women; the last row is the
-    federated model's."""
-    trained = {t.job.site: t.job.name for t in populations[0].values() if t.job.arm == arm and t.job.site}
-    rows = {**{site: trained[site] for site in sorted(trained)}, FEDERATED: f"{arm}/{FEDERATED}"}
-    sites = sorted(set(populations[0][f"{arm}/{FEDERATED}"].scores) - {HELD_OUT})
-
-    def cell(name: str, site: str) -> float | None:
-        found = [roc_auc(p[name].labels(site), p[name].logits(site)) for p in populations]
-        known = [auc for auc in found if auc is not None]
-        return float(np.mean(known)) if known else None
-
-    return {row: {site: cell(name, site) for site in sites} for row, name in rows.items()} if trained else {}
 
 
 def _counts(arm: str, population: Population) -> Document | None:

@@ -12,19 +12,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shared_model.map_figures import LOCALISATION, read_map_figures
 from simulations.baselines.jobs import ONCE, Job
 from simulations.baselines.scores import FILE, PartyScores, read_scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """One job's scores and what its own `selection` chose. thresholds: by score. temperature: of the fused logit."""
+    """One job's scores and what its own `selection` chose.
+
+    thresholds: by score. temperature: of the fused logit. maps: figures of its heat maps as plain values, None where
+    they were not measured.
+    """
 
     job: Job
     scores: Mapping[str, PartyScores]
     thresholds: Mapping[str, float]
     temperature: float
     summary: Mapping[str, Any]
+    maps: Mapping[str, Any] | None = None
 
     def logits(self, party: str) -> NDArray[np.float64]:
         """The score that the job is judged by, [N]."""
@@ -59,8 +65,15 @@ def _trained(job: Job, home: Path) -> Trained:
     chosen = selection_of(home / "journal.sqlite", summary)
     return Trained(
         job=job, scores=read_scores(home / FILE), thresholds=chosen.get("thresholds") or {},
-        temperature=float(chosen.get("temperature") or 1.0), summary=summary,
+        temperature=float(chosen.get("temperature") or 1.0), summary=summary, maps=_maps(home, summary),
     )  # fmt: skip
+
+
+def _maps(home: Path, summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if not (chosen := summary.get("model")):
+        return None
+    found = read_map_figures(home / LOCALISATION, model_sha256=chosen["sha256"], remedy="resume the comparison")
+    return None if found is None else found.model_dump(mode="json")
 
 
 def selection_of(journal: Path, summary: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -38,6 +38,7 @@ from simulations.baselines.suite import Tell
 from simulations.composition import compose_config
 from simulations.engine import LocalGrid
 from simulations.engine.library import TrainerLibrary
+from simulations.maps_at_end import measure_maps
 from simulations.parties import EVALUATOR, install_sites, split_of, write_small
 from simulations.plan import build_protocol, noise_multipliers, pipeline_of, write_initial_weights
 
@@ -109,7 +110,8 @@ def run_job(job: Job, place: Place, tell: Tell, *, stop: Any) -> str:
             finally:
                 grid.close()
             arrays = read_arrays(home / "model.safetensors")
-            if job.baseline == FEDERATED and not (home / PASSPORT).exists():
+            if job.baseline == FEDERATED and not (home / PASSPORT).exists():  # maps first: the passport states them
+                measure_maps(config, home, lambda line: None, lambda function, *arguments: function(*arguments))
                 _vouch(job, config, home)
         _score(job, place, config, library, protocol, arrays, home / FILE)
     (home / "job.json").write_text(json.dumps({"overrides": job.overrides, "parties": job.parties}, indent=2) + "\n")

@@ -140,7 +140,11 @@ class LocalGrid(Grid):
             done, waiting = wait(waiting, left, FIRST_COMPLETED)
             if not done:
                 break
-            replies += self.pull_messages(ids)
+            try:
+                replies += self.pull_messages(ids)
+            except BaseException:  # no error of a courier's: the end of this process. What is under way ends first
+                wait(waiting, left)
+                raise
         with self._lock:
             for late in [self._replies.pop(i) for i in ids if i in self._replies]:
                 late.cancel()

@@ -95,7 +95,7 @@ def spend(protocol: Protocol, rounds: Sequence[int], deltas: Sequence[float]) ->
     release = Account().add(noise_multiplier=protocol.privacy.metrics_noise_multiplier, sample_rate=1.0, steps=1)
     return Spending(
         curve=tuple(curve), other_deltas={f"{delta:g}": account.epsilon(delta=delta) for delta in deltas},
-        metrics=release.epsilon(delta=protocol.privacy.delta) if protocol.privacy.metrics == "final" else 0.0,
+        metrics=release.epsilon(delta=protocol.privacy.delta) if protocol.metrics_alone else 0.0,
         seconds=seconds,
     )  # fmt: skip
 

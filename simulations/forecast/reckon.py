@@ -70,7 +70,7 @@ def judged(protocol: Protocol, *, released: int) -> dict[str, int]:
     """How often each kind of evaluation is asked for."""
     every = protocol.evaluation.every
     rounds = {number for number in range(1, protocol.rounds + 1) if number % every == 0} | {protocol.rounds}
-    sites = released if protocol.privacy.metrics == "final" else 0
+    sites = released if protocol.metrics_alone else 0
     return {"initial": 1, "selection": len(rounds), "test_initial": 1, "test": 1, "site": sites}
 
 

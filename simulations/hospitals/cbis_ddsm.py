@@ -21,6 +21,7 @@ from pathlib import Path
 from shared_model.errors import CohortError, ConfigError, ImagingError
 from shared_model.imaging import DIGITISED_FILMS, FilmPool, PipelineConfig
 from shared_model.imaging import Film as Header
+from shared_model.lesion_types import together
 from simulations.hospitals.collection import Collection, Film, Settings, Woman
 from simulations.hospitals.text_tables import Line, read_csv
 
@@ -30,16 +31,19 @@ _REQUIRED = ("patient_id", "pathology")
 _PATHOLOGY = {"MALIGNANT": 1, "BENIGN": 0, "BENIGN_WITHOUT_CALLBACK": 0}
 _WOMAN = re.compile(r"P_\d{5}")
 _CASE = re.compile(r"(?:Mass|Calc)-(?:Training|Test)_(P_\d{5})_(LEFT|RIGHT)_(CC|MLO)(_\d+)?")
+_KINDS = {"mass": "mass", "calc": "calcification"}  # by the table's name
 _MAGIC_AT, _MAGIC = 128, b"DICM"
 
 
 @dataclass
 class Case:
-    """What the tables say of one woman. densities: those that a reader gave; published_test: a test table names her."""
+    """What the tables say of one woman. densities: those that a reader gave; published_test: a test table names her.
+    cancers: kinds of her malignant lesions, which go to the evaluator's subgroups and nowhere else."""
 
     label: int = 0
     densities: set[int] = field(default_factory=set)
     published_test: bool = False
+    cancers: set[str] = field(default_factory=set)
 
     @property
     def density(self) -> str:
@@ -92,7 +96,7 @@ def collect(settings: Settings, *, pipeline: PipelineConfig, workers: int) -> Co
     women = (
         Woman(patient_id=name, label=cases[name].label, films=tuple(films[name]),
               rows=({"breast_density": cases[name].density},),
-              held_out=cases[name].published_test if published else None)
+              held_out=cases[name].published_test if published else None, lesion=together(cases[name].cancers))
         for name in sorted(films)
     )  # fmt: skip
     return Collection(women=tuple(women), left_out=tuple(left_out))
@@ -120,6 +124,8 @@ def read_cases(folder: Path, names: tuple[str, ...] = TABLES) -> dict[str, Case]
                               expected=" or ".join(sorted(DENSITY)))  # fmt: skip
         for line in lines:
             _add(cases, line, densities[0], path=folder / name, test=name.endswith("test_set.csv"))
+            if _PATHOLOGY[line.cells["pathology"]]:
+                cases[line.cells["patient_id"]].cancers.add(_KINDS[name.partition("_")[0]])
     return cases
 
 

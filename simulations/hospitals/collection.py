@@ -50,7 +50,7 @@ class Film:
 class Woman:
     """One patient. label: 0 or 1. rows: her clinical rows, contract field -> cell, with `exam_date` where there are
     several. site: where the data set says so, "" otherwise. held_out: True or False where the data set says so, None
-    where her hash decides."""
+    where her hash decides. lesion: kind of her cancer, one of `shared_model.lesion_types`, None where nobody says."""
 
     patient_id: str
     label: int
@@ -58,6 +58,7 @@ class Woman:
     rows: tuple[Mapping[str, str], ...] = field(default=({},))
     site: str = ""
     held_out: bool | None = None
+    lesion: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

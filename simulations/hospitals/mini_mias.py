@@ -17,6 +17,7 @@ from pathlib import Path
 from shared_model.contract import load_contract
 from shared_model.errors import CohortError, ConfigError
 from shared_model.imaging import PipelineConfig
+from shared_model.lesion_types import together
 from simulations.hospitals.collection import Collection, Film, Lesion, Settings, Woman
 from simulations.hospitals.text_tables import read_csv, read_text
 
@@ -30,6 +31,8 @@ _INFO_LINE = re.compile(
 _NORMAL = "NORM"
 _ORIENTATION = {"L": ("A", "FR"), "R": ("P", "FL")}  # the same in all films of the set
 _SEVERITIES = {"": "", "B": "B", "M": "M"}
+_KINDS = {"CIRC": "mass", "SPIC": "mass", "MISC": "mass", "CALC": "calcification", "ARCH": "distortion",
+          "ASYM": "asymmetry"}  # fmt: skip  # MISC: other, ill-defined masses
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ def collect(settings: Settings, *, pipeline: PipelineConfig, workers: int) -> Co
     rows = read_clinical(Path(settings["clinical"]).expanduser(), settings["columns"]) if settings["clinical"] else {}
     by_woman: dict[str, list[Film]] = {}
     labels: dict[str, int] = {}
+    cancers: dict[str, set[str]] = {}
     left_out = []
     for image, path in sorted(images.items()):
         if image not in findings:
@@ -76,11 +80,14 @@ def collect(settings: Settings, *, pipeline: PipelineConfig, workers: int) -> Co
         by_woman.setdefault(woman, []).append(film)
     for image, lines in findings.items():  # of both breasts, whether or not both films are there
         woman = owner(image)[0]
-        labels[woman] = max(labels.get(woman, 0), int(any(line.severity == "M" for line in lines)))
+        malignant = {_KINDS.get(line.kind, "other") for line in lines if line.severity == "M"}
+        labels[woman] = max(labels.get(woman, 0), int(bool(malignant)))
+        cancers.setdefault(woman, set()).update(malignant)
     if not by_woman:
         raise CohortError(f"{folder}: no film of mini-MIAS", expected="mdb001.pgm or mdb001.png and so on",
                           remedy="see simulations/hospitals/README.md")  # fmt: skip
-    women = (Woman(patient_id=name, label=labels[name], films=tuple(by_woman[name]), rows=(rows.get(name, {}),))
+    women = (Woman(patient_id=name, label=labels[name], films=tuple(by_woman[name]), rows=(rows.get(name, {}),),
+                   lesion=together(cancers[name]))
              for name in sorted(by_woman))  # fmt: skip
     return Collection(women=tuple(women), left_out=tuple(left_out))
 

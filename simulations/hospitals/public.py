@@ -3,6 +3,7 @@
 <cache>/<recipe hash>/<site>/dicom/<woman>/IM000n.dcm   films under the data set's own patient ids
                             /clinical.csv               patient_id, label, exam_date, fields of the data contract
                             /truth.csv                  sop_uid, patient_id, kind, row0, col0, row1, col1 (ends out)
+                            /lesions.csv                patient_id, lesion_type; read for the evaluator's cohort alone
 <cache>/<recipe hash>/recipe.json                       what it was made from, and the parties in order
                      /left_out.csv                      what of the data set is not in it, and why
 
@@ -26,6 +27,7 @@ from typing import Any
 from shared_model.contract import load_contract
 from shared_model.errors import CohortError, StorageError
 from shared_model.imaging import PipelineConfig
+from shared_model.lesion_types import LESION_TYPE
 from simulations.hospitals import cbis_ddsm, manifest, mini_mias
 from simulations.hospitals.collection import Collection, Film, Settings, Source, Woman
 from simulations.hospitals.film_files import copied_film, digitised_film, identify, write_film
@@ -158,6 +160,8 @@ def write_source(folder: Path, women: list[Woman], *, pipeline: PipelineConfig) 
     ]  # fmt: skip
     _write_csv(folder / "clinical.csv", ("patient_id", "label", "exam_date", *fields), rows)
     _write_csv(folder / "truth.csv", TRUTH_COLUMNS, truths)
+    typed = [(woman.patient_id, woman.lesion) for woman in women if woman.label and woman.lesion]
+    _write_csv(folder / "lesions.csv", ("patient_id", LESION_TYPE), typed)
 
 
 def _write_film(

@@ -17,6 +17,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from safetensors.numpy import load_file
 
+from client.trainer.config import SiteConfig
+from shared_model.cohort import Cohort
 from shared_model.messages import weights_sha256
 from shared_model.passport import verify
 from shared_model.phases import told
@@ -83,6 +85,30 @@ def test_the_passport_vouches_for_the_model_and_the_model_is_exported(private_ru
     from shared_model.export.export import export_onnx
 
     assert export_onnx(private_run, tmp_path / "model.onnx").parity.worst < 1e-4
+
+
+def test_maps_are_checked_on_the_studys_own_unseen_women(private_run: Path, place: Path) -> None:
+    """Too few in a smoke study for a figure: it says so, also in the passport; the command measures what there is."""
+    before = json.loads((private_run / "localisation.json").read_text())
+    assert before["methods"] == {} and "fewer than 20" in before["reason"]
+    assert any("not measured" in words for words in verify(private_run).signed.passport.limits)
+    args = [sys.executable, "-m", "mammofed", "simulate", "localise", str(private_run), "--women", "3", "--method",
+            "hirescam"]  # fmt: skip
+    done = subprocess.run(args, cwd=place, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((private_run / "localisation.json").read_text())
+    assert found["methods"]["hirescam"]["women"] == 3 and found["encoder"] == {"moved": 0.0, "private": True}
+    verify(private_run)  # a later measurement does not spoil what was signed
+
+
+def test_the_evaluators_cancers_are_told_by_kind_and_no_site_knows_them(private_run: Path) -> None:
+    cohorts = {home.name: Cohort.open(SiteConfig.read(home / "site.json").cohort)
+               for home in (private_run / "sites").iterdir()}  # fmt: skip
+    assert [name for name, cohort in cohorts.items() if "lesion_type" in cohort.attribute_names] == ["evaluator"]
+    found = cohorts["evaluator"].attributes["lesion_type"]
+    assert ((found == "no cancer") == (cohorts["evaluator"].labels == 0)).all()
+    groups = summary(private_run)["metrics"]["held_out"]["subgroups"]  # type: ignore[index]
+    assert {"mass", "calcification"} <= {row["level"] for row in groups if row["name"] == "lesion_type"}
 
 
 def test_the_next_study_goes_on_with_model_split_and_ledgers(place: Path, private_run: Path) -> None:

@@ -40,6 +40,7 @@ from shared_model.messages import (
     weights_sha256,
 )
 from shared_model.phases import PhaseSeconds
+from shared_model.protocol import Protocol
 from shared_model.update_bound import coordinate_bound, norm_bound
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,13 @@ PARTY = Party(site="site-01", role="site", suppress_below=10)
 def private_study(tmp_path_factory: pytest.TempPathFactory, study_maker: Make) -> Study:
     """For tests that change nothing in it."""
     return study_maker(tmp_path_factory.mktemp("study"), private=True)
+
+
+@pytest.fixture(scope="module")
+def joint_study(tmp_path_factory: pytest.TempPathFactory, study_maker: Make) -> Study:
+    """Of noised joint counts; for tests that change nothing in it."""
+    return study_maker(tmp_path_factory.mktemp("joint"), private=True, sites=3, privacy__metrics="joint",
+                       privacy__metrics_bins=4)  # fmt: skip
 
 
 @pytest.fixture
@@ -106,6 +114,7 @@ def report(study: Study, document: dict[str, Any] | str, **changes: Any) -> Fram
     return Frame(EvaluateReply(**{**values, **changes}))
 
 
+JOINT = {"bins": 4, "noise_std": 4.0, "counts": [0.5] * 32}
 METRICS = {"n": 30.5, "positives": 9.25, "auc": 0.75, "auc_low": 0.5, "auc_high": 0.9, "brier": 0.2}
 
 # what may leave
@@ -234,6 +243,34 @@ def test_a_private_report_with_anything_else_in_it_stays(
     with pytest.raises(EgressError, match=words):
         gate.release(encode(report(study, document)), request)
     assert gate.release(encode(report(study, METRICS)), request)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"women": 3}, "women: extra_forbidden"), ({"bins": 8}, "another size"), ({"counts": [0.5] * 31}, "another size"),
+    ({"noise_std": 3.9}, "less noise"), ({"counts": [1.0] * 32}, "no noise"),
+    ({"counts": [float("inf")] * 32}, "hold|JSON"),
+])  # fmt: skip
+def test_joint_counts_of_another_size_or_with_less_noise_than_was_charged_stay(
+    joint_study: Study, gate: EgressGate, change: Any, words: str
+) -> None:
+    request = asked(joint_study, request=joint_study.evaluate("site"))
+    with pytest.raises(EgressError, match=words):
+        gate.release(encode(report(joint_study, JOINT | change)), request)
+    with pytest.raises(EgressError, match="account"):
+        gate.release(encode(report(joint_study, JOINT, privacy=None)), request)
+    assert gate.release(encode(report(joint_study, JOINT)), request)
+
+
+def test_scores_of_the_initial_weights_and_counts_for_a_secure_sum_stay(joint_study: Study, gate: EgressGate) -> None:
+    first = joint_study.evaluate("site", round_number=0, image_only=True)
+    for document in (JOINT, METRICS):
+        with pytest.raises(EgressError, match="none may leave"):
+            gate.release(encode(report(joint_study, document, round=0)), asked(joint_study, request=first))
+    values = joint_study.protocol.model_dump(mode="json")
+    values["federation"] |= {"secure_sum": "masked", "quorum": 3}
+    summed = asked(joint_study, request=joint_study.evaluate("site"), protocol=Protocol.create(values))
+    with pytest.raises(EgressError, match="none may leave"):
+        gate.release(encode(report(joint_study, JOINT)), summed)
 
 
 def test_counts_of_few_women_stay(small_study: Make, gate: EgressGate, opened: Any) -> None:

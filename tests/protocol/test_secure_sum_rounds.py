@@ -16,7 +16,9 @@ from client.privacy.ledger import Ledger
 from server.rounds.checkpoint import read_checkpoint
 from server.rounds.loop import run_study
 from shared_model.errors import ConfigError
-from shared_model.evaluation import metrics_from_histogram, score_histogram
+from shared_model.evaluation.auc import paired_delong
+from shared_model.evaluation.joint import joint_histogram
+from shared_model.evaluation.joint_report import joint_document
 from shared_model.messages import Frame, SecureSumRequest, TrainReply, decode
 from shared_model.phases import told
 from shared_model.secagg import Server
@@ -223,25 +225,38 @@ def test_a_sum_beyond_the_sites_bounds_together_enters_no_model(
 
 
 def test_joint_metrics_are_the_exact_counts_of_all_sites_together(small_study: Make, tmp_path: Path) -> None:
-    study = make_summed(small_study, private=True, training__phases=one_round(), privacy__metrics="joint")
+    """The document is that of the women's own scores, binned and pooled, though no site's counts were seen; DeLong's
+    paired test of the unbinned scores is close."""
+    study = make_summed(small_study, private=True, training__phases=one_round(), privacy__metrics="joint",
+                        privacy__metrics_bins=64, patients=80)  # fmt: skip
     outcome, wire = run(study, tmp_path / "run")
     assert outcome.status == "COMPLETE"
     told = [reply.message for _, request, reply in wire.told if getattr(request.message, "scope", "") == "site"]
-    assert [message.report for message in told] == ["{}"] * 4  # type: ignore[union-attr]
-    document = json.loads((tmp_path / "run" / "summary.json").read_text())["metrics"]["sites"]
-    assert set(document) == {"all-sites"}
+    assert [message.report for message in told] == ["{}"] * 8  # type: ignore[union-attr]
+    metrics = json.loads((tmp_path / "run" / "summary.json").read_text())["metrics"]
+    assert metrics["sites"] == {}
     with TrainerLibrary(list(study.files.values())) as library:
         arrays = load_file(tmp_path / "run" / "model.safetensors")
-        scores = [library.scores(site, study.protocol, arrays, "test") for site in NAMES]
-    counts = sum(score_histogram(s.labels, s.fused / temperature(tmp_path / "run"), 16) for s in scores)
-    expected = metrics_from_histogram(counts, confidence=0.95)
-    assert document["all-sites"] == expected and document["all-sites"]["n"] == sum(len(s.labels) for s in scores)
+        chosen = [library.scores(site, study.protocol, arrays, "test") for site in NAMES]
+        initial = [library.scores(site, study.protocol, study.arrays, "test") for site in NAMES]
+    y = np.concatenate([s.labels for s in chosen])
+    fused = np.concatenate([s.fused for s in chosen]) / temperature(tmp_path / "run", "selection")
+    public = np.concatenate([s.image for s in initial]) / temperature(tmp_path / "run", "initial")
+    image = np.concatenate([s.image for s in chosen])
+    tables = {"public": joint_histogram(y, fused, public, bins=64), "image": joint_histogram(y, fused, image, bins=64)}
+    expected = joint_document(tables, how="masked", sites=4, noise_stds=[], confidence=0.95)
+    assert metrics["joint"] == expected and metrics["joint"]["n"] == len(y)
+    exact = paired_delong(y, fused, public, confidence=0.95)
+    found = metrics["joint"]["pairs"]["fused_vs_public"]
+    assert exact.value is not None and exact.low is not None
+    assert found["difference"] == pytest.approx(exact.value, abs=0.02)
+    assert found["difference"] - found["low"] == pytest.approx(exact.value - exact.low, rel=0.1)
     assert [trained(study, site) for site in NAMES] == [1, 1, 1, 1]  # no epsilon for what nobody sees by itself
 
 
-def temperature(folder: Path) -> float:
+def temperature(folder: Path, scope: str) -> float:
     with sqlite3.connect(folder / "journal.sqlite") as db:
-        row = db.execute("SELECT document FROM reports WHERE scope = 'selection'").fetchone()
+        row = db.execute("SELECT document FROM reports WHERE scope = ?", (scope,)).fetchone()
     return float(json.loads(row[0])["temperature"])
 
 
@@ -258,7 +273,8 @@ def test_joint_metrics_are_one_site_less_or_missing_and_the_study_complete_all_t
 
     outcome, _ = run(study, tmp_path / "run", before=fault)
     assert outcome.status == "COMPLETE"
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["metrics"]["sites"] == {}
+    metrics = json.loads((tmp_path / "run" / "summary.json").read_text())["metrics"]
+    assert metrics["sites"] == {} and metrics["joint"] is None
 
 
 def test_a_study_with_a_secure_sum_needs_the_coordinator_s_key(small_study: Make, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from server.reporting import Signature, write_passport
+from server.cli import server
+from server.reporting import Signature, write_passport, write_report
 from server.reporting.replacement import decide, words_of
 from server.retrain import Margins, retrain
 from shared_model.cohort import Cohort, split_indices
-from shared_model.errors import ConfigError, PassportError, ProtocolError, RoundError
+from shared_model.errors import ConfigError, PassportError, ProtocolError, RoundError, StorageError
 from shared_model.evaluation import Scores
 from shared_model.evaluation.kept import keep_scores, kept_path
 from shared_model.passport import verify
@@ -122,6 +125,31 @@ def test_the_decision(old: Any, tmp_path: Path, noise: float, replaces: bool) ->
     assert words_of(found)[0] == f"The model of next {'replaces' if replaces else 'does not replace'} that of unit."
     sites = [row for row in document["comparisons"] if row["where"] == "site"]
     assert {row["verdict"] for row in sites} == {"not judged"}, "14.8 women with cancer are fewer than 20"
+    _check_page(write_report(study.root).read_text(), document)
+    judged = CliRunner().invoke(server, ["judge", str(old.root), str(study.root), "--evaluator", str(site.parent)])
+    assert "Report    " in judged.output, judged.output  # made again, with the verdict in it
+    assert "Drift: not done" in (study.root / "report.html").read_text()  # no cohorts were named this time
+
+
+def _check_page(page: str, document: dict[str, Any]) -> None:
+    """Verdict first, every place where it was judged or could not be, and the drift."""
+    text = " ".join(re.sub(r"<[^>]*>", " ", page.partition('id="replacement"')[2]).split())
+    answer = "replaces the model of unit." if document["replaces"] else "does not replace the model of unit: not shown"
+    assert f"It {answer}" in text.partition("Passports: old")[0]
+    for row in document["comparisons"]:
+        name = row["name"] if row["where"] == "overall" else f"{row['where']} {row['name'].replace('_', ' ')}"
+        assert re.search(rf"{re.escape(name)} [^%]* {row['margin']:.3f} {row['verdict']}", text), name
+    assert "Drift at site-01" in text and "By chance" in text
+
+
+def test_a_study_that_nobody_judged_says_so_and_another_study_s_verdict_is_refused(old: Any, tmp_path: Path) -> None:
+    study = next_study(old, tmp_path / "second")
+    assert "nobody has judged yet whether it replaces it" in write_report(study.root).read_text()
+    assert 'id="replacement"' not in write_report(old.root).read_text()
+    rows: dict[str, Any] = {"replaces": True, "old": {}, "new": {"study": "other"}, "comparisons": [], "drift": {}}
+    (study.root / "replacement.json").write_text(json.dumps(rows))
+    with pytest.raises(StorageError, match="does not judge this study's model"):
+        write_report(study.root)
 
 
 def test_only_the_same_women_and_the_model_it_began_from_are_compared(old: Any, tmp_path: Path) -> None:

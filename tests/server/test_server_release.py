@@ -46,7 +46,7 @@ def test_a_release_is_whole_and_checked(tmp_path: Path) -> None:
     made = written.release
     assert written.vouched.signed is None and "no passport" in written.vouched.words
     read = ReleasedModel.read(tmp_path / "model")
-    assert read.release == made and read.localisation == {}
+    assert read.release == made and read.maps is None
     assert made.model_sha256 == weights_sha256(WEIGHTS) and made.round == 11
     assert made.protocol_sha256 == Protocol.read(run / "protocol.json").sha256
     assert made.thresholds == SELECTION["thresholds"] and made.temperature == 1.4

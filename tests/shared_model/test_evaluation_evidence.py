@@ -15,7 +15,7 @@ from shared_model.evaluation.meta import pooled_share, random_effects
 from shared_model.evaluation.operating import operating_point, wilson
 from shared_model.evaluation.recalibration import Platt, fit_platt, platt_step, platt_sums, shift_prior
 from shared_model.evaluation.recalls import false_positive_rate, recall_reduction
-from shared_model.evaluation.use import risk_bands, rule_out, rule_out_threshold, second_reader
+from shared_model.evaluation.use import risk_bands, rule_out, rule_out_threshold
 from tests.shared_model.test_evaluation_against_others import women
 
 BINS = 32
@@ -206,13 +206,3 @@ def test_bands_count_every_woman_once() -> None:
     assert rates == sorted(rates)
     with pytest.raises(ValueError, match="ascend"):
         risk_bands(y, expit(s), confidence=0.95, edges=[0.5, 0.2])
-
-
-def test_a_second_reader_can_only_add_or_take_away() -> None:
-    y = [1, 1, 1, 1, 0, 0, 0, 0]
-    found = second_reader(y, [1, 1, 0, 0, 1, 0, 0, 0], [1, 0, 1, 0, 0, 1, 0, 0], threshold=0.5)
-    assert found is not None
-    assert (found.reader, found.either, found.both) == ((0.5, 0.25), (0.75, 0.5), (0.25, 0.0))
-    assert found.arbitrated == 0.5
-    with pytest.raises(ValueError, match="decisions"):
-        second_reader(y, [2] * 8, [0.0] * 8, threshold=0.5)

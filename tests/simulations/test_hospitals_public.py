@@ -19,10 +19,12 @@ from shared_model.cohort import Cohort
 from shared_model.contract import load_contract
 from shared_model.errors import CohortError, ConfigError, LeakageError, MammoFedError
 from shared_model.imaging import DIGITISED_FILMS
+from shared_model.lesion_types import LESION_TYPES
 from simulations.hospitals import cbis_ddsm, check_cohort, check_held_out, manifest, mini_mias, sources
 from simulations.hospitals.collection import Woman
 from simulations.hospitals.partition import check_sizes, partition
 from simulations.hospitals.public import write_source
+from simulations.lesions import lesion_types
 from tests.conftest import write_cohort
 from tests.public_sets import (
     PIPELINE,
@@ -307,6 +309,16 @@ def test_full_mammograms_become_films_of_women(cbis: Path, cache: Path) -> None:
     }
     woman = [ds for ds in headers(folders["held_out"]) if ds.PatientID == "P_00027"]
     assert len(woman) == 3 and len({ds.StudyInstanceUID for ds in woman}) == 1, "one exam, though upstream says three"
+
+
+def test_kinds_of_cancers_come_from_the_tables_that_name_them(cbis: Path, cache: Path, mias: Path) -> None:
+    folder = make(settings("cbis_ddsm", cbis, declared_spacing_mm=3.0), cache)["held_out"]
+    found = lesion_types(folder)
+    ill = {row["patient_id"] for row in rows(folder / "clinical.csv") if row["label"] == "1"}
+    assert set(found) == ill and found["P_00027"] == "several" and found["P_00029"] == "calcification"
+    folder = make(settings("mini_mias", mias), cache)["held_out"]
+    ill = {row["patient_id"] for row in rows(folder / "clinical.csv") if row["label"] == "1"}
+    assert set(lesion_types(folder)) == ill and set(lesion_types(folder).values()) <= set(LESION_TYPES)
 
 
 def test_case_names_stay_behind(cbis: Path, cache: Path, tmp_path: Path) -> None:

@@ -124,6 +124,17 @@ def test_phases_fill_exactly_the_rounds(rounds: int) -> None:
     assert all(p["rounds"] >= 1 for p in parts)
 
 
+@pytest.mark.parametrize(("scope", "learns"), [("adapters", True), ("all", True), ("features", False)])
+def test_a_scope_that_trains_the_encoder_has_rates_for_it_in_the_private_recipe_too(scope: str, learns: bool) -> None:
+    """The private recipe freezes the view encoder by a rate of 0: a scope alone would train nothing of it, silently."""
+    (before,), (found,) = (phases(configuration("privacy=patient", *more)) for more in ([], [f"training={scope}"]))
+    assert before["encoder_rate"] == 0 and found["scope"] == scope
+    assert (found["encoder_rate"] > 0) == learns and (found["learning_rate"] < before["learning_rate"]) == learns
+    plain = phases(configuration("privacy=none", f"training={scope}"))
+    rates = [(part["learning_rate"], part["encoder_rate"]) for part in phases(configuration("privacy=none"))]
+    assert [(part["learning_rate"], part["encoder_rate"]) for part in plain] == rates
+
+
 def test_too_few_rounds_and_wrong_shares_are_refused() -> None:
     parts = [{"name": "a", "share": 0.5}, {"name": "b", "share": 0.5}]
     with pytest.raises(ConfigError, match="too few"):

@@ -24,7 +24,7 @@ from client.ingest.site_file import read_site
 from client.ingest.vault import Answer, Vault
 from client.privacy.ledger import Ledger, LedgerEntry
 from shared_model.cohort import Cohort
-from shared_model.errors import ConfigError, MammoFedError, SourceError, StorageError
+from shared_model.errors import ConfigError, ContractError, MammoFedError, SourceError, StorageError
 from shared_model.imaging import SECTIONS, FilmPool
 from tests.films import write_film
 from tests.orthanc import Orthanc, skip_without_orthanc
@@ -116,6 +116,17 @@ def test_an_import_accounts_for_everything(hospital: Hospital) -> None:
     assert {(e["kind"], e["reason"]) for e in entries} >= {("film", "not_dicom"), ("row", "no_label")}
     assert len(entries) == report.films_quarantined + report.rows_quarantined + report.patients_quarantined
     assert hospital.cohort.content_sha256 == report.content_sha256 and not done.unchanged
+
+
+def test_an_evaluator_names_the_kinds_of_cancers_and_nobody_is_remembered_for_it(hospital: Hospital) -> None:
+    (hospital.folder / "lesions.csv").write_text("patient_id,lesion_type\nPID-77001,mass\nPID-77888,calcification\n")
+    assert hospital.run(lesion_types="lesions.csv").report.patients_prepared == 4
+    found = hospital.cohort.attributes["lesion_type"]
+    assert sorted(found.dropna()) == ["mass", "no cancer", "no cancer"] and len(found) == 4
+    (hospital.folder / "lesions.csv").write_text("patient_id,lesion_type\nPID-77001,cyst\n")
+    with pytest.raises(ContractError, match=r"lesions\.csv, row 1: no such kind of lesion"):
+        hospital.run(lesion_types="lesions.csv")
+    assert len(hospital.cohort) == 4, "the former cohort stays"
 
 
 def test_a_second_import_reads_no_film_and_changes_nothing(

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from client.ingest import PreparationReport, prepare_site
@@ -369,3 +370,15 @@ def test_pseudonyms_need_the_key_and_hide_the_id() -> None:
     assert Pseudonyms(b"\x0b" * 20).of("Hi There") == "b0344c61d8db3853"  # RFC 4231, test case 1
     with pytest.raises(ConfigError):
         Pseudonyms(b"short")
+
+
+def test_kinds_of_cancers_become_an_attribute_where_they_are_given(site: Site) -> None:
+    for woman in (1, 2, 3):
+        site.row(woman, "0" if woman == 1 else "1", age="58")
+    site.write_table()
+    _, cohort, _ = site.prepare()
+    assert "lesion_type" not in cohort.attribute_names
+    given = {"PID-77001": "calcification", "PID-77002": "mass"}
+    prepare_site(**site.arguments(site.source.parent / "typed") | {"lesions": given})
+    found = Cohort.open(site.source.parent / "typed").attributes["lesion_type"]
+    assert [found[pseudonym(w)] for w in (1, 2)] == ["no cancer", "mass"] and pd.isna(found[pseudonym(3)])

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from client.deploy.home import SiteHome
 from client.deploy.identity import SiteIdentity
 from client.deploy.inbox import Inbox
 from shared_model.certificates import Member, Role
+from shared_model.errors import CertificateError
 from tests.browser import Sight, chromium
 from tests.conftest import write_cohort
 from tests.controlled import Hub
@@ -57,8 +58,8 @@ def member_home(hub: Hub, folder: Path) -> SiteHome:
 
 
 @contextmanager
-def watching(home: SiteHome, port: int) -> Iterator[str]:
-    """`mammofed monitor https://...` as a member calls it; gives the page's address."""
+def watching(home: SiteHome, port: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`mammofed monitor https://...` as a member calls it; gives the page's address, and the process."""
     command = [sys.executable, "-m", "mammofed", "monitor", f"https://localhost:{port}", "--home", str(home.folder),
                "--no-open", "--port", "0"]  # fmt: skip
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -66,13 +67,16 @@ def watching(home: SiteHome, port: int) -> Iterator[str]:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("Monitor  http://127.0.0.1:"), process.communicate(timeout=HANG_S)
-        yield line.split()[1]
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=HANG_S)
-        assert (process.returncode, "Watched no longer" in said) == (0, True), said
+        yield line.split()[1], process
     finally:
         process.kill()
         process.wait()
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and last words."""
+    _, said = process.communicate(timeout=HANG_S)
+    return process.returncode, said
 
 
 def play(hub: Hub, number: int, *, closed: bool = True) -> None:
@@ -103,6 +107,12 @@ def serious(page: Any) -> list[str]:
     return [str(one["id"]) for one in found if one["impact"] in ("serious", "critical")]
 
 
+def runs_of(url: str) -> Any:
+    """What the page lists, and who watches."""
+    with urllib.request.urlopen(f"{url}api/runs", timeout=HANG_S) as answer:
+        return json.load(answer)
+
+
 def everything(url: str) -> str:
     """All that the page can be asked for, as text."""
     paths = ("/api/runs", "/api/view?run=quick", "/api/round?run=quick&number=1", "/api/events?run=quick", "/metrics")
@@ -118,11 +128,11 @@ def test_a_member_sees_rounds_appear_the_line_lost_and_back(browser: Any, tmp_pa
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     sight = Sight(context.new_page())
     page = sight.page
-    try:
+    with ExitStack() as stack:
+        stack.callback(context.close)
         with hub.open():
             home, port = member_home(hub, tmp_path), hub.gateway.port
-            stack = watching(home, port)
-            url = stack.__enter__()
+            url, process = stack.enter_context(watching(home, port))
             page.goto(url, wait_until="domcontentloaded")
             sight.says("No study is here yet")
             page.wait_for_function("() => document.getElementById('member').textContent.startsWith('Seen by north.')")
@@ -165,7 +175,27 @@ def test_a_member_sees_rounds_appear_the_line_lost_and_back(browser: Any, tmp_pa
             sight.says("round 3 of 12, 3 of 4 sites")
             sight.says("; south late in round 3")
             assert page.locator("circle.dot.fused").count() == 2
-            stack.__exit__(None, None, None)
+            process.send_signal(signal.SIGINT)
+            code, said = ended(process)
+            assert code == 0 and "Watched no longer" in said
         assert all(asked.startswith("http://127.0.0.1:") for asked in sight.asked)
-    finally:
-        context.close()
+
+
+def test_who_is_revoked_keeps_what_was_heard_and_hears_why(tmp_path: Path) -> None:
+    hub = Hub(tmp_path)
+    with hub.open():
+        home = member_home(hub, tmp_path)
+        with watching(home, hub.gateway.port) as (url, process):
+            hub.board.tell("quick", kind="study_started", time=time.time())
+            assert any(runs_of(url)["runs"] for _ in range(5000))
+            hub.home.enrolment.revoke("north", reason="keys were lost")
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("Nothing more will come: ")
+            kept = runs_of(url)
+            assert kept["runs"][0]["status"] == "unknown" and kept["member"]["up"] is False
+            process.send_signal(signal.SIGINT)
+            code, said = ended(process)
+            assert code == CertificateError.exit_code and "revoked" in said
+        with watching(home, hub.gateway.port) as (_, process):
+            code, said = ended(process)  # by itself: nothing was heard that could be kept
+            assert code == CertificateError.exit_code and "revoked" in said

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from shared_model.contract import load_contract
 from shared_model.explanation import DEFAULT_METHOD, localise
 from shared_model.explanation.localisation import LesionFilm
+from shared_model.explanation.randomisation import rank_correlation, with_random_encoder
 from shared_model.fusion import FusionConfig, build_model, load_public_weights
 from shared_model.imaging import Box
 from simulations.hospitals import default_hospitals
@@ -49,7 +50,7 @@ def test_energy_and_chance_are_shares() -> None:
     found = localise([film("a", (12, 12), (10.0, 10.0, 15.0, 15.0))], method="m", spacing_mm=1.0, tolerance_mm=0.0)
     assert found.energy.value == pytest.approx(2.0 / 2.5)
     assert found.chance == found.energy_chance == pytest.approx(25 / 1200)
-    assert "chance 2%" in found.words()
+    assert found.inside == found.pointing, "without a tolerance they are one thing"
 
 
 def test_an_empty_map_and_a_box_below_a_pixel() -> None:
@@ -59,6 +60,31 @@ def test_an_empty_map_and_a_box_below_a_pixel() -> None:
     assert found.pointing.value == 0.0 and found.energy.value == 0.0 and found.chance == pytest.approx(1 / 1200)
     with pytest.raises(ValueError, match="lesion"):
         localise([], method="m", spacing_mm=1.0)
+
+
+def test_maps_in_another_order_correlate_and_a_flat_one_orders_nothing() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.random((40, 30)).astype(np.float32)
+    flat = np.zeros_like(one)
+    assert rank_correlation([one], [one**3], [BREAST]) == pytest.approx(1.0), "ranks, not values"
+    assert rank_correlation([one, one], [-one, flat], [BREAST, BREAST]) == pytest.approx(-0.5)
+    outside = BREAST.copy()
+    outside[20:] = False
+    other = one.copy()
+    other[20:] = rng.random((20, 30))
+    assert rank_correlation([one], [other], [outside]) == pytest.approx(1.0), "only within the breast"
+    with pytest.raises(ValueError, match="film"):
+        rank_correlation([], [], [])
+
+
+def test_random_weights_are_of_the_view_encoder_alone_and_the_model_keeps_its_own() -> None:
+    config = FusionConfig(size="tiny", fusion="gated", n_clinical=8, height=112, width=84)
+    model = build_model(config, seed=0, prevalence=0.25)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    other = dict(with_random_encoder(model).named_parameters())
+    changed = {name for name, p in before.items() if not p.equal(other[name])}
+    assert changed and all(name.startswith("encoder.") for name in changed)
+    assert all(p.equal(before[name]) for name, p in model.named_parameters())
 
 
 @pytest.mark.slow

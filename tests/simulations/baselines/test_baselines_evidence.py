@@ -14,9 +14,12 @@ from server.reporting.evidence_answer import headline
 from server.reporting.evidence_page import render_evidence
 from shared_model.errors import StorageError
 from shared_model.evaluation.auc import paired_delong, roc_auc
+from shared_model.evaluation.calibration import calibration
+from shared_model.evaluation.recalibration import fit_platt
 from simulations.baselines.evidence import evidence
 from simulations.baselines.jobs import Job
 from simulations.baselines.scores import HELD_OUT, PartyScores
+from simulations.baselines.site_matrix import recalibrated_matrix
 from simulations.baselines.trained import Trained
 
 SITES, SEEDS = ("north", "south"), (1, 2, 3)
@@ -88,6 +91,13 @@ def test_differences_are_those_of_the_scores(document: dict[str, Any]) -> None:
         np.mean([roc_auc(population(s)["plain/federated"].labels("north"),
                          population(s)["plain/federated"].logits("north")) for s in SEEDS])
     )  # fmt: skip
+    moved, own = plain["recalibrated"], population(1)["plain/federated"]
+    assert set(moved) == {"as it is", *SITES} and all(set(row) == set(SITES) for row in moved.values())
+    assert moved["south"]["north"] < moved["as it is"]["north"]  # the scores were not calibrated, and alike everywhere
+    line = fit_platt(own.labels("south"), own.logits("south") / own.temperature)
+    one = recalibrated_matrix([own])["south"]["north"]
+    fit = calibration(own.labels("north"), line(own.logits("north") / own.temperature), confidence=0.95)
+    assert one == fit.adaptive_ece
     counts = plain["counts"]
     assert counts["from_counts"]["difference"] == pytest.approx(counts["from_scores"]["difference"], abs=0.01)
     assert document["price"]["noised"]["difference"] > 0
@@ -114,7 +124,8 @@ def test_page_holds_every_part_and_nothing_from_outside(document: dict[str, Any]
     page = write_evidence_report(tmp_path).read_text()
     for words in ("0.94 against 0.88", "54", "0.958", "Trained at", "TRIPOD+AI 2024", "CLAIM 2024", "Model card",
                   "Datasheet of each hospital", "Synthetic data", "suppressed: fewer than can be shown", "not done",
-                  "Without moving a score", "Risk bands"):  # fmt: skip
+                  "Without moving a score", "Risk bands", "Recalibrated at", 'aria-labelledby="forest-title',
+                  "Not done: the evaluator's cohort has no radiologist's decisions"):  # fmt: skip
         assert words in page, words
     assert "<script" not in page and "http://" not in page.replace("http://www.w3.org", "")
     assert page == render_evidence(document)

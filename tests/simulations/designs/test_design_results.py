@@ -96,6 +96,8 @@ def test_a_hospital_left_out_stands_beside_the_model_that_had_it() -> None:
         assert row["shared"]["with"] == roc_auc(full.labels(site), full.logits(site))
     assert {r["site"]: r["shared"]["p_adjusted"] for r in found["sites"]} == holm(
         {r["site"]: r["shared"]["p"] for r in found["sites"]})
+    found["sites"][1] |= {"specificity": 0.75, "specificity_low": 0.7, "specificity_high": 0.8}
+    assert "site_02 75 %" in " ".join(next_steps(found))  # though all women together are as wanted
     low, high = found["across"]["new_site"]
     assert low < found["across"]["auc_low"] < found["across"]["auc_high"] < high
     words = " ".join(headline(found))
@@ -125,11 +127,14 @@ def test_what_to_do_next_follows_from_what_was_found() -> None:
     weak = document("cross_validation", [judged(f"fold_{k}", test, seed=k, missed=2) for k in range(2)])
     weak["pooled"] |= {"specificity": 0.7, "specificity_low": 0.65, "specificity_high": 0.75}
     steps = " ".join(next_steps(weak))
-    assert "specificity 70 % where 85 % was wanted" in steps and "design=leave_one_site_out" in steps
+    assert "threshold for 85 % specificity does not carry over (all women 70 %)" in steps
+    assert "design=leave_one_site_out" in steps
     assert abstentions(weak) == 12 and "Sites missed 12 rounds in all" in steps
     good = document("cross_validation", [judged(f"fold_{k}", test, seed=k) for k in range(2)])
     good["pooled"] |= {"specificity": 0.85, "specificity_low": 0.80, "specificity_high": 0.9}
-    assert "threshold does not carry over" not in " ".join(next_steps(good)) and abstentions(good) == 0
+    assert "does not carry over" not in " ".join(next_steps(good)) and abstentions(good) == 0
+    good["pooled"] |= {"calibration_slope_low": 1.1, "calibration_slope_high": 1.2}
+    assert "Probabilities do not carry over" in " ".join(next_steps(good))
 
 
 def test_the_terminal_says_it_within_eighty_columns_and_report_makes_the_page_again(tmp_path: Path) -> None:
