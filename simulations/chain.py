@@ -128,10 +128,10 @@ def _collected(cohort: Config, out: Path, settings: Config) -> Path:
 def _held_out(run_dir: Path) -> Path:
     """The source folder of the evaluator's cohort, which the cache keeps beside it."""
     cohort = Path(json.loads((run_dir / "sites" / "evaluator" / "site.json").read_bytes())["cohort"])
-    recipe = "-".join(cohort.parent.name.split("-")[:-2])  # <recipe>-<pipeline>-<contract>, see launch.cohort_folder
-    for kind in ("public", "populations"):
-        folder = cohort.parent.parent.parent / kind / recipe / HELD_OUT
-        if os.access(folder / "clinical.csv", os.R_OK):
+    cache = cohort.parent.parent.parent
+    for folder in sorted(path for kind in ("public", "populations") for path in (cache / kind).glob(f"*/{HELD_OUT}")):
+        # a cohort's folder begins with the name of the folder that it was prepared from, see launch.cohort_folder
+        if cohort.parent.name.startswith(f"{folder.parent.name}-") and os.access(folder / "clinical.csv", os.R_OK):
             return folder
-    raise ConfigError("the films of the held-out women are no longer in the cache", found=str(cohort.parent.parent),
+    raise ConfigError("the films of the held-out women are no longer in the cache", found=str(cache),
                       remedy="run the study again with the same `cache`")  # fmt: skip

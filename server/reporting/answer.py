@@ -9,6 +9,7 @@ from typing import Any
 from server.reporting.facts import mapping
 from server.reporting.smallness import how_little
 from server.reporting.words import level, women
+from server.rounds.withheld import LEAST_WOMEN
 from shared_model.evaluation.gain import too_few
 from shared_model.protocol import Protocol
 
@@ -72,7 +73,11 @@ def _little(held_out: Mapping[str, Any], protocol: Protocol, data: str) -> str:
     fused = mapping(mapping(held_out.get("models")).get("fused"))
     if not held_out or fused.get("auc") is None:
         return ""
-    return how_little(held_out["n"], held_out["positives"], fused.get("auc_low"), fused.get("auc_high"), kind=data,
+    n, positives = held_out.get("n"), held_out.get("positives")
+    if n is None or positives is None:
+        return (f"How little this can show: of the held-out women fewer than {LEAST_WOMEN} have cancer, or fewer have "
+                "none. It is no evidence for or against the model.")  # fmt: skip
+    return how_little(n, positives, fused.get("auc_low"), fused.get("auc_high"), kind=data,
                       confidence=protocol.evaluation.confidence)  # fmt: skip
 
 
@@ -92,7 +97,8 @@ def _added(held_out: Mapping[str, Any], protocol: Protocol) -> str:
         low, high = difference_interval(fused, public)
         how = "computed as if on different women, so rather too wide"
     judged = "clear of zero" if low > 0 else "not clear of zero"
-    if too_few(held_out["n"], held_out["positives"]):
+    n, positives = held_out.get("n"), held_out.get("positives")
+    if n is None or positives is None or too_few(n, positives):
         judged = "too few women to judge it"
     return (
         f"{start} alone, with {seen}, reach {public['auc']:.3f}: hospitals added {difference:.3f} "

@@ -50,7 +50,7 @@ def federated_parts(facts: Facts) -> dict[str, Any]:
         "joint": joint, "models": [(LABELS[name], row) for name, row in mapping(joint.get("models")).items()],
         "pairs": [(PAIRS[name], row) for name, row in mapping(joint.get("pairs")).items()],
         "across": pooled_row(across, "auc"), "sites": len(rows), "left_out": _left_out(rows, across),
-        "gaps": _gaps(sites, confidence), "figures": figures,
+        "gaps": _gaps(sites, confidence), "figures": figures, "who": _who(rows),
     }}  # fmt: skip
 
 
@@ -73,6 +73,12 @@ def _gaps(sites: Mapping[str, Any], confidence: float) -> list[tuple[str, dict[s
         if pooled is not None and pooled.k > 1:
             found.append((label, pooled_row(pooled, "difference") | {"p": pooled.p}))
     return found
+
+
+def _who(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Hospitals with their numbers of women, as far as these may be said."""
+    return ", ".join(f"{site} n = {row['n']:,.0f}" if isinstance(row.get("n"), (int, float)) else site
+                     for site, row in rows.items())  # fmt: skip
 
 
 def _left_out(rows: Mapping[str, Mapping[str, Any]], across: Pooled | None) -> list[str]:

@@ -15,8 +15,12 @@ import numpy as np
 import pytest
 
 from server.monitor.writers.feed import Feed
+from server.release import make_release
+from server.reporting.passport import make_passport
+from server.reporting.report import write_report
 from server.rounds.loop import run_study
 from shared_model.cohort import Cohort, split_indices
+from shared_model.errors import RoundError
 from simulations.engine.library import TrainerLibrary
 from simulations.engine.local import LocalGrid
 
@@ -24,7 +28,10 @@ FEW = 5
 PHASES = [{"name": "all", "rounds": 2, "objective": "fusion", "learning_rate": 0.05, "encoder_rate": 0.5}]
 # Every name under which a number below five may stand, because it counts no women. A new name fails until it is here.
 COUNTS_NO_WOMEN = re.compile(
-    r"(summary_version|rounds_planned|id|key|round|rounds_completed|attempt|session|asked|time|started|opened|seconds|journal_version|contributed|sites|"
+    r"(summary_version|rounds_planned|id|key|round|rounds_completed|attempt|session|asked|time|started|opened|seconds|journal_version|sites|"
+    r"contributed|late|failed|abstained|refused|not_sampled|"  # rounds by outcome
+    r""
+    r"(wait|load|train|mask|send|round_trip)(_s)?|"
     r"bytes_(up|down)|steps|delta|epsilon|metrics_epsilon|budget|noise_multiplier|sample_rate|sampling_rate|"
     r"loss|norm|cosine|shift|"  # of updates
     r"confidence|(evidence_)?(prevalence|sensitivity|replicates)|max_fpr|wanted|from|to|"  # terms
@@ -125,6 +132,11 @@ def test_nothing_written_has_a_small_count_of_a_site(
     for path in documents:
         found = [json.loads(path.read_text())] if path.suffix == ".json" else map(json.loads, path.open())
         assert faults(leaf for each in found for leaf in leaves("", each)) == []
+    page = re.sub("<[^>]*>", " ", write_report(folder).read_text())
+    assert "held-out women, few with cancer" in page and not NUMBER_OF_WOMEN.search(page)
+    with pytest.raises(RoundError, match="too few women"):  # whose share with cancer sites would put it right by
+        make_release(folder)
+    assert make_passport(folder, components=1, head=None).metrics.test["fused"].positives is None
     with closing(sqlite3.connect(folder / "journal.sqlite")) as db:
         told = dict(db.execute("SELECT site, document FROM reports WHERE scope = 'site'"))
     assert set(told) == {"site-01", "site-02"}  # they answered, and not because nothing was asked

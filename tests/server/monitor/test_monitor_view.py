@@ -233,6 +233,7 @@ def test_on_one_machine_a_trainer_that_beats_no_more_is_named(tmp_path: Path) ->
     with staged(tmp_path) as run:
         run.round(1)
         run.open(2)
+        run.now += 40.0  # later than anything that the journal heard of them
         alive = run.run_dir / "logs" / "alive"
         alive.mkdir(parents=True)
         for name in SITES:

@@ -78,7 +78,7 @@ def test_hospitals_are_put_together_by_random_effects_and_who_is_left_out_is_nam
     words, page = section(tmp_path, sites=sites | {"west": {"n": 9.0, "auc": 0.99, "auc_low": 0.9, "auc_high": 1.0}})
     assert f"at 3 hospitals is {found.mean.value:.3f} ({found.mean.low:.3f}" in words
     assert f"expected between {found.new_site[0]:.3f} and {found.new_site[1]:.3f}" in words
-    assert "reaches 0 or 1: west" in words
+    assert "reaches 0 or 1: west" in words and "east n = 60, north n = 60, south n = 60, west n = 9" in words
     assert 'aria-labelledby="forest-title' in page and "west (n = 9)" in page and "a further hospital" in page
 
 
