@@ -56,8 +56,14 @@ def live_page(settings: Mapping[str, Any], run_dir: Path, say: Callable[[str], N
 def _read(process: subprocess.Popen[str], lines: queue.SimpleQueue[str]) -> None:
     """The address, or whatever keeps the page from being served; the rest is read so that the pipe never fills."""
     assert process.stdout is not None
+    broken, last = False, ""
     for line in process.stdout:
-        lines.put(line.strip())
+        last = line.strip() or last
+        broken = broken or last.startswith("Traceback")
+        if not broken:
+            lines.put(last)
+    if broken:
+        lines.put(f"The live page could not be served: {last}")
 
 
 def _last_look(settings: Mapping[str, Any], say: Callable[[str], None]) -> None:

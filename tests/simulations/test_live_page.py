@@ -43,6 +43,17 @@ def test_a_page_that_cannot_be_served_is_said_and_costs_nothing(
     assert "cannot listen on 127.0.0.1" in said[0]
 
 
+def test_of_a_page_that_breaks_the_error_is_said_not_the_head_of_its_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    (tmp_path / "code.py").write_text("raise RuntimeError('no module of that name')")
+    monkeypatch.setattr(page.guard, "__file__", str(tmp_path / "code.py"))
+    with live_page({"kind": "web", "port": 0, "open": False}, tmp_path, said.append):
+        pass
+    assert said[0] == "The live page could not be served: RuntimeError: no module of that name"
+
+
 def test_no_page_is_the_default_and_web_is_a_choice() -> None:
     assert compose_config([])["monitor"]["kind"] == "none"
     web = compose_config(["monitor=web", "monitor.port=9000"])["monitor"]
