@@ -73,7 +73,8 @@ def _check_values(kind: str, design: Mapping[str, Any]) -> None:
     if kind == TEMPORAL:
         until = design["until"]
         if not _is_number(until):
-            raise ConfigError("design.until: nobody said which women are the later ones", found=until,
+            problem = "nobody said which women are the later ones" if until is None else "this is no year"
+            raise ConfigError(f"design.until: {problem}", found=until,
                               expected="a year, or a decimal one", remedy="add design.until=2022")  # fmt: skip
         if design["years"] is not None and not Path(str(design["years"])).is_file():
             raise ConfigError("design.years: there is no such file", found=design["years"],
