@@ -59,6 +59,9 @@ def check_design(config: Mapping[str, Any]) -> None:
     if config["personal"]["kind"] != "none":
         raise ConfigError(f"design={kind} judges the shared model, at hospitals that may have none of their own",
                           found=f"personal={config['personal']['kind']}", expected="personal=none")  # fmt: skip
+    if kind == LEAVE_ONE_SITE_OUT and config["sites"] < 2:
+        raise ConfigError("sites: without its one site nobody is left to train", found=config["sites"],
+                          expected=f"at least 2 for design={kind}")  # fmt: skip
     _check_values(kind, config["design"])
     _check_epsilon(kind, config)
 
