@@ -26,7 +26,7 @@ MOST_STUDIES = 1000
 ENDINGS = {"COMPLETE": "complete", "INCOMPLETE": "incomplete", "STOPPED": "stopped"}
 # (kind, code) of events that are a sign of life of the site that they name.
 ALIVE = frozenset({("site_present", ""), ("site_replied", ""), ("site_replied", "abstained"),
-                   ("site_replied", "refused"), ("site_evaluated", "")})  # fmt: skip
+                   ("site_replied", "refused"), ("site_evaluated", ""), ("evaluated", "")})  # fmt: skip
 # What an event says of its round's attempt: (its state, the step that led there), named as the journal names them.
 _STEPS = {
     "round_opened": ("opened", "open"), "site_replied": ("collected", "collect"),

@@ -14,8 +14,6 @@ import click
 
 from server.monitor.alarms import evaluate, gathered, with_alarms
 from server.monitor.keeper import machine_of
-from server.monitor.presence import coordinator_of
-from server.monitor.rules import OWN_FILE, MonitorFile
 from server.monitor.view import StudyView
 from shared_model.errors import ConfigError
 
@@ -93,6 +91,7 @@ def _door(
 def _serve(place: Path, door: Door, *, open_browser: bool) -> None:
     from server.monitor.admission import with_registry
     from server.monitor.metrics import render
+    from server.monitor.places import home_of, rules_of
     from server.monitor.web.runs import Runs
     from server.monitor.web.serve import serve
 
@@ -107,7 +106,7 @@ def _serve(place: Path, door: Door, *, open_browser: bool) -> None:
 
     runs = Runs(place, alarms=lambda view: gathered(evaluate(rules.rules, view, machine())))
     if door.readers is not None:
-        door = replace(door, readers=with_registry(door.readers, _coordinator(place)))
+        door = replace(door, readers=with_registry(door.readers, home_of(place)))
     serve(runs, door, say=say, open_browser=open_browser, metrics=metrics)
 
 
@@ -132,7 +131,7 @@ def _watch(ctx: click.Context, url: str, home: Path | None, study: str | None, p
 
 
 def _terminal(place: Path, study: str | None) -> None:
-    from server.monitor.places import runs_in, runs_or_none
+    from server.monitor.places import rules_of, runs_in, runs_or_none
     from server.monitor.terminal import Terminal
 
     runs_in(place)  # says what is wrong, once
@@ -140,20 +139,6 @@ def _terminal(place: Path, study: str | None) -> None:
     terminal = Terminal(lambda: [run for run in runs_or_none(place) if study in (None, run.name)], file=file)
     with contextlib.suppress(KeyboardInterrupt):
         terminal.run(threading.Event())
-
-
-def rules_of(place: Path) -> MonitorFile:
-    """The alarms' rules of a place: those of the coordinator that it belongs to, where there is one.
-
-    Raises:
-        ConfigError: its file is wrong.
-    """
-    home = _coordinator(place)
-    return MonitorFile.read(home / OWN_FILE if home is not None else None)
-
-
-def _coordinator(place: Path) -> Path | None:
-    return place if (place / "coordinator.json").is_file() else coordinator_of(place)
 
 
 def place_of(target: str | None) -> Path:

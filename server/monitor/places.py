@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from server.monitor.presence import coordinator_of
+from server.monitor.rules import OWN_FILE, MonitorFile
 from server.monitor.web.runs import is_run
 from shared_model.errors import ConfigError
 
@@ -39,3 +41,18 @@ def runs_in(target: Path) -> list[Path]:
         raise ConfigError(f"{target}: {what}", expected="RUN_DIR, a folder of them, or a coordinator's home",
                           remedy="`mammofed server propose`" if home else "`mammofed simulate` makes one")  # fmt: skip
     return found
+
+
+def rules_of(place: Path) -> MonitorFile:
+    """The alarms' rules of a place: those of the coordinator that it belongs to, where there is one.
+
+    Raises:
+        ConfigError: its file is wrong.
+    """
+    home = home_of(place)
+    return MonitorFile.read(home / OWN_FILE if home is not None else None)
+
+
+def home_of(place: Path) -> Path | None:
+    """The coordinator's home that a place is or belongs to; None on one machine."""
+    return place if (place / "coordinator.json").is_file() else coordinator_of(place)

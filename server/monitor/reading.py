@@ -108,7 +108,7 @@ def _view(
         round=number, attempt=attempt, planned=planned, closed=closed,
         phase=protocol.training.phase(number).name if protocol and 1 <= number <= planned else "",
         started=rows.started if rows else None, last_step=rows.stepped if rows else None, deadline=deadline,
-        deadline_s=deadline_s, ends=ends if status in ("running", "stalled") else None, round_s=round_s,
+        deadline_s=deadline_s, ends=ends if status == "running" else None, round_s=round_s,
         quorum=facts.quorum,
         asked_per_round=protocol.federation.sites_per_round if protocol else 0, contributed=contributed, due=due,
         deployed=facts.deployed, alive=there.alive or there.preparing,

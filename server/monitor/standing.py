@@ -17,9 +17,10 @@ MAX_NAMES = 4
 class Facts:
     """What the answer depends on. silent: (site, seconds) of sites that the open round waits for and that are overdue.
 
-    present, sites: parties that are there, of all. round_open: an attempt is running. waits: words of the loop itself,
-    while it waits for lost parties. missed: (site, outcome) of sites that were asked in the last round with replies and
-    are not in it. unmeasured: (evaluator, seconds) of silent ones while the loop waits for a measurement.
+    planned: rounds of the protocol; 0 where it cannot be read, and then resume refuses. present, sites: parties that
+    are there, of all. round_open: an attempt is running. waits: words of the loop itself, while it waits for lost
+    parties. missed: (site, outcome) of sites that were asked in the last round with replies and are not in it.
+    unmeasured: (evaluator, seconds) of silent ones while the loop waits for a measurement.
     """
 
     now: float
@@ -59,7 +60,8 @@ def standing(facts: Facts) -> tuple[Status, str]:
         case "INCOMPLETE":
             return "incomplete", f"incomplete after round {_of(facts)}: {facts.reason or 'no reason was given'}"
         case "STOPPED":
-            return "incomplete", f"stopped by request after round {_of(facts)}; resume goes on"
+            again = "; resume goes on" if facts.planned else ""
+            return "incomplete", f"stopped by request after round {_of(facts)}{again}"
         case "none" | "new":
             return _before(facts)
     if not facts.alive:
@@ -88,9 +90,8 @@ def _lost(facts: Facts) -> tuple[Status, str]:
     if facts.wish == "stopped":
         return "incomplete", f"stopped after round {_of(facts)}{f': {facts.reason}' if facts.reason else ''}"
     who = "the coordinator's daemon does not run" if facts.deployed and not facts.daemon else "its process is gone"
-    return "failed", (
-        f"failed: {who}, {seconds_words(since)} after the last step in {where}; closed rounds are safe, resume goes on"
-    )
+    again = "; closed rounds are safe, resume goes on" if facts.planned else ""
+    return "failed", f"failed: {who}, {seconds_words(since)} after the last step in {where}{again}"
 
 
 def _running(facts: Facts) -> tuple[Status, str]:

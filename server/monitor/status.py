@@ -12,9 +12,8 @@ from rich.console import Console
 from server.monitor.alarms import gathered, with_alarms
 from server.monitor.draw import headline
 from server.monitor.keeper import machine_of
-from server.monitor.places import runs_in
+from server.monitor.places import rules_of, runs_in
 from server.monitor.reading import read
-from server.monitor.rules import OWN_FILE, MonitorFile
 from server.monitor.view import StudyView
 from shared_model.control import plain
 from shared_model.errors import ConfigError
@@ -33,7 +32,7 @@ def views_of(target: Path, *, study: str | None = None, now: float | None = None
     Raises:
         ConfigError: none is there, or none of that name.
     """
-    file = MonitorFile.read(target / OWN_FILE if (target / "coordinator.json").exists() else None)
+    file = rules_of(target)
     views = [with_alarms(file.rules, read(folder, now=now), machine_of(folder)) for folder in runs_in(target)]
     chosen = [view for view in views if study in (None, view.name, view.run)]
     if not chosen:

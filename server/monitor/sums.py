@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from server.rounds.states import RoundState
+from shared_model.story import ALIVE
 
 Row = tuple[Any, ...]
-HEARD_KINDS: Final = ("site_present", "site_replied", "site_absent", "site_evaluated")
+HEARD_KINDS: Final = sorted({kind for kind, _ in ALIVE} | {"site_absent"})
 MAX_JOURNALS: Final = 200
 _LOCK = threading.Lock()
 

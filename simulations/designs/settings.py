@@ -59,6 +59,9 @@ def check_design(config: Mapping[str, Any]) -> None:
     if config["personal"]["kind"] != "none":
         raise ConfigError(f"design={kind} judges the shared model, at hospitals that may have none of their own",
                           found=f"personal={config['personal']['kind']}", expected="personal=none")  # fmt: skip
+    if kind == LEAVE_ONE_SITE_OUT and config["sites"] < 2:
+        raise ConfigError("sites: without its one site nobody is left to train", found=config["sites"],
+                          expected=f"at least 2 for design={kind}")  # fmt: skip
     _check_values(kind, config["design"])
     _check_epsilon(kind, config)
 
@@ -73,7 +76,8 @@ def _check_values(kind: str, design: Mapping[str, Any]) -> None:
     if kind == TEMPORAL:
         until = design["until"]
         if not _is_number(until):
-            raise ConfigError("design.until: nobody said which women are the later ones", found=until,
+            problem = "nobody said which women are the later ones" if until is None else "this is no year"
+            raise ConfigError(f"design.until: {problem}", found=until,
                               expected="a year, or a decimal one", remedy="add design.until=2022")  # fmt: skip
         if design["years"] is not None and not Path(str(design["years"])).is_file():
             raise ConfigError("design.years: there is no such file", found=design["years"],

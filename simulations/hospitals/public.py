@@ -15,10 +15,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +30,8 @@ from simulations.hospitals.collection import Collection, Film, Settings, Source,
 from simulations.hospitals.film_files import copied_film, digitised_film, identify, write_film
 from simulations.hospitals.grey_images import read_grey
 from simulations.hospitals.partition import check_sizes, partition
-from simulations.population.generate import TRUTH_COLUMNS
+from simulations.made_once import made_once
+from simulations.population.generate import MARK, TRUTH_COLUMNS
 from simulations.population.seeds import uid
 
 Progress = Callable[[int, int], None]
@@ -61,7 +59,7 @@ def public_sources(
     recipe = _recipe(config, SOURCES[kind].inputs(settings))
     text = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
     home = cache_dir / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    if not (home / "recipe.json").exists():
+    if not (home / MARK).exists():
         collection = SOURCES[kind].collect(settings, pipeline=pipeline, workers=workers)
         parties = partition(
             collection.women, sites=int(config["sites"]), held_out_fraction=float(settings["held_out_fraction"]),
@@ -69,12 +67,11 @@ def public_sources(
         )  # fmt: skip
         check_sizes(parties, kind=kind, least=int(settings["round_patients_to"]))
         try:
-            home.parent.mkdir(parents=True, exist_ok=True)
             _make(parties, collection, home, recipe=recipe, pipeline=pipeline, progress=progress)
         except OSError as error:
             raise StorageError(f"films of cohort={kind} cannot be written under {cache_dir}", found=error.strerror,
                                remedy="free some space or choose another cache folder") from error  # fmt: skip
-    names = json.loads((home / "recipe.json").read_text())["parties"]
+    names = json.loads((home / MARK).read_text())["parties"]
     return {name: home / name for name in names}
 
 
@@ -112,30 +109,15 @@ def _make(
     parties: Mapping[str, list[Woman]], collection: Collection, home: Path, *, recipe: dict[str, Any],
     pipeline: PipelineConfig, progress: Progress,
 ) -> None:  # fmt: skip
-    """Write everything beside `home` and rename it there; another process that was faster wins."""
+    """Write all parties, and last what they were made from."""
     total, done = len(collection.women), 0
-    with _scratch(home) as folder:
+    with made_once(home, mark=MARK) as folder:
         for name, women in parties.items():
             for _ in write_source(folder / name, women, pipeline=pipeline):
                 done += 1
                 progress(done, total)
         _write_csv(folder / "left_out.csv", ("what", "why"), collection.left_out)
-        (folder / "recipe.json").write_text(json.dumps(recipe | {"parties": list(parties)}, indent=2) + "\n")
-        try:
-            folder.rename(home)
-        except OSError:
-            if not (home / "recipe.json").exists():
-                raise
-
-
-@contextmanager
-def _scratch(home: Path) -> Iterator[Path]:
-    """A folder that is gone afterwards, unless it was renamed."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        (folder / MARK).write_text(json.dumps(recipe | {"parties": list(parties)}, indent=2) + "\n")
 
 
 def write_source(folder: Path, women: list[Woman], *, pipeline: PipelineConfig) -> Iterator[Woman]:

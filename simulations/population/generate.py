@@ -11,14 +11,12 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from pathlib import Path
 
 from shared_model.errors import ConfigError, StorageError
+from simulations.made_once import made_once
 from simulations.population.recipe import recipe, recipe_sha256
 from simulations.population.specs import HospitalSpec, Population
 from simulations.population.women import FIELDS, Truth, write_woman
@@ -27,6 +25,7 @@ Progress = Callable[[int, int], None]
 Made = list[tuple[int, dict[str, str], list[Truth]]]
 
 CHUNK = 16  # women a task: some 0.2 s of work, so that progress moves and the last worker is not waited for long
+MARK = "recipe.json"  # written last
 TRUTH_COLUMNS = ("sop_uid", "patient_id", "kind", "row0", "col0", "row1", "col1")
 
 
@@ -36,9 +35,8 @@ def generate(
     """Make all hospitals, or find them in the cache; returns each one's source folder by name, the held-out one too.
 
     Args:
-        cache_dir: populations live here under the first 16 letters of their recipe's hash. What is there is complete:
-        the
-            folder is renamed into place when everything is written.
+        cache_dir: populations live here under the first 16 letters of their recipe's hash. What is there is
+            complete: the folder is renamed into place when everything is written.
         workers: processes; 1 works in this one. The result does not depend on it.
         progress: called with (women made, women in all).
 
@@ -50,7 +48,7 @@ def generate(
         raise ConfigError("workers: must be at least 1", found=workers)
     home = cache_dir / recipe_sha256(population)[:16]
     total = sum(spec.patients for spec in population.all)
-    if not (home / "recipe.json").exists():
+    if not (home / MARK).exists():
         try:
             _make(population, home, workers=workers, progress=progress or _silent)
         except OSError as error:
@@ -65,9 +63,8 @@ def generate(
 
 
 def _make(population: Population, home: Path, *, workers: int, progress: Progress) -> None:
-    """Write everything beside `home` and rename it there; another process that was faster wins."""
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with _scratch(home) as folder:
+    """Write all hospitals, and last what they were made from."""
+    with made_once(home, mark=MARK) as folder:
         total, done = sum(spec.patients for spec in population.all), 0
         made: dict[str, Made] = {spec.name: [] for spec in population.all}
         for spec in population.all:
@@ -78,22 +75,7 @@ def _make(population: Population, home: Path, *, workers: int, progress: Progres
             progress(done, total)
         for spec in population.all:
             _write_tables(folder / spec.name, spec, sorted(made[spec.name], key=lambda woman: woman[0]))
-        (folder / "recipe.json").write_text(json.dumps(recipe(population), indent=2) + "\n")
-        try:
-            folder.rename(home)
-        except OSError:
-            if not (home / "recipe.json").exists():
-                raise
-
-
-@contextmanager
-def _scratch(home: Path) -> Iterator[Path]:
-    """A folder that is gone afterwards, unless it was renamed."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        (folder / MARK).write_text(json.dumps(recipe(population), indent=2) + "\n")
 
 
 def _work(population: Population, folder: Path, workers: int) -> Iterator[tuple[str, Made]]:

@@ -55,6 +55,7 @@ def test_cfg_job_prints_the_composed_configuration_with_overrides(tmp_path: Path
     (["simulate", "model=medium"], 32, "public weights"),
     (["simulate", "strategy=krum"], 10, "krum withstands 1 lying sites only with 5 or more replies"),
     (["simulate", "design=temporal"], 10, "design.until: nobody said which women are the later ones"),
+    (["simulate", "design=temporal", "design.until=abc"], 10, "design.until: this is no year"),
     (["simulate", "resume", "."], 10, "no run that can be resumed"),
     (["simulate", "resume", "nowhere"], 2, "does not exist"),
 ])  # fmt: skip

@@ -137,8 +137,17 @@ def test_a_round_that_takes_far_too_long_is_stalled(tmp_path: Path) -> None:
         run.round(1)
         run.open(2)
         view = seen(run, after=300.0)
-    assert view.status == "stalled" and view.due == SITES
+    assert view.status == "stalled" and view.due == SITES and view.ends is None
     assert view.sentence == "stalled: round 2 is open for 5 min, rounds before took 11 s, deadline in 5 min"
+
+
+def test_an_evaluation_is_a_sign_of_life_of_the_evaluator(tmp_path: Path) -> None:
+    with staged(tmp_path) as run:
+        with run.journal.entry():
+            run.note("site_present", "evaluator, cpu", site="evaluator")
+        run.round(1)
+        (evaluator,) = seen(run).evaluators
+    assert evaluator.heard == run.now
 
 
 def test_waiting_for_lost_sites_is_stalled_with_the_loops_own_words(tmp_path: Path) -> None:
@@ -397,6 +406,7 @@ def test_what_is_damaged_is_told(tmp_path: Path) -> None:
     view = seen(run)
     assert view.closed == 1 and view.missing and "not a valid protocol" in view.sentence
     assert view.status == "unknown" and "the journal alone says: failed" in view.sentence
+    assert "resume" not in view.sentence  # which refuses such a protocol
 
 
 # --- run directories of other versions of MammoFed ---

@@ -154,6 +154,23 @@ def test_each_state_looks_different_at_first_sight(browser: Any, runs: Path, tmp
     assert len(words) == len(looks) == 5  # in words and mark, and in frame or ground
 
 
+def test_without_its_protocol_a_study_looks_different_and_no_number_is_made_up(browser: Any, tmp_path: Path) -> None:
+    run = staged(tmp_path, "changed", done=2)
+    run.die()
+    protocol = run.run_dir / "protocol.json"
+    protocol.write_text(protocol.read_text().replace("600.0", "700.0"))
+    with served(tmp_path) as url, looking(browser) as sight:
+        sight.open(url)
+        sight.page.wait_for_function("document.body.dataset.status === 'unknown'")
+        assert sight.page.eval_on_selector("#answer", "e => getComputedStyle(e).borderTopStyle") == "dotted"
+        for view in ("study", "rounds", "compare"):
+            sight.tab(view)
+            assert " of 0" not in sight.page.inner_text("#panel")
+        row = sight.page.inner_text('.scroll[data-key^="Each run"] tbody')
+        assert "none" not in row, "whether it is private is not known"
+        sight.shoot(tmp_path, "state-unknown")
+
+
 @pytest.mark.parametrize("width", [1280, 375])
 def test_a_round_s_seconds_are_told_by_phase(browser: Any, tmp_path: Path, width: int) -> None:
     run = StagedRun(tmp_path / "summed", staged_protocol(sites=SITES, rounds=4, secure_sum="masked"),

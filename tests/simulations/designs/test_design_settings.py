@@ -43,6 +43,7 @@ def test_an_ordinary_study_is_no_design() -> None:
     (["design=leave_one_site_out", "design.reference=maybe"], "neither yes nor no"),
     (["design=temporal"], r"remedy|design\.until=2022"),
     (["design=temporal", "design.until=2021", "design.years=/no/such.csv"], "there is no such file"),
+    (["design=leave_one_site_out", "sites=1"], "without its one site nobody is left"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_by_name(overrides: list[str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):

@@ -1,7 +1,7 @@
 // Runs side by side: one curve each, and a table.
 import { h, renew, table, details } from "./dom.js";
 import { lines, legend } from "./charts.js";
-import { STATUS, bytes, interval, number, span } from "./words.js";
+import { STATUS, bytes, count, interval, number, outOf, span } from "./words.js";
 
 const MOST = 6;
 let chosen = null, known = new Map(), listed = [], asked = 0;
@@ -36,10 +36,10 @@ function draw(node, state, go, ask) {
     points: run.rounds.filter((r) => r.auc[run.head.score]).map((r) => [r.n, ...r.auc[run.head.score]]) })).filter((one) => one.points.length);
   const rows = runs.map((run) => {
     const best = run.head.best, first = runs[0].head.best, spent = run.sites.map((x) => x.privacy?.epsilon || 0);
-    return [run.run, STATUS[run.head.status]?.word || "–", `${run.head.closed} of ${run.head.planned}`, best ? interval([best.auc.value, best.auc.low, best.auc.high]) : "–",
+    return [run.run, STATUS[run.head.status]?.word || "–", outOf(run.head.closed, run.head.planned), best ? interval([best.auc.value, best.auc.low, best.auc.high]) : "–",
       best && first && run !== runs[0] ? `${best.auc.value >= first.auc.value ? "+" : "−"}${Math.abs(best.auc.value - first.auc.value).toFixed(3)}` : "–",
-      run.head.test?.[run.head.score] ? interval(run.head.test[run.head.score]) : "–", run.head.private ? number(Math.max(0, ...spent), 2) : "none",
-      String(run.sites.length), run.head.strategy || "–", span(run.head.round_s), bytes(run.head.bytes_up + run.head.bytes_down)];
+      run.head.test?.[run.head.score] ? interval(run.head.test[run.head.score]) : "–", !run.head.protocol_sha256 ? "–" : run.head.private ? number(Math.max(0, ...spent), 2) : "none",
+      count(run.sites.length || null), run.head.strategy || "–", span(run.head.round_s), bytes(run.head.bytes_up + run.head.bytes_down)];
   });
   const parts = [h("h2", null, "Runs side by side"), boxes];
   if (series.length) {

@@ -35,7 +35,7 @@ export function show(node, state) {
   renew(node, h("h2", null, "Epsilon by site"),
     h("p", null, state.head.privacy_words),
     h("figure", null, sites.length <= 60 ? chart(sites, most) : null,
-      h("figcaption", { class: "legend" }, h("span", null, h("span", { class: "chip spent-chip" }), "spent"), h("span", null, h("span", { class: "chip projected-chip" }), "projected to the study's end"), h("span", null, h("span", { class: "chip budget-chip" }), "budget of the site"))),
+      h("figcaption", { class: "legend" }, h("span", null, h("span", { class: "chip spent-chip" }), "spent"), sites.some((site) => site.privacy.share >= 0.8) ? h("span", null, h("span", { class: "chip near-chip" }), "spent, 80 % of the budget or more") : null, h("span", null, h("span", { class: "chip projected-chip" }), "projected to the study's end"), h("span", null, h("span", { class: "chip budget-chip" }), "budget of the site"))),
     details("eps-table", "The same as a table", table("Epsilon of each site's training patients", ["Site", "Spent", "Budget", "Share", "At the end", "Outlook"], rows, { stack: true })),
     h("p", { class: "quiet" }, "Spent is what each site's own accountant reports with its reply. The projection is reckoned here, for a site that takes part in every round that is left; it may be off by a round or two."));
 }

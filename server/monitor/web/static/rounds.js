@@ -1,7 +1,7 @@
 // One round taken apart: what the coordinator did when, and each site's part in it.
 import { chartWidth, h, s, table, renew } from "./dom.js";
 import { outcome } from "./sites.js";
-import { bytes, clock, interval, number, phaseWords, plainKind, short, span, BY_NAME, MODELS, PHASES } from "./words.js";
+import { bytes, clock, interval, number, outOf, phaseWords, plainKind, short, span, BY_NAME, MODELS, PHASES } from "./words.js";
 
 const NAME = 140, ROW = 24, HEAD = 26;
 let wanted = null;  // null: the newest, and on with it
@@ -87,7 +87,7 @@ export async function show(node, state, go, ask) {
   const rows = round.cells.map((c) => [c.site, outcome(c.outcome),
     bytes(c.bytes_up), bytes(c.bytes_down), c.loss === null ? (state.head.private ? "private" : "–") : number(c.loss), c.epsilon === null ? "–" : number(c.epsilon, 2), c.norm === null ? "–" : number(c.norm), c.cosine === null ? "–" : number(c.cosine, 2), c.code || "–", c.reason || "–"]);
   const move = (to) => { wanted = to >= last ? null : Math.max(numbers[0], to); go("rounds"); };
-  renew(node, h("h2", null, `Round ${n} of ${state.head.planned}`),
+  renew(node, h("h2", null, `Round ${outOf(n, state.head.planned)}`),
     h("p", { class: "controls" },
       h("button", { type: "button", "data-key": "before", disabled: n === numbers[0], onclick: () => move(n - 1) }, "Previous"),
       h("label", { for: "round-pick" }, "Round "),
@@ -95,7 +95,7 @@ export async function show(node, state, go, ask) {
       h("button", { type: "button", "data-key": "after", disabled: n === last, onclick: () => move(n + 1) }, "Next"),
       h("button", { type: "button", "data-key": "newest", "aria-pressed": wanted === null ? "true" : "false", onclick: () => move(last) }, "Follow the newest")),
     h("dl", { class: "facts" },
-      [["State", plainKind(round.st), round.a > 1 ? `attempt ${round.a}` : round.ph], ["Opened", clock(round.t, true), round.st === "opened" ? "open" : span(round.s)], ["Contributed", `${round.c} of ${round.cells.length}`, `quorum ${state.head.quorum}`],
+      [["State", plainKind(round.st), round.a > 1 ? `attempt ${round.a}` : round.ph], ["Opened", clock(round.t, true), round.st === "opened" ? "open" : span(round.s)], ["Contributed", `${round.c} of ${round.cells.length}`, state.head.quorum ? `quorum ${state.head.quorum}` : ""],
         ["AUC", round.auc[state.head.score] ? interval(round.auc[state.head.score]) : "not measured", MODELS[state.head.score]],
         ["Checkpoint", short(round.after), round.before ? `from ${short(round.before)}` : ""]].map(([name, value, more]) => h("div", { class: "fact" }, h("dt", null, name), h("dd", null, value, h("span", { class: "quiet" }, ` ${more || ""}`))))),
     h("figure", null, timeline(round, state.now), h("figcaption", null, key(shown),

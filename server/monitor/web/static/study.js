@@ -1,7 +1,7 @@
 // The first view: how it stands, the curves, what was kept.
 import { h, details, table, renew } from "./dom.js";
 import { lines, legend } from "./charts.js";
-import { MODELS, bytes, clock, interval, number, short, span } from "./words.js";
+import { MODELS, bytes, clock, interval, number, outOf, short, span } from "./words.js";
 
 export function seriesOf(rounds) {
   return Object.entries(MODELS).map(([model, label]) => ({
@@ -15,8 +15,8 @@ const fact = (name, value, more) => h("div", { class: "fact" }, h("dt", null, na
 export function facts(state) {
   const head = state.head, best = head.best, last = state.rounds.filter((r) => r.st === "closed").at(-1);
   return h("dl", { class: "facts" },
-    fact("Round", head.planned ? `${head.round} of ${head.planned}` : String(head.round), head.attempt > 1 ? `attempt ${head.attempt}` : head.phase),
-    fact(last ? `Sites in round ${last.n}` : "Sites", last ? `${last.c} of ${state.sites.length}` : String(state.sites.length), head.quorum ? `quorum ${head.quorum}` : ""),
+    fact("Round", outOf(head.round, head.planned), head.attempt > 1 ? `attempt ${head.attempt}` : head.phase),
+    fact(last ? `Sites in round ${last.n}` : "Sites", last ? outOf(last.c, state.sites.length) : outOf("–", state.sites.length), head.quorum ? `quorum ${head.quorum}` : ""),
     fact(best?.chosen ? "Chosen checkpoint" : "Best checkpoint", best ? `round ${best.round}` : "–", best ? `AUC ${interval([best.auc.value, best.auc.low, best.auc.high])}` : ""),
     fact("A round takes", span(head.round_s), head.ends ? `ends about ${clock(head.ends)}` : ""),
     fact("Traffic", bytes(head.bytes_up + head.bytes_down), `${bytes(head.bytes_up)} from ${head.member ? head.member.name : "sites"}`),

@@ -32,6 +32,9 @@ export const MODELS = { fused: "image + clinical (fused)", image: "image only", 
 export const number = (value, digits = 3) => (typeof value === "number" ? value.toFixed(digits) : "–");
 export const count = (value) => (typeof value === "number" ? value.toLocaleString("en") : "–");
 
+// A number of all; without the protocol it is not known of how many.
+export const outOf = (value, all) => (all ? `${value} of ${all}` : String(value));
+
 export function interval(triple, digits = 3) {
   if (!triple || triple[0] === null) return "–";
   const [value, low, high] = triple;
