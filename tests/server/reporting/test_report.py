@@ -245,6 +245,29 @@ def test_the_run_made_by_hand_follows_the_schema_of_real_ones(tmp_path: Path) ->
     validator().validate(summary_values(protocol))
 
 
+def test_few_women_are_few_in_every_caption(tmp_path: Path) -> None:
+    protocol = write_run_dir(tmp_path)
+    summary = summary_values(protocol)
+    held_out = summary["metrics"]["held_out"]
+    held_out["n"] = held_out["positives"] = None  # as the journal writes small counts
+    for row in held_out["evidence"]["models"].values():
+        row["n"] = row["positives"] = None
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    text = Page(write_report(tmp_path).read_text()).text
+    assert "None" not in text
+    for words in ("same few women (few with cancer)", "ROC on the test split, few women (few with cancer)"):
+        assert words in text, words
+
+
+def test_a_comparison_is_printed_once(page: Page) -> None:
+    assert page.text.count("fused against films alone") == 1 and page.text.count("fused against the table alone") == 1
+
+
+def test_no_checklist_item_is_done_by_what_the_run_has_not(page: Page) -> None:
+    assert "Site by site (a model trained at one hospital, judged at another): not done" in page.text
+    assert "sensitivity analysis not done this run has no site matrix or other arm" in page.text
+
+
 def test_an_unmeasurable_result_is_no_number(tmp_path: Path) -> None:
     """A held-out split without positives: AUC is null everywhere, and the report still opens."""
     protocol = write_run_dir(tmp_path)
