@@ -23,11 +23,13 @@ def for_whom(rows: Sequence[Mapping[str, Any]], auc: float | None) -> str:
     if not rows or auc is None:
         return ""
     told = [row for row in rows if row.get("auc_high") is not None]
-    if all(row.get("positives") is None or too_few(row["n"], row["positives"]) for row in told):
+    large = sum(row.get("positives") is not None and not too_few(row["n"], row["positives"]) for row in told)
+    if not large:
         return "No subgroup of the held-out women is large enough to judge."
     low = {(row["n"], row["positives"], row["auc"]): row for row in reversed(told) if row["auc_high"] < auc}
     if not low:
-        return "No subgroup of the held-out women has an AUC clearly below that of all women together."
+        return ("No subgroup of the held-out women has an AUC clearly below that of all women together "
+                f"(large enough to judge: {large} of {len(rows)}).")  # fmt: skip
     groups = "; ".join(
         f"{row['name'].replace('_', ' ')} {level(row)}: AUC {interval(row, 'auc')}, n = {women(row['n'])} "
         f"({women(row['positives'])} with cancer)" for row in reversed(low.values())  # the same women named twice once

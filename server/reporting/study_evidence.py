@@ -102,5 +102,5 @@ def _datasheets(facts: Facts) -> list[dict[str, str]]:
 def _count(own: Mapping[str, Any], name: str) -> str:
     value = own.get(name)
     if value is None:
-        return "suppressed" if own.get("suppressed") or name in own else "not done"
-    return f"{value:,.0f}"
+        return "suppressed" if own.get("suppressed") else women(value) if name in own else "not done"
+    return women(value)

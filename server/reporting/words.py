@@ -89,5 +89,6 @@ FILTERS = {
     "points": _points,
     "level": level, "words": lambda name: str(name).replace("_", " "),
     "pair": lambda name: PAIRS.get(name, str(name).replace("_vs_", " against ").replace("_", " ")),
+    "model": lambda name: MODELS.get(name, str(name)),
     "women": women, "letter": lambda outcome: LETTERS.get(outcome, ""),
 }  # fmt: skip

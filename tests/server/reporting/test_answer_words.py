@@ -17,7 +17,8 @@ FEW = {"name": "views", "level": "2", "n": 20, "positives": None, "auc": 0.4, "a
 def test_for_whom_is_answered_whatever_the_answer_is() -> None:
     found = for_whom([DENSE, OLD], 0.84)
     assert "density d: AUC 0.610" in found and "n = 90 (30 with cancer)" in found and "70" not in found
-    assert "No subgroup of the held-out women has an AUC clearly below" in for_whom([OLD], 0.84)
+    assert "No subgroup of the held-out women has an AUC clearly below" in for_whom([OLD, FEW], 0.84)
+    assert "(large enough to judge: 1 of 2)" in for_whom([OLD, FEW], 0.84)
     assert "large enough to judge" in for_whom([FEW], 0.84)  # counts that the journal withheld
     assert for_whom([], 0.84) == "" and for_whom([DENSE], None) == ""
 
