@@ -19,7 +19,7 @@ from shared_model.map_figures import LOCALISATION
 from shared_model.messages import weights_sha256
 from shared_model.passport import PASSPORT, SBOM, Vouched, vouch
 from shared_model.protocol import Protocol
-from shared_model.released import INITIAL, PROTOCOL, RELEASE, WEIGHTS, Release, Tested
+from shared_model.released import INITIAL, PROTOCOL, RELEASE, WEIGHTS, Release, ReleasedBand, Tested
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def make_release(run_dir: Path) -> Release:
         thresholds=selection["thresholds"], temperature=selection["temperature"],
         specificity=protocol.evaluation.specificity, selection_n=selection["n"],
         selection_positives=selection["positives"], test=_tested(test), calibration=_calibration(test),
+        bands=_bands(test),
         epsilon=spent[0][0] if protocol.private and spent else None,
         delta=protocol.privacy.delta if protocol.private else None,
     )  # fmt: skip
@@ -92,6 +93,15 @@ def _tested(test: dict[str, Any] | None) -> Tested | None:
     fused = test["models"]["fused"]
     names = ("auc", "auc_low", "auc_high", "sensitivity", "specificity")
     return Tested(n=test["n"], positives=test["positives"], **{name: fused[name] for name in names})
+
+
+def _bands(test: dict[str, Any] | None) -> tuple[ReleasedBand, ...]:
+    """As the study's report has them; few women as the journal keeps them."""
+    models = ((test or {}).get("evidence") or {}).get("models") or {}
+    return tuple(
+        ReleasedBand(low=row["from"], high=row["to"], **{name: row[name] for name in (
+            "n", "rate", "rate_low", "rate_high")}) for row in models.get("fused", {}).get("bands") or []
+    )  # fmt: skip
 
 
 def _calibration(test: dict[str, Any] | None) -> tuple[tuple[float, float, int], ...]:

@@ -52,13 +52,26 @@ class Tested(_Part):
     specificity: Fraction | None
 
 
+class ReleasedBand(_Part):
+    """A band of stated probability on `test`: women, and the share of them with cancer with Wilson's bounds. All None
+    where there were too few women to be told."""
+
+    low: Fraction
+    high: Fraction
+    n: int | None = Field(ge=0)
+    rate: Fraction | None
+    rate_low: Fraction | None
+    rate_high: Fraction | None
+
+
 class Release(_Part):
     """release.json.
 
     thresholds: on logits, by score (`fused`, `image`, `clinical`), `score > threshold` is positive; temperature: of the
     fused logit; both from `selection` (n, positives). specificity: what the thresholds were asked for. calibration:
-    [mean stated probability, observed share, women] of equally large parts of `test`, after temperature. epsilon: the
-    greatest that a site's patients were exposed to, None without privacy.
+    [mean stated probability, observed share, women] of equally large parts of `test`, after temperature. bands: women
+    of `test`, each by her own probability; empty in releases from before they were written. epsilon: the greatest that
+    a site's patients were exposed to, None without privacy.
     """
 
     schema_version: Literal[1] = 1
@@ -73,6 +86,7 @@ class Release(_Part):
     selection_positives: int = Field(ge=1)
     test: Tested | None
     calibration: tuple[tuple[float, float, int], ...] = Field(max_length=100)
+    bands: tuple[ReleasedBand, ...] = Field(default=(), max_length=16)
     epsilon: float | None = Field(ge=0)
     delta: float | None
 

@@ -18,7 +18,7 @@ from shared_model.explanation import DEFAULT_METHOD
 from shared_model.fusion import FusionConfig, FusionModel, build_model, load_arrays
 from shared_model.imaging import PipelineConfig
 from shared_model.map_figures import NOT_MEASURED
-from shared_model.released import ReleasedModel
+from shared_model.released import ReleasedBand, ReleasedModel
 
 LEAST_BAND = 20  # women; an observed rate of fewer is not stated
 
@@ -45,12 +45,12 @@ class Score:
 @dataclass(frozen=True, kw_only=True)
 class Band:
     """A band of risk: probabilities from low (included) to high, and what share of the held-out women in it had cancer
-    (None below LEAST_BAND women), with Wilson bounds."""
+    (None below LEAST_BAND women), with Wilson bounds. n: None where there were too few to be told."""
 
     name: str
     low: float
     high: float
-    n: int
+    n: int | None
     observed: float | None
     observed_low: float | None
     observed_high: float | None
@@ -118,7 +118,9 @@ class Scorer:
 
     def bands(self) -> tuple[Band, ...]:
         """The bands with the rates that were observed on the coordinator's `test` women."""
-        edges = (0.0, *EDGES, 1.0)
+        if told := self.released.release.bands:
+            return tuple(_band(name, row) for name, row in zip(BAND_NAMES, told, strict=True))
+        edges = (0.0, *EDGES, 1.0)  # an earlier release: parts of the calibration curve, each by its mean
         found = []
         for name, low, high in zip(BAND_NAMES, edges[:-1], edges[1:], strict=True):
             bins = [(o, n) for stated, o, n in self.released.release.calibration if low <= stated < high]
@@ -147,6 +149,13 @@ class Scorer:
         """What a heat map of this model is worth, to stand beside every one."""
         maps = self.released.maps
         return NOT_MEASURED if maps is None else maps.words(method)
+
+
+def _band(name: str, row: ReleasedBand) -> Band:
+    enough = row.n is not None and row.n >= LEAST_BAND
+    rate = (row.rate, row.rate_low, row.rate_high) if enough else (None, None, None)
+    return Band(name=name, low=row.low, high=row.high, n=row.n, observed=rate[0], observed_low=rate[1],
+                observed_high=rate[2])  # fmt: skip
 
 
 def _log_odds(share: float) -> float:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.reporting.facts import mapping
+from server.reporting.for_whom import for_whom
 from server.reporting.smallness import how_little
-from server.reporting.words import level, women
+from server.reporting.words import MODELS, women
 from server.rounds.withheld import LEAST_WOMEN
 from shared_model.evaluation.gain import too_few
 from shared_model.protocol import Protocol
@@ -16,7 +17,7 @@ from shared_model.protocol import Protocol
 # By origin of the initial weights. Those of a study before (`server rollback`) have seen other hospitals' women.
 START = {"public": "Public weights", "random": "Random weights", "study": "The weights that it went on from"}
 SEEN = {"public": "no hospital data", "random": "no hospital data", "study": "nothing of this study"}
-MODEL_ROWS = (("clinical", "Clinical table only"), ("image", "Images only"), ("fused", "Images + clinical (fused)"))
+MODEL_ROWS = ("clinical", "image", "fused")
 
 
 def model_rows(summary: Mapping[str, Any], protocol: Protocol) -> list[dict[str, Any]]:
@@ -26,7 +27,7 @@ def model_rows(summary: Mapping[str, Any], protocol: Protocol) -> list[dict[str,
     """
     held_out = mapping(mapping(summary.get("metrics")).get("held_out"))
     models = mapping(held_out.get("models"))
-    rows = [{"key": name, "label": label, **models[name]} for name, label in MODEL_ROWS if mapping(models.get(name))]
+    rows = [{"key": name, "label": MODELS[name], **models[name]} for name in MODEL_ROWS if mapping(models.get(name))]
     public = mapping(held_out.get("public_weights"))
     if public:
         label = f"{START[protocol.initial_weights.origin]} only, {SEEN[protocol.initial_weights.origin]}"
@@ -107,15 +108,7 @@ def _added(held_out: Mapping[str, Any], protocol: Protocol) -> str:
 
 
 def _whom(held_out: Mapping[str, Any]) -> str:
-    """Subgroups in which the fused model does clearly worse than over all women."""
-    whole = mapping(mapping(held_out.get("models")).get("fused")).get("auc")
-    found = [row for row in held_out.get("subgroups") or [] if row.get("auc_high") is not None and whole is not None
-             and row["auc_high"] < whole]  # fmt: skip
-    if not found:
-        return ""
-    groups = "; ".join(f"{row['name'].replace('_', ' ')} {level(row)}: AUC {row['auc']:.3f} ({row['auc_low']:.3f} to "
-                       f"{row['auc_high']:.3f}), n = {women(row['n'])}" for row in found)  # fmt: skip
-    return f"It works less well for some women (interval wholly below the AUC of all): {groups}."
+    return for_whom(held_out.get("subgroups") or [], mapping(mapping(held_out.get("models")).get("fused")).get("auc"))
 
 
 def _alone(held_out: Mapping[str, Any]) -> str:

@@ -80,6 +80,7 @@ def claims(
     `difference*` and `fewer_recalls*` of the two on the same women. p: of the primary test."""
     told = fused.get("n") and fused.get("positives") is not None
     women = f"n = {fused['n']:,}, {fused['positives']:,} with cancer" if told else "n not stated"
+    shown = p is not None and p < 0.01 and (pair.get("difference") or 0) > 0  # the claim is of a gain
     gap = interval(pair, "difference", digits=3) if "difference_low" in pair else _gap(pair)
     return [
         Claim(what="AUC, films and table against films alone", claimed=f"{AUC_FUSED:.2f} against {AUC_IMAGE:.2f}",
@@ -93,7 +94,7 @@ def claims(
               claimed=f"{pct(FEWER)}", ours=interval(pair, "fewer_recalls", percent=True), basis=women,
               reached=_reached(pair, "fewer_recalls", FEWER)),
         Claim(what="p of the difference in AUC", claimed="< 0.01", ours=p_words(p), basis=women,
-              reached="not measured" if p is None else "yes" if p < 0.01 else "no"),
+              reached="not measured" if p is None else "yes" if shown else "no"),
     ]  # fmt: skip
 
 
@@ -110,7 +111,10 @@ def _gap(pair: Mapping[str, Any]) -> str:
 
 
 def interval(row: Mapping[str, Any], name: str, *, percent: bool = False, digits: int = 3) -> str:
-    """`0.870 (0.840 to 0.900)` out of the keys `name`, `name_low`, `name_high`; `not measured` without a value."""
+    """`0.870 (0.840 to 0.900)` out of the keys `name`, `name_low`, `name_high`; `not measured` without a value.
+
+    Bounds that meet are not printed: one score for all women is no measured certainty (as in `words`).
+    """
     value, low, high = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
     if value is None:
         return "not measured"
@@ -118,7 +122,9 @@ def interval(row: Mapping[str, Any], name: str, *, percent: bool = False, digits
     def show(x: float) -> str:
         return pct(x) if percent else f"{x:.{digits}f}"
 
-    return show(value) if low is None or high is None else f"{show(value)} ({show(low)}\u00a0to\u00a0{show(high)})"
+    if low is None or high is None or low == high:
+        return show(value)
+    return f"{show(value)} ({show(low)}\u00a0to\u00a0{show(high)})"
 
 
 def pct(share: float, digits: int = 0) -> str:

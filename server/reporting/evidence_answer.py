@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.reporting.claims import interval
+from server.reporting.for_whom import for_whom
 from server.reporting.smallness import how_little
-from server.reporting.words import level
 from shared_model.evaluation.gain import too_few
 
 Arm = Mapping[str, Any]
@@ -26,9 +26,9 @@ def verdict(row: Mapping[str, Any], name: str = "difference") -> str:
 def headline(document: Mapping[str, Any]) -> list[str]:
     """Sentences in order of weight."""
     arms: Mapping[str, Arm] = document["arms"]
-    plain = next(iter(arms))
-    found = [_public(document, arms[plain]), _little(document, arms[plain]), _alone(arms[plain]),
-             *_prices(document), _tables(arms[plain])]  # fmt: skip
+    plain = next(iter(arms.values()))
+    found = [_public(document, plain), _little(document, plain), _alone(plain), *_prices(document),
+             for_whom(plain["subgroups"], plain["models"]["federated"]["auc"])]  # fmt: skip
     return [sentence for sentence in found if sentence]
 
 
@@ -124,21 +124,3 @@ def _counted(arm: Arm, pair: str, whose: str) -> str:
         f"{len(judged) - better - worse - few} the interval includes no difference"
         + (f"; {few} have too few women to judge" if few else "")
     )
-
-
-def _tables(arm: Arm) -> str:
-    found = [row for row in arm["subgroups"] if _below(row, arm["models"]["federated"])]
-    low = {(row["n"], row["positives"], row["auc"]): row for row in reversed(found)}  # the same women named twice once
-    if not any(row.get("auc_high") is not None and not too_few(row["n"], row["positives"])
-               for row in arm["subgroups"]):  # fmt: skip
-        return "No subgroup of the held-out women is large enough to judge." if arm["subgroups"] else ""
-    if not low:
-        return "No subgroup of the held-out women has an AUC clearly below that of all women together."
-    groups = "; ".join(f"{row['name'].replace('_', ' ')} {level(row)}: AUC {interval(row, 'auc')}, n = {row['n']:,} "
-                       f"({row['positives']:,} with cancer)" for row in reversed(low.values()))  # fmt: skip
-    return f"It works less well for some (interval wholly below the AUC of all women): {groups}."
-
-
-def _below(row: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:
-    high = row.get("auc_high")
-    return high is not None and whole["auc"] is not None and high < whole["auc"]

@@ -22,7 +22,6 @@ from shared_model.errors import StorageError
 
 EVIDENCE_NAME = "evidence.json"
 VERSION = 1
-SUPPRESS_BELOW = 10
 MODEL_NAMES = (
     ("public_only", "Public weights only, no hospital data"), ("logistic", "Logistic regression, pooled table"),
     ("clinical_only", "Federated, table only"), ("image_only", "Federated, films only"),
@@ -77,7 +76,9 @@ def artefacts(document: Mapping[str, Any]) -> dict[str, bool]:
         "protocol": all(m["protocol_sha256"] for m in made), "model": all(m["model"] for m in made),
         "versions": all(m["versions"] for m in made), "subgroups": bool(arm["subgroups"]), "sites": bool(arm["sites"]),
         "recalibration": any(s["recalibration"]["after"] for s in arm["sites"].values()),
-        "primary": arm["primary"] in arm["pairs"], "maps": bool(arms_part(document["arms"])),
+        "primary": arm["primary"] in arm["pairs"],
+        "site_matrix_or_other_arm": bool(arm["matrix"]) or len(document["arms"]) > 1,
+        "maps": bool(arms_part(document["arms"])),
     }  # fmt: skip
 
 
@@ -158,12 +159,10 @@ def _model_card(document: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _datasheets(arm: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = []
     for site, found in arm["sites"].items():
-        small = min(found["positives"], found["n"] - found["positives"]) < SUPPRESS_BELOW
         rounds = [m["participation"].get(site, {}).get("contributed", 0) for m in arm["made"]]  # by population
         rows.append({
-            "site": site, "n": f"{found['n']:,}" if found["n"] >= SUPPRESS_BELOW else "suppressed",
-            "positives": "suppressed" if small else f"{found['positives']:,}",
-            "share": "suppressed" if small else f"{found['positives'] / found['n']:.0%}",
+            "site": site, "n": f"{found['n']:,}", "positives": f"{found['positives']:,}",
+            "share": f"{found['positives'] / found['n']:.0%}" if found["n"] else "–",
             "rounds": ", ".join(str(r) for r in rounds),
         })  # fmt: skip
     return rows

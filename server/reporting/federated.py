@@ -13,14 +13,11 @@ from markupsafe import Markup
 
 from server.reporting import federated_plots, plots
 from server.reporting.facts import Facts, mapping
+from server.reporting.words import MODELS, PAIRS
 from shared_model.evaluation.auc import Interval
 from shared_model.evaluation.meta import Pooled, pooled_difference, pooled_share
 
-LABELS: Final = {"fused": "Shared model, films + table (fused)", "public": "Initial weights only, films",
-                 "image": "Shared model, films only"}  # fmt: skip
 AXIS: Final = "AUC at the hospital, its own test women"
-PAIRS: Final = {"fused_vs_public": "fused against the initial weights", "fused_vs_image": "fused against films only",
-                "fused_vs_clinical": "fused against the table only"}  # fmt: skip
 
 
 def federated_parts(facts: Facts) -> dict[str, Any]:
@@ -34,7 +31,7 @@ def federated_parts(facts: Facts) -> dict[str, Any]:
     # Markup: our own SVG, whose every text came through an escaping writer.
     if curves := {name: row["roc"] for name, row in mapping(joint.get("models")).items() if row.get("roc")}:
         figures["roc"] = Markup(plots.roc(  # noqa: S704
-            curves, auc={name: joint["models"][name]["auc"] for name in curves}, labels=LABELS, name="joint-roc",
+            curves, auc={name: joint["models"][name]["auc"] for name in curves}, name="joint-roc",
             title="ROC on the hospitals' own test women",
         ))  # fmt: skip
     if bins := mapping(mapping(joint.get("models")).get("fused")).get("calibration"):
@@ -47,9 +44,9 @@ def federated_parts(facts: Facts) -> dict[str, Any]:
             federated_plots.forest(rows, pooled_row(across, "auc"), axis=AXIS)
         )
     return {"federated": {
-        "joint": joint, "models": [(LABELS[name], row) for name, row in mapping(joint.get("models")).items()],
+        "joint": joint, "models": [(MODELS[name], row) for name, row in mapping(joint.get("models")).items()],
         "pairs": [(PAIRS[name], row) for name, row in mapping(joint.get("pairs")).items()],
-        "across": pooled_row(across, "auc"), "sites": len(rows), "left_out": _left_out(rows, across),
+        "across": pooled_row(across, "auc"), "left_out": _left_out(rows, across),
         "gaps": _gaps(sites, confidence), "figures": figures, "who": _who(rows),
     }}  # fmt: skip
 

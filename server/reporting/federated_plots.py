@@ -15,9 +15,11 @@ def forest(rows: Mapping[str, Mapping[str, Any]], pooled: Mapping[str, Any], *, 
 
     Args:
         rows: by hospital `n`, `auc`, `auc_low`, `auc_high`; those without an AUC are named and have no square.
-        pooled: of them: `auc`, `auc_low`, `auc_high`, `new_site`. axis: what the horizontal axis shows.
+        pooled: of them: `auc`, `auc_low`, `auc_high`, `k` (how many entered), `new_site`.
+        axis: what the horizontal axis shows.
     """
     names, mean, new_site = list(rows), float(pooled["auc"]), pooled["new_site"]
+    together = "all together" if pooled["k"] == len(rows) else f"{pooled['k']} of {len(rows)} together"
     ends = [mean if pooled[key] is None else float(pooled[key]) for key in ("auc_low", "auc_high")]
 
     def draw(axes: Axes) -> None:
@@ -30,7 +32,7 @@ def forest(rows: Mapping[str, Mapping[str, Any]], pooled: Mapping[str, Any], *, 
             axes.plot([row["auc"]], [place], "s", color=INK, markersize=6)
         at = len(names) + 0.2
         axes.fill([ends[0], mean, ends[1], mean], [at, at - 0.28, at, at + 0.28], color=SERIES["fused"])
-        labels, places = [_label(name, row) for name, row in rows.items()] + ["all together"], [*range(len(names)), at]
+        labels, places = [_label(name, row) for name, row in rows.items()] + [together], [*range(len(names)), at]
         if new_site is not None:
             axes.plot(new_site, [at + 0.8, at + 0.8], "--|", color=SERIES["fused"], linewidth=1.6, markersize=9)
             labels, places = [*labels, "a further hospital"], [*places, at + 0.8]
@@ -39,7 +41,7 @@ def forest(rows: Mapping[str, Mapping[str, Any]], pooled: Mapping[str, Any], *, 
         axes.set(xlabel=axis)
 
     words = "; ".join(f"{name} {row['auc']:.3f}" for name, row in rows.items() if row.get("auc") is not None)
-    words += f"; together {mean:.3f} ({ends[0]:.3f} to {ends[1]:.3f})"
+    words += f"; {together} {mean:.3f} ({ends[0]:.3f} to {ends[1]:.3f})"
     return svg("forest", draw, title="Hospitals and all together", description=words,
                size=(6.6, 1.8 + 0.42 * (len(names) + 2)))  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from server.reporting.data_words import data_words
 from server.reporting.facts import Facts, mapping
 from server.reporting.maps import sentence_of
+from server.reporting.words import level
 
 FEW_POSITIVES = 50  # women with cancer below which an AUC's interval is some 0.15 wide
 
@@ -41,7 +42,8 @@ def _study(facts: Facts) -> list[str]:
     fused = mapping(mapping(held_out.get("models")).get("fused"))
     if fused.get("auc_low") is not None and fused["auc_low"] <= 0.5:
         words.append("Its interval includes an AUC of 0.5: it was not shown to be better than chance.")
-    for name, what in (("fused_vs_image", "the films alone"), ("fused_vs_public", "the initial weights alone")):
+    for name, what in (("fused_vs_image", "the films alone"), ("fused_vs_clinical", "the table alone"),
+                       ("fused_vs_public", "the initial weights alone")):  # fmt: skip
         low = mapping(mapping(held_out.get("comparisons")).get(name)).get("low")
         if low is not None and low <= 0:
             words.append(f"It was not shown to be better than {what}.")
@@ -75,7 +77,7 @@ def _maps(facts: Facts) -> list[str]:
 
 def _groups(facts: Facts) -> list[str]:
     rows = facts.held_out.get("subgroups") or []
-    small = sorted({f"{row['name']} {row['level']}" for row in rows if row.get("suppressed")})
+    small = sorted({f"{row['name'].replace('_', ' ')} {level(row)}" for row in rows if row.get("suppressed")})
     if not small:
         return []
     shown = ", ".join(small[:8]) + (f" and {len(small) - 8} others" if len(small) > 8 else "")

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from server.reporting.facts import Curve
+from server.reporting.words import MODELS
 from shared_model.evaluation.operating import wilson
 
 # Colours that no figure uses otherwise; each is replaced by a variable of the style sheet.
@@ -27,8 +28,7 @@ SERIES = {"fused": "#010205", "image": "#010206", "clinical": "#010207", "public
 VARIABLES = {INK: "currentColor", GRID: "var(--grid)"} | {colour: f"var(--{name})" for name, colour in SERIES.items()}
 LEAST_JOINED = 20  # women a dot of the reliability diagram: dots of fewer jump about, and a line would draw a shape
 DASHES = {"fused": "-", "image": "--", "clinical": "-.", "public": ":"}  # told apart without colour as well
-LABELS = {"fused": "image + clinical (fused)", "image": "image only", "clinical": "clinical only",
-          "public": "initial weights only"}  # fmt: skip
+LABELS = {name: label[0].lower() + label[1:] for name, label in MODELS.items()}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 11.0, "text.color": INK, "axes.labelcolor": INK,
     "axes.edgecolor": GRID, "xtick.color": INK, "ytick.color": INK, "grid.color": GRID, "axes.grid": True,

@@ -79,8 +79,10 @@ def other_deltas(facts: Facts) -> list[str]:
 
 
 def _comparisons(facts: Facts) -> list[dict[str, Any]]:
-    rows = mapping(facts.held_out.get("comparisons"))
-    return [{"label": name.replace("_vs_", " against ").replace("_", " "), **row} for name, row in rows.items() if row]
+    """Those that `evidence` does not have with more said of them."""
+    rows, further = (mapping(found) for found in (facts.held_out.get("comparisons"), mapping(
+        facts.held_out.get("evidence")).get("pairs")))  # fmt: skip
+    return [{"key": name, **row} for name, row in rows.items() if row and name not in further]
 
 
 def _figures(facts: Facts) -> dict[str, Markup]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from server.reporting.data_words import data_words
 from server.reporting.limits import FEW_POSITIVES
+from shared_model.evaluation.gain import too_few
 
 
 def how_little(n: int, positives: int, low: float | None, high: float | None, *, kind: str, confidence: float) -> str:
@@ -34,4 +35,6 @@ def how_little(n: int, positives: int, low: float | None, high: float | None, *,
             words += " A model that guesses is within that interval."
     if little:
         return f"{words} {little}"
-    return f"{words} It is no evidence for or against the model."
+    if too_few(n, positives) or low is None or high is None or low <= 0.5 <= high:
+        return f"{words} It is no evidence for or against the model."
+    return f"{words} Read the intervals, not the figures."

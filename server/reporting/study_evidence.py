@@ -8,12 +8,11 @@ from typing import Any
 from server.reporting.checklists import CLAIM, TRIPOD_AI, checklist, counted
 from server.reporting.claims import Claim, claims, contradictions
 from server.reporting.facts import Facts, mapping
-from server.reporting.maps import figures_of, maps_part, sentence_of
-from server.reporting.words import women
+from server.reporting.maps import figures_of, maps_part
+from server.reporting.words import MODELS, PAIRS, women
 from shared_model.passport import PASSPORT
 
-SUPPRESS_BELOW = 10
-LABELS = {"fused": "Images + clinical (fused)", "image": "Images only", "clinical": "Clinical table only"}
+JUDGED = ("fused", "image", "clinical")
 
 
 def evidence_parts(facts: Facts) -> dict[str, Any]:
@@ -23,7 +22,7 @@ def evidence_parts(facts: Facts) -> dict[str, Any]:
     tripod, claim = checklist(TRIPOD_AI, artefacts), checklist(CLAIM, artefacts)
     return {
         "maps": maps_part(facts.run_dir, mapping(facts.summary.get("model")).get("sha256")), "evidence": evidence,
-        "evidence_models": [(LABELS[name], row) for name, row in _models(evidence)],
+        "evidence_models": [(MODELS[name], row) for name, row in _models(evidence)],
         "claims": _claims(facts, evidence), "contradictions": contradictions(), "model_card": _model_card(facts),
         "datasheets": _datasheets(facts), "tripod": tripod, "tripod_counted": counted(tripod), "claim": claim,
         "claim_counted": counted(claim),
@@ -31,7 +30,7 @@ def evidence_parts(facts: Facts) -> dict[str, Any]:
 
 
 def _models(evidence: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    return [(name, row) for name, row in mapping(evidence.get("models")).items() if name in LABELS]
+    return [(name, row) for name, row in mapping(evidence.get("models")).items() if name in JUDGED]
 
 
 def artefacts_of(facts: Facts) -> dict[str, bool]:
@@ -42,6 +41,7 @@ def artefacts_of(facts: Facts) -> dict[str, bool]:
         "protocol": True, "model": bool(facts.summary.get("model")), "versions": bool(facts.summary.get("versions")),
         "subgroups": bool(facts.held_out.get("subgroups")),
         "sites": bool(mapping(mapping(facts.summary.get("metrics")).get("sites"))), "recalibration": False,
+        "site_matrix_or_other_arm": False,
         "primary": facts.protocol.evaluation.primary is not None,
         "maps": figures_of(facts.run_dir, mapping(facts.summary.get("model")).get("sha256"))[0] is not None,
     }  # fmt: skip
@@ -65,6 +65,7 @@ def _model_card(facts: Facts) -> list[tuple[str, str]]:
         f"at most epsilon {max(spent):.2f} spent by a hospital at delta {protocol.privacy.delta:g}; unit patient, add "
         "or remove one, PRV accountant" if spent else "nothing was spent"
     )  # fmt: skip
+    primary = protocol.evaluation.primary or "not declared"
     n, positives = (women(facts.held_out.get(name)) for name in ("n", "positives"))
     return [
         ("Intended use", "Research on federated training. Not for care: no clinical claim, no reader study."),
@@ -72,12 +73,12 @@ def _model_card(facts: Facts) -> list[tuple[str, str]]:
                          "clinical table; from either alone, where the other is missing."),
         ("Trained by", f"{len(facts.sites)} hospitals; the data: {facts.data or 'not stated'}"),
         ("Evaluated on", f"{n} held-out women, {positives} with cancer" if facts.held_out else "not done"),
-        ("Primary endpoint", (protocol.evaluation.primary or "not declared").replace("_", " ")),
+        ("Primary endpoint", PAIRS.get(primary, primary.replace("_", " "))),
         ("Privacy", privacy),
         ("Weights (SHA-256)", str(model.get("sha256") or "not done")),
         ("Passport", "passport.json beside the weights; `mammofed passport verify` checks both"
          if (facts.run_dir / PASSPORT).is_file() else "not done"),
-        ("Explanations", "made at a site, for its own patients. " + sentence_of(facts.run_dir, model.get("sha256"))),
+        ("Explanations", "made at a site, for its own patients; how well heat maps point to lesions: see Heat maps"),
         ("Known limits", "the cautions at the head, and the subgroups"),
     ]  # fmt: skip
 
@@ -101,5 +102,5 @@ def _datasheets(facts: Facts) -> list[dict[str, str]]:
 def _count(own: Mapping[str, Any], name: str) -> str:
     value = own.get(name)
     if value is None:
-        return "suppressed" if own.get("suppressed") or name in own else "not done"
-    return "suppressed" if value < SUPPRESS_BELOW else f"{value:,.0f}"
+        return "suppressed" if own.get("suppressed") else women(value) if name in own else "not done"
+    return women(value)

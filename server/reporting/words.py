@@ -10,6 +10,11 @@ from typing import Any
 from shared_model.errors import StorageError
 
 REPORT_NAME = "report.html"
+MODELS = {"fused": "Films + table (fused)", "image": "Films alone", "clinical": "Table alone",
+          "public": "Initial weights alone"}  # fmt: skip
+"""What reports call the models of a study, by their names in its documents."""
+PAIRS = {"fused_vs_public": "fused against the initial weights", "fused_vs_image": "fused against films alone",
+         "fused_vs_clinical": "fused against the table alone"}  # fmt: skip
 LETTERS = {"contributed": "C", "abstained": "A", "late": "L", "refused": "R", "failed": "F", "not_sampled": "·"}
 
 
@@ -83,5 +88,7 @@ FILTERS = {
     "number": _number, "general": _general, "p_value": _p_value, "percent": _percent, "interval": _interval,
     "points": _points,
     "level": level, "words": lambda name: str(name).replace("_", " "),
+    "pair": lambda name: PAIRS.get(name, str(name).replace("_vs_", " against ").replace("_", " ")),
+    "model": lambda name: MODELS.get(name, str(name)),
     "women": women, "letter": lambda outcome: LETTERS.get(outcome, ""),
 }  # fmt: skip

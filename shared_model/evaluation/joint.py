@@ -102,7 +102,8 @@ def joint_result(tables: Sequence[ArrayLike], *, confidence: float, noise_std: f
     sampling, extra = variance(up[0] - up[1], down[0] - down[1])
     error, value = math.sqrt(sampling + extra), aucs[0] - aucs[1]
     if error < 1e-9:
-        gap = Difference(value, value, value, 1.0 if abs(value) < 1e-12 else 0.0)
+        same = abs(value) < 1e-12  # two that are perfect and opposed tell no variance either, as in `auc.paired_delong`
+        gap = Difference(value, value if same else None, value if same else None, 1.0 if same else None)
     else:
         gap = Difference(value, value - z * error, value + z * error, float(2 * ndtr(-abs(value) / error)))
     share = extra / (sampling + extra) if sampling + extra > 0 else 0.0
@@ -117,7 +118,7 @@ def marginal(tables: Sequence[ArrayLike], *, model: int) -> Floats:
 
 def binned_roc(counts: ArrayLike) -> list[list[float]]:
     """ROC of counts [2, bins] as [false positive rate, sensitivity], from (0, 0) to (1, 1); [] when a class is empty.
-    Noise can make it step back; it is shown as it is."""
+    Noise can make it step back or beyond an edge."""
     negatives, positives = np.asarray(counts, dtype=np.float64)
     if negatives.sum() <= 0 or positives.sum() <= 0:
         return []

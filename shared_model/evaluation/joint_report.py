@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 
 from shared_model.evaluation.auc import Difference, Floats
 from shared_model.evaluation.evidence import three
-from shared_model.evaluation.joint import binned_calibration, joint_result, marginal
+from shared_model.evaluation.joint import binned_calibration, binned_roc, joint_result, marginal
 from shared_model.evaluation.subgroups import SUPPRESS_BELOW
 
 Document = dict[str, Any]
@@ -96,9 +96,8 @@ def _groups(counts: Floats) -> list[slice]:
 
 
 def _roc(merged: Floats) -> list[list[float]]:
-    """From (0, 0) to (1, 1). Noise can make it step back or beyond an edge; it is kept within [0, 1]."""
-    x, y = (np.concatenate([[0.0], np.cumsum(c[::-1]) / c.sum()]) for c in merged)
-    return [[float(a), float(b)] for a, b in zip(np.clip(x, 0, 1), np.clip(y, 0, 1), strict=True)]
+    """:func:`binned_roc`, kept within [0, 1] where noise carries it beyond."""
+    return [[min(max(x, 0.0), 1.0) for x in point] for point in binned_roc(merged)]
 
 
 def _reliability(counts: Floats, groups: Sequence[slice]) -> list[list[float]]:

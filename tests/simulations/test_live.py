@@ -265,7 +265,7 @@ def test_final_tables_show_what_hospitals_added_and_what_it_cost(tmp_path: Path)
     text = final(tmp_path)
     assert re.search(r"Public weights only, no hospital data\s+0\.790 \(0\.760-0\.815\)", text)
     assert re.search(r"Images \+ clinical \(fused\)\s+0\.873 \(0\.843-0\.898\)\s+77 % \(67-85\)\s+84 %", text)
-    assert text.index("Public weights only, no") < text.index("Clinical table only") < text.index("(fused)")
+    assert text.index("Public weights only, no") < text.index("Table alone") < text.index("(fused)")
     assert re.search(r"west\s+100\s+12\s+7\.43 of 8\.00", text) and "delta 1e-05" in text
     assert str(tmp_path / "report.html") in text.replace("\n", "") and "COMPLETE" in text
 

@@ -19,7 +19,7 @@ from client.inference.cases import Cases, read_cases
 from client.inference.predict import Prediction, predict
 from client.inference.records import to_csv, to_fhir, to_json
 from client.inference.reference import SiteReference, image_token, site_reference
-from client.inference.scorer import EDGES, Scorer
+from client.inference.scorer import BAND_NAMES, EDGES, Scorer
 from client.ingest.exclusion import exclude_patient
 from client.ingest.imports import import_site
 from client.ingest.site_file import read_site
@@ -27,7 +27,7 @@ from shared_model.cohort import Cohort
 from shared_model.contract import load_contract
 from shared_model.errors import CohortError, ConfigError, WeightsError
 from shared_model.evaluation import evaluate_cohort
-from shared_model.released import RELEASE, WEIGHTS, ReleasedModel
+from shared_model.released import RELEASE, WEIGHTS, ReleasedBand, ReleasedModel
 from tests.client.inference.conftest import Hospital
 
 
@@ -98,6 +98,16 @@ def test_probability_band_and_threshold_are_consistent(scorer: Scorer, predictio
     bands = {band.name: band for band in scorer.bands()}
     assert bands["moderate"].n == 300 and bands["moderate"].observed == pytest.approx(0.05)
     assert bands["high"].n == 10 and bands["high"].observed is None, "ten women tell no rate"
+
+
+def test_bands_are_those_of_the_studys_report(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [{"low": low, "high": high, "n": n, "rate": 0.1, "rate_low": 0.01, "rate_high": 0.3}
+            for low, high, n in ((0, 0.02, None), (0.02, 0.1, 19), (0.1, 0.3, 20), (0.3, 1, 300))]
+    release = scorer.released.release.model_copy(update={"bands": tuple(ReleasedBand(**row) for row in told)})
+    monkeypatch.setattr(scorer, "released", replace(scorer.released, release=release))
+    found = scorer.bands()
+    assert [band.n for band in found] == [None, 19, 20, 300] and [band.name for band in found] == list(BAND_NAMES)
+    assert [band.observed for band in found] == [None, None, 0.1, 0.1], "fewer than 20 women tell no rate"
 
 
 def test_another_prevalence_shifts_the_odds(scorer: Scorer) -> None:

@@ -47,7 +47,7 @@ def test_the_masked_sum_is_printed_with_its_women_bins_and_tests(tmp_path: Path)
     assert f"{document['n']:.0f} women, {document['positives']:.0f} with cancer" in words
     for row in document["models"].values():
         assert f"{row['auc']:.3f} ({row['auc_low']:.3f} to {row['auc_high']:.3f})" in words
-    assert f"{document['pairs']['fused_vs_image']['difference']:.3f}" in words and "fused against films only" in words
+    assert f"{document['pairs']['fused_vs_image']['difference']:.3f}" in words and "fused against films alone" in words
     assert "with a secure sum no hospital's own result leaves it" in words
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert 'aria-labelledby="joint-calibration-title' in page and "that is noise" not in words
@@ -88,7 +88,7 @@ def test_paired_differences_of_hospitals_without_noise_are_put_together(tmp_path
                                                              "p": 0.2}}}
              for name, gap in (("east", 0.02), ("north", 0.04))}  # fmt: skip
     words, _ = section(tmp_path, sites=sites)
-    assert "At 2 hospitals together, fused against films only: difference in AUC 0.030" in words
+    assert "At 2 hospitals together, fused against films alone: difference in AUC 0.030" in words
 
 
 @pytest.mark.parametrize("sites", [{}, {"north": {"n": 61.4, "auc": 0.88, "auc_low": 0.7, "auc_high": 0.95}}])

@@ -79,7 +79,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
 
 
 def test_the_answer_comes_first(page: Page) -> None:
-    answer, _, rest = page.text.partition("Result on held-out women")
+    answer, _, rest = page.text.partition("Results on held-out women")
     assert "After 12 rounds with 4 hospitals, the fused model reaches an AUC of 0.873" in answer
     assert "hospitals added 0.083 (interval 0.044 to 0.122, clear of zero" in answer
     assert "No hospital spent more than epsilon 7.43 of 8 for each patient" in answer
@@ -89,10 +89,10 @@ def test_the_answer_comes_first(page: Page) -> None:
 
 def test_every_part_is_there(page: Page) -> None:
     for words in (
-        "Public weights only, no hospital data 0.790 (0.760 to 0.815)", "Clinical table only 0.651",
-        "Images only 0.842",
-        "Images + clinical (fused) 0.873 (0.843 to 0.898) 77 % (67 % to 85 %) 84 %",
-        "fused against image 0.031", "< 0.001",
+        "Public weights only, no hospital data 0.790 (0.760 to 0.815)", "Table alone 0.651",
+        "Films alone 0.842",
+        "Films + table (fused) 0.873 (0.843 to 0.898) 77 % (67 % to 85 %) 84 %",
+        "fused against films alone", "< 0.001",
         "north patient 7.43 8.00 1e-05 add or remove one PRV 1.300 0.1 60 1.21 6.02 8.91", "Epsilon at delta 0.0001",
         "Not covered: a woman who is a patient of two of the hospitals",
         "density d 60 12 0.810 (0.700 to 0.900)", "vendor E suppressed", "density a 12 0 –",
@@ -106,7 +106,7 @@ def test_evidence_of_a_study(page: Page) -> None:
     for words in (
         "0.94 against 0.88 0.873 (0.843 to 0.898) against 0.842", "n = 400, 80 with cancer", "54 % of false recalls",
         "Sensitivity at 85 % specificity 92 % 77 % (67 % to 85 %)", "carried over to a prevalence of 0.6 %",
-        "fused against image *", "the primary endpoint, declared in the protocol", "low 0 % to 2 %",
+        "fused against films alone *", "the primary endpoint, declared in the protocol", "low 0 % to 2 %",
         "Model card", "Primary endpoint not declared", "Datasheet of each hospital", "north 300 61 12 12 7.43",
         "TRIPOD+AI 2024", "18a-b Funding, conflicts of interest not done", "CLAIM 2024",
         "mammofed site gain asks it at the hospital",
@@ -170,7 +170,7 @@ def test_incomplete_study_says_so_first(tmp_path: Path) -> None:
     metrics: dict[str, Any] = {"held_out": None, "selection": [], "sites": {}}
     changes = {"metrics": metrics, "privacy": {}, "model": None}
     page = Page(report_of(tmp_path, status="INCOMPLETE", rounds_completed=7, **changes))
-    answer, _, rest = page.text.partition("Result on held-out women")
+    answer, _, rest = page.text.partition("Results on held-out women")
     assert "This study is INCOMPLETE: 7 of 12 rounds closed. There is no held-out result." in answer
     assert "No privacy was spent." in answer and "AUC of" not in answer
     assert "ended before the test split was opened" in rest
@@ -178,7 +178,7 @@ def test_incomplete_study_says_so_first(tmp_path: Path) -> None:
 
 def test_study_without_privacy_does_not_look_private(tmp_path: Path) -> None:
     page = Page(report_of(tmp_path, private=False))
-    assert "No differential privacy" in page.text.partition("Result on held-out women")[0]
+    assert "No differential privacy" in page.text.partition("Results on held-out women")[0]
     assert "Epsilon" not in page.text and "Not covered" not in page.text
 
 
@@ -245,6 +245,29 @@ def test_the_run_made_by_hand_follows_the_schema_of_real_ones(tmp_path: Path) ->
     validator().validate(summary_values(protocol))
 
 
+def test_few_women_are_few_in_every_caption(tmp_path: Path) -> None:
+    protocol = write_run_dir(tmp_path)
+    summary = summary_values(protocol)
+    held_out = summary["metrics"]["held_out"]
+    held_out["n"] = held_out["positives"] = None  # as the journal writes small counts
+    for row in held_out["evidence"]["models"].values():
+        row["n"] = row["positives"] = None
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    text = Page(write_report(tmp_path).read_text()).text
+    assert "None" not in text
+    for words in ("same few women (few with cancer)", "ROC on the test split, few women (few with cancer)"):
+        assert words in text, words
+
+
+def test_a_comparison_is_printed_once(page: Page) -> None:
+    assert page.text.count("fused against films alone") == 1 and page.text.count("fused against the table alone") == 1
+
+
+def test_no_checklist_item_is_done_by_what_the_run_has_not(page: Page) -> None:
+    assert "Site by site (a model trained at one hospital, judged at another): not done" in page.text
+    assert "sensitivity analysis not done this run has no site matrix or other arm" in page.text
+
+
 def test_an_unmeasurable_result_is_no_number(tmp_path: Path) -> None:
     """A held-out split without positives: AUC is null everywhere, and the report still opens."""
     protocol = write_run_dir(tmp_path)
@@ -258,7 +281,7 @@ def test_an_unmeasurable_result_is_no_number(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     text = Page(write_report(tmp_path).read_text()).text
     assert "All 12 rounds closed, and no held-out result was recorded." in text
-    assert "Images + clinical (fused) – – –" in text and "None" not in text and "nan" not in text
+    assert "Films + table (fused) – – –" in text and "None" not in text and "nan" not in text
 
 
 @pytest.mark.parametrize(("auc", "spread", "clear"), [(0.9, 0.02, True), (0.81, 0.05, False)])

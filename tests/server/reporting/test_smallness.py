@@ -24,6 +24,9 @@ def test_counts_width_and_what_one_woman_moves() -> None:
                  "no evidence for or against"):  # fmt: skip
         assert part in words
     assert "guesses" not in how_little(26, 20, 0.62, 0.97, kind="", confidence=0.95)
+    clear = how_little(50, 20, 0.8, 0.97, kind="", confidence=0.95)  # a clear result is not called no evidence
+    assert "Read the intervals" in clear and "no evidence" not in clear
+    assert "no evidence" in how_little(26, 6, 0.8, 0.97, kind="", confidence=0.95)  # of so few nothing is clear
     assert "by 0.17" in how_little(26, 20, 0.62, 0.97, kind="", confidence=0.95)  # the fewer kind counts
 
 
