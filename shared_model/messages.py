@@ -141,7 +141,7 @@ class EvaluateRequest(Fields):
     scope: Literal["selection", "test", "site"]
     image_only: bool = False
     thresholds: dict[str, float] = Field(default_factory=dict, max_length=16)
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1e-6, le=1e6)  # beyond it a score over it could overflow
 
 
 class EvaluateReply(Fields):

@@ -93,9 +93,11 @@ def _slot(protocol: Protocol, request: EvaluateRequest) -> str | None:
     """What may be answered once in a study, or None; `test` once for the chosen model, once for public weights."""
     if request.scope == "test":
         return "test-image-only" if request.image_only else "test"
-    if request.scope == "site" and protocol.private:
+    joint = protocol.privacy.metrics == "joint"
+    if request.scope == "site" and (protocol.private or joint):
         # The initial weights' scores stay here where counts are joint; anywhere else one answer is all that there is.
-        return "site-initial" if request.image_only and protocol.privacy.metrics == "joint" else "site"
+        # Also of exact counts: two sums, over almost the same sites, would differ by one site's.
+        return "site-initial" if request.image_only and joint else "site"
     return None
 
 
@@ -114,7 +116,7 @@ def _evaluate(site: Site, protocol: Protocol, request: EvaluateRequest, model: F
         try:
             report, privacy = answer_joint(
                 site, protocol, request,
-                lambda: score_patients(site, model, indices, image_only=request.image_only),
+                lambda: score_patients(site, model, indices, image_only=request.image_only, settle=True),
             )  # fmt: skip
         except BudgetExhaustedError as error:
             reason = str(error)[:300]
@@ -169,7 +171,7 @@ def _private_report(
         raise BudgetExhaustedError("the protocol gives the sites' own metrics no share of the privacy budget")
 
     def count() -> NDArray[np.int64]:
-        scores = score_patients(site, model, indices, image_only=request.image_only)
+        scores = score_patients(site, model, indices, image_only=request.image_only, settle=True)
         return score_histogram(scores.labels, scores.fused / request.temperature, terms.metrics_bins)
 
     histogram, std, spent = noised_counts(site, protocol, request.round, count)
@@ -178,7 +180,7 @@ def _private_report(
 
 def score_patients(
     site: Site, model: FusionModel, indices: NDArray[np.int64], *, image_only: bool = False,
-    features: FeatureCache | None = None,
+    features: FeatureCache | None = None, settle: bool = False,
 ) -> Scores:  # fmt: skip
     """Scores of the patients at `indices` of the site's cohort, or of the one that `features` belongs to.
 
@@ -188,6 +190,6 @@ def score_patients(
     model.encoded = True
     try:
         return evaluate_cohort(model, ImageOnly(encoded) if image_only else encoded, indices,
-                               batch_size=PATIENTS_AT_A_TIME, device=site.device)  # fmt: skip
+                               batch_size=PATIENTS_AT_A_TIME, device=site.device, settle=settle)  # fmt: skip
     finally:
         model.encoded = False

@@ -40,6 +40,7 @@ from shared_model.fusion import FusionModel, load_arrays
 from shared_model.lesion_types import LESION_TYPE
 from shared_model.messages import Arrays, check_shapes, weights_sha256
 from shared_model.protocol import Protocol
+from shared_model.readings import READINGS
 from shared_model.signed_protocol import SignedProtocol
 
 KEPT_REPLIES = 4      # the coordinator repeats only the round that it is in; each reply is as large as the model
@@ -78,6 +79,11 @@ class Site:
             raise CohortError(f"the cohort of {config.site} says which kind of lesion its women have",
                               found=f"attribute {LESION_TYPE}", expected="it in an evaluator's cohort alone",
                               remedy="take `lesion_types` out of site.yaml and import again")  # fmt: skip
+        read = sorted({*READINGS} & {*self.cohort.attribute_names})
+        if config.role == "site" and read:
+            raise CohortError(f"the cohort of {config.site} says what radiologists decided of its women",
+                              found=f"attributes {', '.join(read)}", expected="them in an evaluator's cohort alone",
+                              remedy="take `readings` out of site.yaml and import again")  # fmt: skip
         self._protocols: dict[tuple[str, int, int], Protocol] = {}
         self.record: SiteRecord | None = None
         self._lock = _claim(config.state)

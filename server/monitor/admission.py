@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from server.enrolment.registry import Registry
 from server.monitor.web.readers import Readers
@@ -26,7 +27,7 @@ def with_registry(readers: Readers, home: Path | None) -> Readers:
     own = home / "ca" / "ca.pem" if home is not None else None
     if home is None or own is None or not own.is_file():
         return readers
-    if _only(read_private(own)) not in _all(readers.ca):
+    if _key(_only(read_private(own))) not in map(_key, _all(readers.ca)):  # by key: a renewed certificate is the same
         return readers
     if not readers.names:
         raise ConfigError("every member of the consortium would see the numbers of all sites here",
@@ -38,6 +39,10 @@ def with_registry(readers: Readers, home: Path | None) -> Readers:
 
 def _only(pem: bytes) -> x509.Certificate:
     return x509.load_pem_x509_certificate(pem)
+
+
+def _key(certificate: x509.Certificate) -> bytes:
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _all(path: Path) -> list[x509.Certificate]:

@@ -27,11 +27,10 @@ from shared_model.contract.exploration import Histogram, documents, layout, leng
 from shared_model.errors import ConfigError, ProtocolError, QuorumError, StorageError
 from shared_model.protocol import Protocol
 from shared_model.secagg.session import LEAST_SITES, Session
-from shared_model.secagg.terms import COUNTS, terms_of
+from shared_model.secagg.terms import COUNTS, least_bound, terms_of
 
 FILE: Final = "exploration.json"
 ROUND: Final = 0
-ROOM: Final = 2  # a site has at most so many times its rounded, public number of patients (client/trainer/site)
 MOST_NOISE: Final = 8.0  # standard deviations; beyond it a site would not encode its value, and fall out
 MAX_BYTES: Final = 8 << 20
 
@@ -107,7 +106,7 @@ def _terms(study: Study, attempt: int, histograms: tuple[Histogram, ...]) -> Ses
         raise QuorumError("too few sites for an exploration", found=len(keys), expected=f"at least {_least(study)}",
                           remedy="wait for the others, then resume it")  # fmt: skip
     protocol = study.protocol
-    most = ROOM * max(site.patients for site in protocol.federation.sites)
+    most = least_bound(protocol, COUNTS)
     return terms_of(
         protocol, what=COUNTS, round_number=ROUND, attempt=attempt, keys=keys, coordinator=study.signing.public,
         length=length(histograms), bound=most + MOST_NOISE * _std(protocol, histograms),

@@ -22,16 +22,16 @@ from server.rounds.measure import Measurement, Scope, check, record, request
 from server.rounds.study import Study, names_in_words, plain
 from server.rounds.sums import place_of
 from server.rounds.withheld import is_number
+from shared_model.clamp import MOST_RAISE
 from shared_model.evaluation.evidence import three
 from shared_model.evaluation.joint import joint_result, rivals_of
 from shared_model.evaluation.joint_report import How, joint_document
 from shared_model.messages import Arrays, weights_sha256
 from shared_model.secagg.session import LEAST_SITES, Session
-from shared_model.secagg.terms import SCORES, terms_of
+from shared_model.secagg.terms import SCORES, least_bound, terms_of
 
 JOINT: Final = "joint"
 ALL_SITES: Final = "all-sites"
-ROOM: Final = 2  # a site has at most so many times its rounded, public number of patients (client/trainer/site)
 FAR: Final = 8.0  # standard deviations of noise that no honest count is away from what can be
 
 
@@ -131,7 +131,7 @@ def _terms(study: Study, number: int, attempt: int, ready: list[str]) -> Session
 
 def _most(study: Study) -> float:
     """Women that one site can have in one count."""
-    return float(ROOM * max(site.patients for site in study.protocol.federation.sites))
+    return least_bound(study.protocol, SCORES)
 
 
 def _opened(study: Study, number: int, weights: Arrays, outcome: SumOutcome) -> str:
@@ -183,9 +183,18 @@ def _fault(study: Study, document: Mapping[str, Any]) -> str:
         return f"counts: not 2 x {terms.metrics_bins} x {terms.metrics_bins} finite numbers"
     if not isinstance(std, float) or not is_number(std) or std < terms.metrics_noise_multiplier:
         return "counts: less noise than the protocol asks for"
+    if std > _most_noise(study):
+        return "counts: more noise than any site of this study may add, so that any counts would pass"
     if min(counts) < -FAR * std or max(counts) > _most(study) + FAR * std:
         return "counts: beyond what women and noise together can make"
     return ""
+
+
+def _most_noise(study: Study) -> float:
+    """The most that a site's policy can ask for on its counts; a trainer that wants more refuses the study."""
+    protocol = study.protocol
+    training = max(protocol.noise_multiplier(number) for number in range(1, protocol.rounds + 1))
+    return max(protocol.privacy.metrics_noise_multiplier, MOST_RAISE * training)
 
 
 def _alone(study: Study, document: Mapping[str, Any]) -> dict[str, Any]:

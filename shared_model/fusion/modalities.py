@@ -74,11 +74,15 @@ def find(name: str) -> Modality:
     """The modality of that name; a package that brings it is imported now.
 
     Raises:
-        ConfigError: there is none, it cannot be loaded, or it is no :class:`Modality`.
+        ConfigError: there is none or more than one, it cannot be loaded, or it is no :class:`Modality`.
     """
     if name in _REGISTRY:
         return _REGISTRY[name]
-    found = next(iter(entry_points(group=GROUP, name=name)), None)
+    offered = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
+    if len(offered) > 1:  # which one is loaded would depend on the order of a path
+        raise ConfigError(f"more than one installed package brings the modality {name}", found=sorted(offered),
+                          expected="one", remedy="remove the other package from this environment")  # fmt: skip
+    found = next(iter(offered.values()), None)
     if found is None:
         raise ConfigError("no such modality is registered", found=name, expected=", ".join(registered()),
                           remedy="install the package that brings it, at every party of the study")  # fmt: skip

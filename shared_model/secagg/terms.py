@@ -17,6 +17,7 @@ from shared_model.signing import VerifyKey
 UPDATE: Final = "update"  # what a site's round of training changed: trained less received weights, float32
 SCORES: Final = "scores"  # a site's own test women by score, two rows of counts (shared_model.evaluation)
 COUNTS: Final = "counts"  # of an exploration: a site's women by histogram (shared_model.contract.exploration)
+ROOM: Final = 2  # a site has at most so many times its rounded, public number of patients (client/trainer/site)
 BITS: Final = 32  # a word on the wire is as large as a weight; the step is then some 1e-8 of the bound
 
 
@@ -41,6 +42,15 @@ def coefficients(protocol: Protocol, what: str) -> dict[str, float]:
         return {site.name: 1.0 for site in sites}
     total = sum(site.weight for site in sites)
     return {site.name: site.weight / total for site in sites}
+
+
+def least_bound(protocol: Protocol, what: str) -> float:
+    """What the bound of a sum is at least: for counts the women that a site can have, 0 for an update.
+
+    A value beyond the bound stops its site's part, which the coordinator sees: with bounds of its choice, attempt after
+    attempt, it would find the greatest count of one site.
+    """
+    return 0.0 if what == UPDATE else float(ROOM * max(site.patients for site in protocol.federation.sites))
 
 
 def terms_of(
@@ -85,6 +95,10 @@ def check_terms(terms: Session, protocol: Protocol, *, what: str, round_number: 
         if found != wanted:
             raise PrivacyError(f"the secure sum is for another {name} than its request or the approved protocol",
                                found=found, expected=wanted)  # fmt: skip
+    least = least_bound(protocol, what)
+    if terms.bound < least:
+        raise PrivacyError("the secure sum has a bound that a site's women may reach: who falls out would tell of them",
+                           found=terms.bound, expected=f"at least {least:g}")  # fmt: skip
     shares = coefficients(protocol, what)
     for peer in terms.peers:
         if shares.get(peer.site) != peer.coefficient:

@@ -24,7 +24,7 @@ from shared_model.cohort import Cohort, split_indices
 from shared_model.errors import PrivacyError, StorageError
 from shared_model.evaluation.auc import roc_auc
 from shared_model.evaluation.kept import kept_path, read_kept
-from shared_model.messages import ErrorReply, EvaluateReply, Frame, decode, encode
+from shared_model.messages import ErrorReply, EvaluateReply, Frame, decode, encode, weights_sha256
 
 Study = Any
 Make = Callable[..., Study]
@@ -189,6 +189,20 @@ def test_a_private_site_releases_one_noised_histogram_and_is_charged(small_study
     assert isinstance(other, ErrorReply)
     assert other.code == PrivacyError.exit_code
     assert len(Ledger(study.config("site-01").state / "ledger.json").records()) == 1
+
+
+def test_weights_that_overflow_tell_of_no_woman_and_of_no_number_of_them(small_study: Make, opened: Any) -> None:
+    """Whoever chooses the weights could make the scores of chosen women overflow."""
+    for private in (True, False):
+        study = small_study(root_name=f"private-{private}", private=private)
+        large = {name: np.full_like(array, 1e38) for name, array in study.arrays.items()}
+        request = study.evaluate("site", weights_sha256=weights_sha256(large))
+        service = opened(study.config("site-01"))
+        reply = decode(service.exchange(encode(Frame(request, large)), wanted=lambda: True)).message
+        if private:
+            assert isinstance(reply, EvaluateReply) and reply.outcome == "evaluated"
+        else:
+            assert isinstance(reply, ErrorReply) and "some patients" in reply.reason
 
 
 def test_the_noise_on_the_counts_is_the_protocols(

@@ -111,6 +111,17 @@ def test_what_no_machine_has_is_refused_with_what_it_has(package: None) -> None:
         find("broken")
 
 
+def test_of_two_packages_that_bring_one_modality_none_is_loaded(package: None, tmp_path: Path) -> None:
+    other = tmp_path / "site-packages" / "other-1.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (other / "entry_points.txt").write_text("[mammofed.modalities]\nultrasound = other_module:ULTRASOUND\n")
+    importlib.invalidate_caches()
+    with pytest.raises(ConfigError, match="more than one installed package"):
+        find("ultrasound")
+    assert "our_ultrasound" not in sys.modules
+
+
 def test_a_protocol_of_films_and_table_is_what_it_was(small_study: Callable[..., SmallStudy]) -> None:
     study = small_study()
     values = study.protocol.model_dump(mode="json")

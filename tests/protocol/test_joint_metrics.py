@@ -134,6 +134,30 @@ def test_only_the_initial_weights_are_compared_with_and_they_come_first(small_st
         service.close()
 
 
+@pytest.mark.parametrize("temperature", [1.0, 1e-6])
+def test_weights_that_overflow_for_some_women_get_noised_counts_and_no_error(
+    small_study: Make, temperature: float
+) -> None:
+    """A refusal would tell of single women, and how many they are, without noise."""
+    study = joint_study(small_study)
+    service = opened(study)
+    try:
+        ask(service, study, image_only=True, temperature=temperature)
+        large = {name: np.full_like(array, 1e38) for name, array in study.arrays.items()}
+        reply = ask(service, study, arrays=large, temperature=temperature)
+        counts = np.array(json.loads(reply.report)["counts"])
+        women = len(service._site.indices("test"))
+        assert reply.outcome == "evaluated" and abs(counts.sum() - women) < 8 * STD * counts.size**0.5
+    finally:
+        service.close()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 5e-324, 1e300])
+def test_no_temperature_is_taken_that_could_make_a_score_overflow(small_study: Make, temperature: float) -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        joint_study(small_study).evaluate("site", temperature=temperature)
+
+
 def test_a_site_whose_policy_lets_no_metrics_leave_counts_nobody(small_study: Make) -> None:
     study = joint_study(small_study)
     path = study.files["site-01"]
@@ -151,6 +175,7 @@ def test_a_site_whose_policy_lets_no_metrics_leave_counts_nobody(small_study: Ma
 @pytest.mark.parametrize(("change", "words"), [
     ({"counts": [0.5] * 3}, "finite"), ({"counts": ["x"] * 128}, "finite"), ({"counts": None}, "finite"),
     ({"noise_std": 0.19}, "less noise"), ({"noise_std": True}, "less noise"),
+    ({"noise_std": 1e6, "counts": [1e6] + [0.5] * 127}, "more noise"),
     ({"counts": [1e6] + [0.5] * 127}, "beyond"), ({"counts": [-1e3] + [0.5] * 127}, "beyond"),
 ])  # fmt: skip
 def test_counts_that_no_honest_site_sends_are_not_taken(noised: Any, change: Any, words: str) -> None:

@@ -174,6 +174,25 @@ def test_a_later_step_cannot_bring_other_values_than_the_opening_named(hall: Hal
     assert refused(hall.exchange("site-01", request)).code == MessageError.exit_code
 
 
+@pytest.mark.parametrize("private", [True, False])
+def test_joint_counts_are_made_for_one_sum_of_a_study(small_study: Make, private: bool) -> None:
+    """Under another round, or at another temperature, a second sum over almost the same sites would tell one apart."""
+    hall = Hall(make_summed(small_study, private=private, privacy__metrics="joint"))
+    try:
+        def ask(round_number: int, **changes: Any) -> Any:
+            request = hall.study.evaluate("site", round_number=round_number, **changes)
+            return hall.exchange("site-01", request, hall.study.arrays).message
+
+        ask(0, image_only=True)
+        first = ask(1)
+        assert first.outcome == "evaluated" and ask(1) == first
+        assert "already answered" in ask(2).reason and "already answered" in ask(1, temperature=2.0).reason
+        kept = [path.name for path in hall.study.config("site-01").state.glob("secure/*/*.f32")]
+        assert kept == ["scores-000001-00.f32"]
+    finally:
+        hall.close()
+
+
 def test_what_was_never_trained_is_not_summed(hall: Hall) -> None:
     reply = refused(opening(hall, hall.terms(), asked=3))
     assert reply.code == PrivacyError.exit_code and "no values" in reply.reason

@@ -11,7 +11,17 @@ from server.rounds.sums import forget_sums, kept_sum
 from shared_model.errors import MessageError, PrivacyError, ProtocolError
 from shared_model.messages import MAX_DOCUMENT_CHARS, Frame, SecureSumReply, SecureSumRequest, decode, encode
 from shared_model.secagg.documents import MAX_DOCUMENT_BYTES
-from shared_model.secagg.terms import SCORES, UPDATE, check_terms, coefficients, quantities, subject_of, terms_of
+from shared_model.secagg.terms import (
+    COUNTS,
+    SCORES,
+    UPDATE,
+    check_terms,
+    coefficients,
+    least_bound,
+    quantities,
+    subject_of,
+    terms_of,
+)
 from shared_model.signed_request import SignedRequest, bare
 from shared_model.signing import SigningKey
 from shared_model.strategies import SECURE_SUM_MATRIX, Strategy
@@ -82,6 +92,17 @@ def test_the_terms_of_a_sum_follow_from_the_protocol_and_are_checked_against_it(
     with pytest.raises(PrivacyError, match="another protocol"):
         check_terms(made, summed(seed=99), what=UPDATE, round_number=2, attempt=1)
     assert set(terms(protocol, what=SCORES).coefficients.values()) == {1.0}
+
+
+@pytest.mark.parametrize("what", [SCORES, COUNTS])
+def test_counts_have_a_bound_that_no_site_s_women_reach(what: str) -> None:
+    """A smaller one is a question about single sites: who is beyond it falls out of the sum."""
+    protocol = summed()
+    least = least_bound(protocol, what)
+    assert least == 2 * max(site.patients for site in protocol.federation.sites)
+    check_terms(terms(protocol, what=what, bound=least), protocol, what=what, round_number=2, attempt=1)
+    with pytest.raises(PrivacyError, match="a bound that a site's women may reach"):
+        check_terms(terms(protocol, what=what, bound=least - 1), protocol, what=what, round_number=2, attempt=1)
 
 
 @pytest.mark.parametrize("names", [("ash",), ("ash", "birch"), ("ash", "birch", "oak")])

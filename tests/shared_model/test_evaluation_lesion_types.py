@@ -20,6 +20,7 @@ from shared_model.errors import CohortError, ContractError, LeakageError
 from shared_model.evaluation.auc import roc_auc
 from shared_model.evaluation.subgroups import subgroup_members, subgroup_table
 from shared_model.lesion_types import LESION_TYPE, NO_CANCER, lesion_attribute
+from shared_model.readings import READINGS
 from tests.conftest import make_study, write_cohort
 
 LABELS = np.array([1] * 40 + [0] * 60)
@@ -109,6 +110,17 @@ def test_a_site_that_trains_may_not_hold_it_and_an_evaluator_may(tmp_path: Path,
             opened(changed)
 
 
+@pytest.mark.parametrize("name", READINGS)
+def test_a_site_that_trains_may_not_hold_radiologists_decisions(
+    tmp_path: Path, opened: Callable[..., Site], name: str
+) -> None:
+    study = make_study(tmp_path)
+    write_typed(tmp_path / "read", site="site-01", attribute=name)
+    changed = study.config("site-01").model_copy(update={"cohort": tmp_path / "read", "state": tmp_path / "state"})
+    with pytest.raises(CohortError, match="what radiologists decided"):
+        opened(changed)
+
+
 def test_no_tensor_of_a_cohort_depends_on_it(tmp_path: Path) -> None:
     write_typed(tmp_path / "typed", site="s")
     write_cohort(tmp_path / "plain", site="s", patients=30, seed=1)
@@ -119,12 +131,12 @@ def test_no_tensor_of_a_cohort_depends_on_it(tmp_path: Path) -> None:
     assert typed.content_sha256 != plain.content_sha256
 
 
-def write_typed(folder: Path, *, site: str) -> None:
-    """The women of `write_cohort` with their lesions."""
+def write_typed(folder: Path, *, site: str, attribute: str = LESION_TYPE) -> None:
+    """The women of `write_cohort` with their lesions, or with another attribute of that value."""
     add = CohortWriter.add
 
     def with_lesion(self: CohortWriter, pseudonym: str, views: Any, clinical: Any, label: int, attributes: Any) -> None:
-        add(self, pseudonym, views, clinical, label, {**attributes, LESION_TYPE: lesion_attribute(label, "mass")})
+        add(self, pseudonym, views, clinical, label, {**attributes, attribute: lesion_attribute(label, "mass")})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CohortWriter, "add", with_lesion)

@@ -192,6 +192,13 @@ def test_the_consortiums_own_authority_wants_names(tmp_path: Path, hospital: Hos
     hub = Coordinator(tmp_path / "hub", clock=time.time)
     with pytest.raises(ConfigError, match="every member of the consortium"):
         with_registry(Readers(ca=hub.folder / "ca" / "ca.pem"), hub.folder)
+    renewed = tmp_path / "renewed.pem"  # another certificate over the same key admits the same members
+    key, old = hub.authority._key, x509.load_pem_x509_certificate((hub.folder / "ca" / "ca.pem").read_bytes())
+    builder = x509.CertificateBuilder(old.issuer, old.subject, old.public_key(), x509.random_serial_number(),
+                                      old.not_valid_before_utc, old.not_valid_after_utc)  # fmt: skip
+    renewed.write_bytes(pem(builder.sign(key, hashes.SHA256())))
+    with pytest.raises(ConfigError, match="every member of the consortium"):
+        with_registry(Readers(ca=renewed), hub.folder)
     other = Readers(ca=hospital.ca)
     assert with_registry(other, hub.folder) is other and with_registry(other, None) is other
 
