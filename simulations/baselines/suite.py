@@ -10,8 +10,9 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
@@ -126,6 +127,7 @@ def run_jobs(
     with (
         view.stage(title, len(jobs)) as advance,
         ProcessPoolExecutor(min(workers, len(missing)), context, _begin, (told, asked_to_stop)) as pool,
+        _left_at_once(),
     ):
         pending: dict[Future[str], Named] = {}
         waiting = list(missing)
@@ -154,6 +156,17 @@ def run_jobs(
         raise RoundError(f"{len(failures)} of {len(jobs)} trainings of seed {population.seed} failed",
                          found=dict(list(failures.items())[:3]), remedy="resume the comparison")  # fmt: skip
     return done == len(jobs)
+
+
+@contextmanager
+def _left_at_once() -> Iterator[None]:
+    """A second Ctrl-C does not wait for trainings: a job that is killed goes on from its last closed round."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        raise
 
 
 def _begin(told: Queue[tuple[str, int, int]], stop: Event) -> None:

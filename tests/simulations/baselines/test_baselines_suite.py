@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from shared_model.released import RELEASE, ReleasedModel
 from simulations.baselines.jobs import FEDERATED
 from simulations.baselines.scores import FILE, read_scores
 from simulations.baselines.study import run_comparison
-from simulations.baselines.suite import Population, jobs_of, run_jobs
+from simulations.baselines.suite import Population, Tell, jobs_of, run_jobs
 from simulations.composition import compose_config
 from simulations.engine import LocalGrid, TrainerPool
 from simulations.live import LiveView
@@ -34,6 +36,32 @@ SMALL = [
     "study=smoke", "privacy=none", "rounds=3", "training.steps_per_round=2", "name=unit", "imaging.height=32",
     "imaging.width=32", "model.height=32", "model.width=32", "cohort.test_fraction=0.4", "workers=2",
 ]  # fmt: skip
+
+
+@dataclass
+class Forever:
+    """A job of that name."""
+
+    name: str
+
+
+def endless(job: Any, population: Population, name: str, tell: Tell, stop: Any) -> str:
+    """A training that ends by itself never, not even when it is asked to stop."""
+    tell(job.name, 1, 2)
+    threading.Event().wait()
+    return str(job.name)
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
+    class Interrupted(LiveView):
+        def job(self, *_: object) -> None:
+            raise KeyboardInterrupt  # what the second one becomes (simulations.live)
+
+    population = Population(seed=1, cohorts={}, folder=tmp_path)
+    with Interrupted(tmp_path, console=Console(quiet=True)) as view, pytest.raises(KeyboardInterrupt):
+        run_jobs([Forever("a"), Forever("b")], population, name="unit", workers=2, view=view,
+                 stop=threading.Event(), work=endless)  # fmt: skip
+    assert not multiprocessing.active_children()
 
 
 @pytest.fixture(scope="module")
