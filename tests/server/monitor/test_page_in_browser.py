@@ -6,6 +6,7 @@ Pictures of what was seen are kept with the test's files, or in `MAMMOFED_PICTUR
 from __future__ import annotations
 
 import fcntl
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,28 +115,46 @@ def beats(run: StagedRun, gone: dict[str, float]) -> None:
         site: Sign(role=Role.SITE, time=now - gone.get(site, 0.0), clock_ahead=0.0, release="0.1.0",
                    trainer=TrainerState(up=True, device="cuda:0")) for site in SITES
     }  # fmt: skip
-    path = home / "run" / "present.json"
-    path.write_bytes(Present(time=now, members=members).encode())
-    path.chmod(0o600)
+    draft, path = home / "run" / "draft", home / "run" / "present.json"
+    draft.write_bytes(Present(time=now, members=members).encode())
+    draft.chmod(0o600)
+    draft.replace(path)
+
+
+@contextmanager
+def beating(run: StagedRun) -> Iterator[dict[str, float]]:
+    """A daemon that hears all sites but those in what is given, which are silent for so many seconds."""
+    gone: dict[str, float] = {}
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(0.5):
+            beats(run, dict(gone))
+
+    beats(run, gone)
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield gone
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_a_silent_site_is_named_and_seen_back(browser: Any, tmp_path: Path) -> None:
     run = staged(tmp_path, "live", done=2)
-    with run, served(run.run_dir) as url, looking(browser) as sight:
+    with run, beating(run) as gone, served(run.run_dir) as url, looking(browser) as sight:
         run.now = time.time()
         run.open(3)
-        beats(run, {})
         daemon = (run.run_dir / "deployment" / "hub" / "audit.jsonl").open("w")
         fcntl.flock(daemon, fcntl.LOCK_EX)
         sight.open(url, "sites")
         sight.says("round 3 of 12, 4 of 4 sites asked")
-        beats(run, {"st-anna": 9.0})
-        began = time.monotonic()
-        sight.says("st-anna silent for 9 s, the round needs 3 of 4, deadline in 10 min")
-        assert time.monotonic() - began < 10
+        gone["st-anna"] = 9.0
+        sight.says("st-anna silent for 9 s, the round needs 3 of 4, deadline in")
         assert "silent for" in sight.page.inner_text("table.stack")
         sight.shoot(tmp_path, "silent-site")
-        beats(run, {})
+        gone.clear()
         sight.says("round 3 of 12, 4 of 4 sites asked")
         daemon.close()
 
