@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from server.reporting import design_plots, evidence_plots, plots
 from server.reporting.data_words import data_words
 from server.reporting.design_answer import NAMES, headline, next_steps, run_words, selection_words, women_words
 from server.reporting.facts import read_object
-from server.reporting.words import FILTERS, write_page
+from server.reporting.words import template, write_page
 from shared_model.errors import StorageError
 
 DESIGN_NAME = "design.json"
@@ -36,13 +35,8 @@ def write_design_report(run_dir: Path) -> Path:
 
 def render_design(document: Mapping[str, Any]) -> str:
     """The page as text; the same document gives the same bytes."""
-    environment = Environment(
-        loader=PackageLoader("server.reporting", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {**FILTERS, "run": run_words}
     pooled = document["pooled"]
-    return environment.get_template("design.html.j2").render(
+    return template("design.html.j2", run=run_words).render(
         document=document, name=NAMES[document["design"]], answer=headline(document), women=women_words(document),
         selection=selection_words(document), data=data_words(str(document["cohort"])), steps=next_steps(document),
         before={**pooled, **pooled["before"]} if pooled else None, figures=_figures(document),

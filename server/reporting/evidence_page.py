@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from server.reporting import evidence_plots, federated_plots, plots
@@ -17,7 +16,7 @@ from server.reporting.evidence_answer import headline, women
 from server.reporting.facts import read_object
 from server.reporting.federated import AXIS
 from server.reporting.maps import arms_part
-from server.reporting.words import FILTERS, write_page
+from server.reporting.words import template, write_page
 from shared_model.errors import StorageError
 
 EVIDENCE_NAME = "evidence.json"
@@ -46,17 +45,12 @@ def write_evidence_report(run_dir: Path) -> Path:
 
 def render_evidence(document: Mapping[str, Any]) -> str:
     """The page as text; the same document gives the same bytes."""
-    environment = Environment(
-        loader=PackageLoader("server.reporting", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= FILTERS
     arms = document["arms"]
     plain = next(iter(arms))
     facts = artefacts(document)
     tripod, claim = checklist(TRIPOD_AI, facts), checklist(CLAIM, facts)
     data = data_words(str(document["cohort"]))
-    return environment.get_template("evidence.html.j2").render(
+    return template("evidence.html.j2").render(
         document=document, plain=plain, answer=headline(document), women=women(document), data=data,
         claims=_claims(arms[plain]), contradictions=contradictions(), claims_words=_claims_words(document, plain),
         model_names=MODEL_NAMES, figures=_figures(document, plain), site_words=_site_words(arms[plain]),

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from server.reporting import evidence_plots, plots
@@ -21,7 +20,7 @@ from server.reporting.facts import Facts, mapping, read_facts
 from server.reporting.federated import federated_parts
 from server.reporting.replaced import replacement_part
 from server.reporting.study_evidence import evidence_parts
-from server.reporting.words import FILTERS, write_page
+from server.reporting.words import template, write_page
 
 MAX_STRIP_CELLS = 20_000  # sites x rounds drawn one by one; above, the counts alone
 SITE_METRICS = ("auc", "sensitivity", "specificity", "brier", "n", "positives")
@@ -40,14 +39,9 @@ def write_report(run_dir: Path) -> Path:
 
 def render(facts: Facts) -> str:
     """The page as text; the same facts give the same bytes."""
-    environment = Environment(
-        loader=PackageLoader("server.reporting", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= FILTERS
     patients = {site.name: site.patients for site in facts.protocol.federation.sites}
     sites_metrics = _sites_metrics(facts)
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         facts=facts, summary=facts.summary, protocol=facts.protocol,
         answer=answer(facts.summary, facts.protocol, data=facts.data),
         models=model_rows(facts.summary, facts.protocol), unheard=unheard_sites(facts.summary),
