@@ -105,11 +105,15 @@ def _purl(wheel: Wheel) -> str:
 
 def licence_of(headers: Message | PackageMetadata) -> str:
     """SPDX expression where there is one, else the classifiers, else the first line of the old field."""
-    if expression := headers["License-Expression"]:
-        return str(expression)
+    def first(name: str) -> str:
+        # Not headers[name]: importlib.metadata's backport, which MLflow puts in its place, raises for what is absent.
+        return str((headers.get_all(name, []) or [""])[0])
+
+    if expression := first("License-Expression"):
+        return expression
     classifiers = [str(c).rpartition(" :: ")[2] for c in headers.get_all("Classifier", []) or []
                    if str(c).startswith("License :: ") and str(c).count(" :: ") > 1]  # fmt: skip
-    lines = str(headers["License"] or "").strip().splitlines()
+    lines = first("License").strip().splitlines()
     return " and ".join(classifiers) or (lines[0] if lines else "")
 
 

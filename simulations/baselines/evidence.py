@@ -246,8 +246,9 @@ def _subgroups(own: Sequence[Trained]) -> list[Document]:
             for key, value in put(what, pooled_share([_interval(row, what) for row in found],
                                                      confidence=CONFIDENCE)).items()
         }  # fmt: skip
-        n, positives = sum(r["n"] for r in found), sum(r["positives"] for r in found)
-        rows.append({"name": name, "level": level, "n": n, "positives": positives, **values})
+        counts = {what: None if any(row[what] is None for row in found) else sum(row[what] for row in found)
+                  for what in ("n", "positives")}  # fmt: skip
+        rows.append({"name": name, "level": level, **counts, **values})
     return rows
 
 

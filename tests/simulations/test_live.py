@@ -264,7 +264,7 @@ def final(tmp_path: Path, *, private: bool = True, **changes: Any) -> str:
 def test_final_tables_show_what_hospitals_added_and_what_it_cost(tmp_path: Path) -> None:
     text = final(tmp_path)
     assert re.search(r"Public weights only, no hospital data\s+0\.790 \(0\.760-0\.815\)", text)
-    assert re.search(r"Images \+ clinical \(fused\)\s+0\.873 \(0\.843-0\.898\)\s+77 % \(67-85\)\s+84 %", text)
+    assert re.search(r"Films \+ table \(fused\)\s+0\.873 \(0\.843-0\.898\)\s+77 % \(67-85\)\s+84 %", text)
     assert text.index("Public weights only, no") < text.index("Table alone") < text.index("(fused)")
     assert re.search(r"west\s+100\s+12\s+7\.43 of 8\.00", text) and "delta 1e-05" in text
     assert str(tmp_path / "report.html") in text.replace("\n", "") and "COMPLETE" in text
@@ -274,7 +274,7 @@ def test_final_tables_lose_no_column_on_a_terminal_of_80_columns(tmp_path: Path)
     protocol = Protocol.create(protocol_values())
     console = Console(file=io.StringIO(), width=80, record=True)
     console.print(final_tables(summary_values(protocol), protocol, run_dir=tmp_path, report=tmp_path / "report.html"))
-    row = next(line for line in console.export_text().splitlines() if "Images + clinical" in line)
+    row = next(line for line in console.export_text().splitlines() if "Films + table" in line)
     assert re.search(r"0\.873 \(0\.843-0\.898\)\s+77 % \(67-85\)\s+84 %", row)
 
 

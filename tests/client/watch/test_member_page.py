@@ -62,7 +62,11 @@ def watching(home: SiteHome, port: int) -> Iterator[tuple[str, subprocess.Popen[
     """`mammofed monitor https://...` as a member calls it; gives the page's address, and the process."""
     command = [sys.executable, "-m", "mammofed", "monitor", f"https://localhost:{port}", "--home", str(home.folder),
                "--no-open", "--port", "0"]  # fmt: skip
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Whoever runs tests in a shell's background has Ctrl-C ignored, and so would have this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
