@@ -12,7 +12,9 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from email.message import Message
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -20,7 +22,7 @@ from click.testing import CliRunner
 from shared_model.bundle import contents, verify
 from shared_model.bundle import make as making
 from shared_model.bundle.cli import bundle as command
-from shared_model.bundle.sbom import Wheel, read_wheel, sbom
+from shared_model.bundle.sbom import Wheel, licence_of, read_wheel, sbom
 from shared_model.errors import BundleError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -298,3 +300,23 @@ def test_a_wheel_of_another_hash_is_not_installed_and_nothing_is_left(bundle: Pa
     done = install(bundle, tmp_path / "target", prefix=[])
     assert done.returncode not in (0, 2, 81) and "HASHES" in done.stderr.upper()
     assert not (tmp_path / "target").exists()
+
+
+def test_a_licence_is_found_where_absent_headers_raise() -> None:
+    """As those of the backport of importlib.metadata do, which MLflow puts in place of the standard library's."""
+
+    class Strict(Message):
+        def __getitem__(self, name: str) -> Any:
+            found = super().__getitem__(name)
+            if found is None:
+                raise KeyError(name)
+            return found
+
+    headers = Strict()
+    assert licence_of(headers) == ""
+    headers["License"] = "BSD\nand a long text"
+    assert licence_of(headers) == "BSD"
+    headers["Classifier"] = "License :: OSI Approved :: MIT License"
+    assert licence_of(headers) == "MIT License"
+    headers["License-Expression"] = "Apache-2.0"
+    assert licence_of(headers) == "Apache-2.0"
