@@ -50,6 +50,16 @@ def server() -> None:
     """
 
 
+MONITOR = click.option("--monitor", is_flag=True, help="Then serve the live page on 127.0.0.1:8787, until Ctrl-C: the "
+                       "study goes on without it.")  # fmt: skip
+
+
+def _show_page(ctx: click.Context, home: Path) -> None:
+    from server.monitor.cli import monitor
+
+    ctx.invoke(monitor, target=str(home))
+
+
 @server.command()
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
@@ -194,21 +204,27 @@ def propose(home: Path, protocol: Path, weights: Path) -> None:
 @server.command()
 @HOME
 @click.argument("study")
-def start(home: Path, study: str) -> None:
+@MONITOR
+@click.pass_context
+def start(ctx: click.Context, home: Path, study: str, monitor: bool) -> None:
     """Begin STUDY; the daemon runs it, through crashes, to its end.
 
-    Example:  mammofed server start coordinator density-2027
+    Example:  mammofed server start coordinator density-2027 --monitor
     """
     from server.deploy.studies import start as start_study
 
     found = start_study(_open(home), study, again=False)
     click.echo(f"{found.name} begins. Watch  `mammofed monitor {home}`, or `mammofed server status {home}`")
+    if monitor:
+        _show_page(ctx, home)
 
 
 @server.command()
 @HOME
 @click.argument("study")
-def resume(home: Path, study: str) -> None:
+@MONITOR
+@click.pass_context
+def resume(ctx: click.Context, home: Path, study: str, monitor: bool) -> None:
     """Go on with a STUDY that was stopped or had no quorum, from its last closed round.
 
     Example:  mammofed server resume coordinator density-2027
@@ -217,6 +233,8 @@ def resume(home: Path, study: str) -> None:
 
     found = start_study(_open(home), study, again=True)
     click.echo(f"{found.name} goes on. Watch  `mammofed monitor {home}`, or `mammofed server status {home}`")
+    if monitor:
+        _show_page(ctx, home)
 
 
 @server.command()

@@ -402,6 +402,24 @@ def test_start_stop_resume_in_their_order_and_out_of_it(consortium: Consortium) 
         assert study.wanted().wish is wish
 
 
+def test_a_study_that_begins_brings_the_page_where_it_is_asked_for(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("site-01", "site-02"):
+        consortium.enrol(name)
+    consortium.enrol("evaluator", "evaluator")
+    consortium.propose()
+    served: list[object] = []
+    monkeypatch.setattr("server.monitor.cli.monitor.callback", lambda **options: served.append(options))
+    assert consortium.run("server", "start", consortium.hub, "unit", "--monitor").code == 0
+    assert consortium.run("server", "start", consortium.hub, "unit", "--monitor").code == 10  # no page: it runs already
+    consortium.run("server", "stop", consortium.hub, "unit")
+    assert consortium.run("server", "resume", consortium.hub, "unit").code == 0
+    (options,) = served
+    assert isinstance(options, dict) and options["target"] == str(consortium.hub)
+    assert (options["host"], options["port"], options["terminal"]) == ("127.0.0.1", 8787, False)
+
+
 # --- what a coordinator sees ---
 
 
