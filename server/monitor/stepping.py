@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
@@ -12,7 +13,7 @@ from shared_model.errors import MammoFedError
 log = logging.getLogger("mammofed.monitor")
 
 
-class Stepping:
+class Stepping(ABC):
     """A context manager: steps while the block runs, once more at its end, then :meth:`done`.
 
     A step that fails is said once, and again when it fails otherwise; the next one's turn comes all the same, because
@@ -39,11 +40,11 @@ class Stepping:
         if self._thread.is_alive():
             log.warning("%s: slow; what is not done yet is done when this is started again", self._name)
 
+    @abstractmethod
     def step(self, *, last: bool = False) -> None:
         """Do it once. last: nobody does it again."""
-        raise NotImplementedError
 
-    def done(self) -> None:
+    def done(self) -> None:  # noqa: B027 - most hold nothing
         """Let go of what is held; called in the thread, after the last step."""
 
     def _run(self) -> None:

@@ -45,8 +45,8 @@ def noised(study_maker: Make, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def joint_study(make: Make, **changes: Any) -> Any:
     values = {"privacy__metrics": "joint", "privacy__metrics_bins": BINS, "privacy__metrics_noise_multiplier": STD,
               "privacy__epsilon": 1000.0, "training__phases": one_round(), "evaluation__bootstrap": 0}  # fmt: skip
-    return with_true_weights(make("study", private=True, patients=100, **(values | changes),
-                                  federation__sites=[{"name": f"site-{n:02d}", "patients": 60, "weight": 1.0}
+    return with_true_weights(make("study", private=True, patients=400, **(values | changes),
+                                  federation__sites=[{"name": f"site-{n:02d}", "patients": 240, "weight": 1.0}
                                                      for n in (1, 2)]))  # fmt: skip
 
 
@@ -64,9 +64,9 @@ def test_the_pooled_document_is_that_of_the_counts_that_left_and_says_how_much_i
     total = sum(np.reshape(row["counts"], (2, BINS, BINS)) for row in sent)
     expected = joint_document({"public": total}, how="noised", sites=2, noise_stds=[STD, STD], confidence=0.95)
     assert metrics["joint"] == expected
-    assert 0 < metrics["joint"]["pairs"]["fused_vs_public"]["noise_share"] <= 1  # 1: nothing of few women is left
+    assert 0 < metrics["joint"]["pairs"]["fused_vs_public"]["noise_share"] < 1
     assert set(metrics["sites"]) == {"site-01", "site-02"} and "counts" not in metrics["sites"]["site-01"]
-    assert all(0 <= row["auc_low"] <= row["auc"] <= row["auc_high"] <= 1 for row in metrics["sites"].values())
+    assert all(0 <= row["auc_low"] < row["auc"] <= row["auc_high"] <= 1 for row in metrics["sites"].values())
 
 
 def test_report_and_passport_are_made_of_it(noised: Any) -> None:
