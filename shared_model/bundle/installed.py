@@ -14,7 +14,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import quote
 
-from shared_model.bundle.sbom import licence_of, needs_of, normal
+from shared_model.bundle.sbom import header_of, licence_of, needs_of, normal
 
 PACKAGES = ("client", "configs", "server", "shared_model", "simulations")
 RECORD_PROPERTY = "mammofed:record-sha256"
@@ -81,7 +81,7 @@ def _needs(dist: Distribution) -> list[str]:
 def _component(dist: Distribution) -> dict[str, object]:
     component: dict[str, object] = {
         "type": "library", "bom-ref": _purl(dist), "name": normal(dist.name), "version": dist.version,
-        "description": str(dist.metadata["Summary"] or "")[:200], "purl": _purl(dist),
+        "description": header_of(dist.metadata, "Summary")[:200], "purl": _purl(dist),
     }  # fmt: skip
     if licence := re.sub(r"\s+", " ", licence_of(dist.metadata)):
         component["licenses"] = [{"license": {"name": licence[:200]}}]

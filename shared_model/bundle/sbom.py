@@ -51,7 +51,7 @@ def read_wheel(path: Path) -> Wheel:
     headers = HeaderParser().parsestr(text)
     return Wheel(
         file=path.name, name=normal(str(headers["Name"])), version=str(headers["Version"]), license=licence_of(headers),
-        summary=str(headers["Summary"] or ""), sha256=sha256_of(path),
+        summary=header_of(headers, "Summary"), sha256=sha256_of(path),
         needs=needs_of(list(map(str, headers.get_all("Requires-Dist", [])))),
     )  # fmt: skip
 
@@ -103,17 +103,21 @@ def _purl(wheel: Wheel) -> str:
     return f"pkg:pypi/{wheel.name}@{quote(wheel.version, safe='')}"
 
 
+def header_of(headers: Message | PackageMetadata, name: str) -> str:
+    """The first value of a header; empty where there is none.
+
+    Not `headers[name]`: importlib.metadata's backport, which MLflow puts in its place, raises for what is absent.
+    """
+    return str((headers.get_all(name, []) or [""])[0])
+
+
 def licence_of(headers: Message | PackageMetadata) -> str:
     """SPDX expression where there is one, else the classifiers, else the first line of the old field."""
-    def first(name: str) -> str:
-        # Not headers[name]: importlib.metadata's backport, which MLflow puts in its place, raises for what is absent.
-        return str((headers.get_all(name, []) or [""])[0])
-
-    if expression := first("License-Expression"):
+    if expression := header_of(headers, "License-Expression"):
         return expression
     classifiers = [str(c).rpartition(" :: ")[2] for c in headers.get_all("Classifier", []) or []
                    if str(c).startswith("License :: ") and str(c).count(" :: ") > 1]  # fmt: skip
-    lines = first("License").strip().splitlines()
+    lines = header_of(headers, "License").strip().splitlines()
     return " and ".join(classifiers) or (lines[0] if lines else "")
 
 

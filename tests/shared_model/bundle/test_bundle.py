@@ -13,6 +13,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from email.message import Message
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -300,6 +301,18 @@ def test_a_wheel_of_another_hash_is_not_installed_and_nothing_is_left(bundle: Pa
     done = install(bundle, tmp_path / "target", prefix=[])
     assert done.returncode not in (0, 2, 81) and "HASHES" in done.stderr.upper()
     assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.skipif(find_spec("importlib_metadata") is None, reason="MLflow's backport of importlib.metadata is not "
+                    "installed; to try the bill of materials beside it: pip install importlib_metadata")  # fmt: skip
+def test_the_bill_of_materials_is_the_same_beside_mlflow_s_backport() -> None:
+    """Once loaded, the backport stands in for the standard library's, and raises where a header is absent."""
+
+    def printed(first: str) -> str:
+        code = f"{first}; from shared_model.bundle.installed import installed_sbom; print(installed_sbom()[0])"
+        return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+    assert printed("import importlib_metadata") == printed("import importlib.metadata")
 
 
 def test_a_licence_is_found_where_absent_headers_raise() -> None:
