@@ -93,6 +93,12 @@ class Account:
         rows = tuple(row for row in self.rows if row.steps)
         return _prv_epsilon(rows, float(delta)) if rows else 0.0
 
+    def estimate(self, *, delta: float) -> float:
+        """About :meth:`epsilon`, to some 1e-4, at a tenth of its time where epsilon is small; no bound."""
+        rows = tuple(row for row in self.rows if row.steps)
+        coarse = _coarse_epsilon(rows, float(delta)) if rows else 0.0
+        return max(0.0, coarse - (COARSE - FINE)) if coarse < FINE_BELOW else coarse
+
 
 def _check(row: Row) -> None:
     sigma, rate, steps = row
@@ -105,10 +111,15 @@ def _check(row: Row) -> None:
 
 @functools.lru_cache(maxsize=4096)
 def _prv_epsilon(rows: tuple[Row, ...], delta: float) -> float:
+    epsilon = _coarse_epsilon(rows, delta)
+    return _opacus_epsilon(rows, delta, FINE) if epsilon < FINE_BELOW else epsilon
+
+
+@functools.lru_cache(maxsize=4096)
+def _coarse_epsilon(rows: tuple[Row, ...], delta: float) -> float:
     if (rough := _renyi_epsilon(rows, delta)) > BEYOND:
         return rough
-    epsilon = _opacus_epsilon(rows, delta, COARSE)
-    return _opacus_epsilon(rows, delta, FINE) if epsilon < FINE_BELOW else epsilon
+    return _opacus_epsilon(rows, delta, COARSE)
 
 
 def _renyi_epsilon(rows: tuple[Row, ...], delta: float) -> float:
