@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -57,13 +57,16 @@ def rounded(patients: int, to: int) -> int:
     return max(to, round(patients / to) * to)
 
 
-def noise_multipliers(config: Config, *, releases: int = 1) -> tuple[float, ...]:
+def noise_multipliers(
+    config: Config, *, releases: int = 1, asked: Callable[[], None] = lambda: None
+) -> tuple[float, ...]:
     """Sigma of each phase: as configured, or the least that keep epsilon over all planned steps (PRV); zeros without
     privacy. From a released model, epsilon bounds its study and this one together: what that one spent is taken off
     (basic composition; the hospitals' ledgers compose more tightly).
 
     Args:
         releases: trainings like this one that a patient takes part in; epsilon bounds all of them together.
+        asked: called before each question to the accountant, which takes up to a second.
 
     Raises:
         ConfigError: nothing is left.
@@ -90,7 +93,7 @@ def noise_multipliers(config: Config, *, releases: int = 1) -> tuple[float, ...]
         raise ConfigError("privacy.epsilon: the patients were exposed to as much before, in the released model's study",
                           found=privacy["epsilon"], expected=f"more than {before:.2f}",
                           remedy="raise it, if the hospitals agree; it bounds both studies together")  # fmt: skip
-    return noise_multipliers_for(epsilon=left, delta=float(privacy["delta"]), phases=spendings)
+    return noise_multipliers_for(epsilon=left, delta=float(privacy["delta"]), phases=spendings, asked=asked)
 
 
 def modalities(config: Config) -> tuple[str, ...]:

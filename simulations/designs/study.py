@@ -28,7 +28,7 @@ from simulations.baselines.scores import FILE, read_scores
 from simulations.baselines.suite import Population, run_jobs
 from simulations.baselines.trained import selection_of
 from simulations.designs.jobs import jobs_of, work
-from simulations.designs.price import price_of
+from simulations.designs.price import price_in_child, price_of
 from simulations.designs.results import Judged, results
 from simulations.designs.roll import PLAN, Drawn, Roll, draw, name_runs
 from simulations.designs.settings import TEMPORAL, kind_of
@@ -92,8 +92,8 @@ def _plan(config: Config, folder: Path, places: Mapping[str, Path], sources: Fol
     if config["privacy"]["mode"] == "none":
         price = price_of(config, drawn.runs)
     else:
-        with view.stage("Epsilon of all trainings together", None):
-            price = _in_child(price_of, config, drawn.runs)
+        with view.stage("Epsilon of all trainings together (answers of the accountant)", None) as advance:
+            price = price_in_child(config, drawn.runs, advance)
     roll = name_runs(kind, drawn, price)
     roll.write(folder)
     return roll
@@ -143,5 +143,3 @@ def _in_child(function: Callable[..., T], *values: object) -> T:
     """Work that needs Opacus, in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
         return child.submit(function, *values).result()
-
-

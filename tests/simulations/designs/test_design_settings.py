@@ -15,7 +15,7 @@ from client.privacy.accountant import Account
 from shared_model.errors import CohortError, ConfigError, PrivacyError
 from simulations.composition import compose_config
 from simulations.designs.plans import cross_validation
-from simulations.designs.price import Price, price_of
+from simulations.designs.price import Price, price_in_child, price_of
 from simulations.designs.settings import check_design, is_design, trainings
 from simulations.designs.years import by_site, decimal_year, read_years, simulated_years
 from simulations.plan import importer_key
@@ -103,7 +103,7 @@ def test_all_trainings_together_stay_within_epsilon_or_are_granted_beforehand(
 
     asked: list[int] = []  # for how many trainings noise is calibrated: all, or each as a study by itself
 
-    def calibrated(config: object, *, releases: int = 1) -> tuple[float, ...]:
+    def calibrated(config: object, *, releases: int = 1, **others: object) -> tuple[float, ...]:
         asked.append(releases)
         return (0.8 * price.sigmas[0],)
 
@@ -116,3 +116,21 @@ def test_all_trainings_together_stay_within_epsilon_or_are_granted_beforehand(
         price_of(compose_config([*by_hand, "design.epsilon=9"]), runs)
     with pytest.raises(PrivacyError, match=r"a budget of 8 at delta"):  # noise that somebody chose is not trusted
         price_of(compose_config(by_hand), runs)
+
+
+def test_who_waits_for_the_price_sees_how_far_it_is() -> None:
+    """In a process of its own, the same price; each question to the accountant moves the bar, which is never full."""
+    runs = cross_validation(SITES, LABELS, k=3, salt="s")
+    config = compose_config(["study=smoke", "design=cross_validation", "training.steps_per_round=2"])
+    seen: list[tuple[int, int | None]] = []
+    assert price_in_child(config, runs, lambda done, of: seen.append((done, of))) == price_of(config, runs)
+    assert seen and all(of is not None and 0 <= done < of for done, of in seen)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+    count: list[None] = []
+    price_of(config, runs, asked=lambda: count.append(None))
+    assert 4 <= len(count) <= 10
+
+    by_hand = compose_config(["study=smoke", "design=cross_validation", "privacy.noise_multiplier=0.5"])
+    with pytest.raises(PrivacyError, match="a budget of 8 at delta"):
+        price_in_child(by_hand, runs, lambda done, of: None)
