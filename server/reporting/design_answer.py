@@ -169,7 +169,7 @@ def next_steps(document: Mapping[str, Any]) -> list[str]:
         shift = pooled["calibration_intercept_low"], pooled["calibration_intercept_high"]
         if None not in (*slope, *shift) and not (slope[0] <= 1 <= slope[1] and shift[0] <= 0 <= shift[1]):
             steps.append("Probabilities do not carry over: recalibrate at each hospital (`mammofed site gain` shows "
-                         "calibration before and after).")  # fmt: skip
+                         f"calibration before and after).{_stretched(pooled)}")  # fmt: skip
     if count := abstentions(document):
         steps.append(f"Sites missed {count} rounds in all: `mammofed report RUN_DIR/design/RUN` says which, and why.")
     others = {"cross_validation": "leave_one_site_out", "leave_one_site_out": "cross_validation",
@@ -178,6 +178,19 @@ def next_steps(document: Mapping[str, Any]) -> list[str]:
     steps.append("The model for release is none of these: train it on all women with `mammofed simulate` "
                  "(design=held_out); that is one more release about each of them.")  # fmt: skip
     return steps
+
+
+def _stretched(pooled: Mapping[str, Any]) -> str:
+    """Why a temperature made the slope worse, where it did: it cannot shift, and flattens scores that are all too low
+    or too high."""
+    before, after = pooled["before"], pooled["calibration_slope"]
+    slope, low, high = (before.get(f"calibration_{name}") for name in ("slope", "intercept_low", "intercept_high"))
+    if slope is None or low is None or high is None or low <= 0 <= high or abs(slope - 1) >= abs(after - 1):
+        return ""
+    return (
+        f" Before the temperature the slope was {slope:.2f} and the intercept {before['calibration_intercept']:+.2f}: "
+        f"all scores are too {'low' if low > 0 else 'high'}, and a temperature can only flatten them."
+    )
 
 
 def _missed_specificity(document: Mapping[str, Any]) -> dict[str, float]:

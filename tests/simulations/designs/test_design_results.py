@@ -136,6 +136,14 @@ def test_what_to_do_next_follows_from_what_was_found() -> None:
     good["pooled"] |= {"calibration_slope_low": 1.1, "calibration_slope_high": 1.2}
     assert "Probabilities do not carry over" in " ".join(next_steps(good))
 
+    good["pooled"] |= {"calibration_slope": 1.15, "before": {
+        "calibration_slope": 1.05, "calibration_intercept": 1.2, "calibration_intercept_low": 1.1,
+        "calibration_intercept_high": 1.3}}  # fmt: skip
+    assert "slope was 1.05 and the intercept +1.20: all scores are too low" in " ".join(next_steps(good))
+    for other in ({"calibration_intercept_low": -0.1}, {"calibration_slope": 1.3}):  # no shift, or no worse for it
+        changed = {**good, "pooled": {**good["pooled"], "before": {**good["pooled"]["before"], **other}}}
+        assert "all scores" not in " ".join(next_steps(changed))
+
 
 def test_the_terminal_says_it_within_eighty_columns_and_report_makes_the_page_again(tmp_path: Path) -> None:
     folds = [judged(f"fold_{k}", dict.fromkeys(SITES, 60), seed=k) for k in range(2)]
