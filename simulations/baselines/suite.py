@@ -154,7 +154,7 @@ def run_jobs(
                     view.note(f"seed {population.seed} {job.name} FAILED: {error}")
     if failures:
         raise RoundError(f"{len(failures)} of {len(jobs)} trainings of seed {population.seed} failed",
-                         found=dict(list(failures.items())[:3]), remedy="resume the comparison")  # fmt: skip
+                         found=dict(list(failures.items())[:3]), remedy="resume the run")  # fmt: skip
     return done == len(jobs)
 
 

@@ -72,7 +72,7 @@ def _trained(job: Job, home: Path) -> Trained:
 def _maps(home: Path, summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if not (chosen := summary.get("model")):
         return None
-    found = read_map_figures(home / LOCALISATION, model_sha256=chosen["sha256"], remedy="resume the comparison")
+    found = read_map_figures(home / LOCALISATION, model_sha256=chosen["sha256"], remedy="resume the run")
     return None if found is None else found.model_dump(mode="json")
 
 

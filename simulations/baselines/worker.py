@@ -174,7 +174,7 @@ def train(name: str, grid: LocalGrid, protocol: Protocol, home: Path, arrays: An
                         **one_machine_signing(protocol, home))  # fmt: skip
     if outcome.status != "COMPLETE":
         raise RoundError(f"the training {name} of {protocol.study} is {outcome.status}", found=outcome.reason,
-                         remedy="resume the comparison")  # fmt: skip
+                         remedy="resume the run")  # fmt: skip
 
 
 def _vouch(job: Job, config: Config, home: Path) -> None:

@@ -22,6 +22,7 @@ from client.trainer.roster import rows_by_part
 from server.rounds.checkpoint import read_arrays
 from shared_model.cohort import Cohort
 from shared_model.evaluation.auc import auc_interval, roc_auc
+from shared_model.evaluation.calibration import fit_temperature
 from shared_model.evaluation.operating import operating_point, threshold_at_specificity
 from shared_model.protocol import Protocol
 from simulations import launch
@@ -125,6 +126,7 @@ def test_round_threshold_and_temperature_come_from_women_who_are_tested_nowhere(
     point = operating_point(judged.labels(), judged.logits(), threshold=judged.threshold, confidence=0.95)
     assert (row["sensitivity"], row["specificity"]) == (point.sensitivity.value, point.specificity.value)
     assert row["temperature"] == judged.temperature != 1.0
+    assert judged.temperature == pytest.approx(fit_temperature(selection.labels, selection.fused), rel=1e-4)
 
 
 @pytest.mark.slow
