@@ -173,10 +173,19 @@ def _begin(told: Queue[tuple[str, int, int]], stop: Event) -> None:
     """Initialiser of a worker process."""
     global _told, _stop
     _told, _stop = told, stop
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent asks for the stop itself
     from simulations.baselines.worker import prepare_process
 
     prepare_process()
+
+
+def _leave_with_parent() -> None:
+    """A launcher that was killed stops nobody: its worker trains beside who resumes, then waits for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # a worker is started by somebody
+    parent.join()
+    os._exit(1)  # at once, as by a kill: closed rounds are kept
 
 
 def _run(work: Work, job: Named, population: Population, name: str) -> str:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,3 +154,28 @@ def test_what_is_done_is_not_done_again_and_a_failure_is_told_by_name(
             pytest.raises(RoundError, match=r"1 of 1 trainings of seed 1 failed.*site_02|gone"):  # fmt: skip
         run_jobs(jobs, broken, name="unit", workers=1, view=view, stop=threading.Event())
     assert not list(tmp_path.glob(f"**/{FILE}"))
+
+
+LAUNCHER = """
+import os, signal
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from simulations.baselines.suite import _begin
+context = get_context("spawn")
+with ProcessPoolExecutor(1, context, _begin, (context.Queue(), context.Event())) as pool:
+    print(pool.submit(os.getpid).result(), flush=True)
+    signal.pause()
+"""
+
+
+def test_a_worker_ends_with_a_launcher_that_is_killed() -> None:
+    """It holds the launcher's output open: that closes when the last of them is gone."""
+    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE, text=True)
+    assert launcher.stdout is not None
+    worker = int(launcher.stdout.readline())
+    launcher.kill()
+    try:
+        launcher.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.kill(worker, signal.SIGKILL)
+        pytest.fail("the worker outlived its launcher")
