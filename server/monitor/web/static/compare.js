@@ -7,7 +7,7 @@ const MOST = 6;
 let chosen = null, known = new Map(), listed = [], asked = 0;
 
 export async function show(node, state, go, ask) {
-  if (Date.now() - asked > 4000) {
+  if (Date.now() - asked > 4000 || listed.length !== state.runs.length) {
     asked = Date.now();
     listed = (await ask("/api/runs"))?.runs || listed;
   }
