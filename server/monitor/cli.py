@@ -110,7 +110,8 @@ def _serve(place: Path, door: Door, study: str | None, *, open_browser: bool) ->
                           remedy="give --study the name of its folder")  # fmt: skip
     if door.readers is not None:
         door = replace(door, readers=with_registry(door.readers, home_of(place)))
-    serve(runs, door, say=say, open_browser=open_browser, metrics=metrics)
+    with contextlib.suppress(KeyboardInterrupt):  # it is how a page ends, and no error
+        serve(runs, door, say=say, open_browser=open_browser, metrics=metrics)
 
 
 def _page(door: Door, study: str | None, *, open_browser: bool) -> Page:
