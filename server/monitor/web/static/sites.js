@@ -19,7 +19,7 @@ export function outcome(name) {
 
 function warnings(party) {
   const warn = [];
-  if (party.trainer_up === false) warn.push("its trainer is down");
+  if (party.trainer_up === false) warn.push("its trainer does not answer");
   if (party.words) warn.push(party.words);
   if (party.clock_ahead_s !== null && Math.abs(party.clock_ahead_s) > 2) warn.push(`its clock is ${span(Math.abs(party.clock_ahead_s))} ${party.clock_ahead_s > 0 ? "ahead" : "behind"}`);
   return warn;
