@@ -220,6 +220,8 @@ def test_a_trainer_that_hangs_behind_a_courier_that_beats_is_named(
 ) -> None:
     monkeypatch.setattr("server.monitor.presence._held", lambda path: True)
     with staged(tmp_path) as run:
+        with run.journal.entry():
+            run.note("site_present", "evaluator, cpu", site="evaluator")
         run.round(1)
         signs = dict.fromkeys(SITES, 1.0) | {"evaluator": 1.0}
         deployed(tmp_path, run, signs, down=("north",))

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from server.control.roll import Present, Sign
-from server.rounds.states import RoundStep, StudyStep
+from server.rounds.states import StudyStep
 from shared_model.certificates import Role
 from shared_model.control import TrainerState
 from shared_model.phases import PHASES
@@ -351,18 +351,9 @@ def test_on_a_phone_no_number_of_a_comparison_is_out_of_sight(browser: Any, runs
 def test_one_auc_is_the_same_number_wherever_it_stands(browser: Any, tmp_path: Path) -> None:
     run = staged(tmp_path, "live", done=1)
     with run, served(run.run_dir) as url, looking(browser) as sight:
-        for number in range(2, 13):
-            with run.journal.round_step(number, 1, RoundStep.OPEN):
-                pass
-            run.collect(number)
-            with run.journal.round_step(number, 1, RoundStep.AGGREGATE):
-                pass
-            with run.journal.round_step(number, 1, RoundStep.EVALUATE):
-                run.measure(number, 0.73846 if number < 12 else 0.93846, scope="selection")
-            with run.journal.round_step(number, 1, RoundStep.SAVE):
-                pass
-            with run.journal.round_step(number, 1, RoundStep.CLOSE):
-                pass
+        run.open(2)
+        run.collect(2)
+        run.close(2, fused=0.93846)
         sight.open(url)
         sight.page.wait_for_function("() => document.querySelector('.facts').textContent.includes('AUC 0.938')")
         assert "0.939" not in sight.page.inner_text("main") and "fused) 0.938" in sight.page.inner_text("main")
