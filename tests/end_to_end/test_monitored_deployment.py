@@ -96,8 +96,8 @@ def test_a_site_without_power_is_named_and_seen_back(small_study: Callable[..., 
             sight.shoot(tmp_path, "deployed-site-back")
             assert sight.complaints == []
             command.send_signal(signal.SIGINT)
-            _, said = command.communicate(timeout=HANG_S)
-            assert (command.returncode, said) == (0, "")
+            _, last_words = command.communicate(timeout=HANG_S)
+            assert (command.returncode, last_words) == (0, "")
             closed = folder.closed()
             there.until(lambda: folder.closed() > closed, "the study ended with its page", timeout_s=HANG_S)
     print(f"{VICTIM}: silent in its row {row:.1f} s after it was killed and in the sentence {said:.1f} s after (to be "
