@@ -90,15 +90,14 @@ def test_a_site_without_power_is_named_and_seen_back(small_study: Callable[..., 
             there.bring_back(VICTIM)
             shows(sight, VICTIM, "good", "here")
             back = time.monotonic() - killed - said
-            closed = folder.closed()
             sight.page.wait_for_function("() => !document.getElementById('sentence').textContent.includes('silent')")
-            there.until(lambda: folder.closed() > closed, "no round was closed with it", timeout_s=HANG_S)
             sight.shoot(tmp_path, "deployed-site-back")
             assert sight.complaints == []
             command.send_signal(signal.SIGINT)
             _, last_words = command.communicate(timeout=HANG_S)
             assert (command.returncode, last_words) == (0, "")
             closed = folder.closed()
-            there.until(lambda: folder.closed() > closed, "the study ended with its page", timeout_s=HANG_S)
+            words = "no round was closed with the site back and the page ended"
+            there.until(lambda: folder.closed() > closed, words, timeout_s=HANG_S)
     print(f"{VICTIM}: silent in its row {row:.1f} s after it was killed and in the sentence {said:.1f} s after (to be "
           f"named within 10); here again {back:.1f} s after it was started")  # fmt: skip
