@@ -147,8 +147,10 @@ class Scorer:
 
     def map_words(self, method: str = DEFAULT_METHOD) -> str:
         """What a heat map of this model is worth, to stand beside every one."""
-        maps = self.released.maps
-        return NOT_MEASURED if maps is None else maps.words(method)
+        maps, further = self.released.maps, self.released.maps_words
+        if maps is None:
+            return further or NOT_MEASURED
+        return f"{maps.words(method)} {further if method in maps.methods else ''}".rstrip()
 
 
 def _band(name: str, row: ReleasedBand) -> Band:

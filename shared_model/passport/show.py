@@ -65,6 +65,8 @@ def _head(signed: SignedPassport, *, key_given: bool) -> Iterable[tuple[str, str
     yield "Study", f"{said.study}, {said.status}, {rounds}, made {said.made}"
     yield "Passport", signed.sha256
     yield "Signature", signer_words(signed, key_given=key_given)
+    if said.replaces:
+        yield "Replaces", f"{said.replaces[0]}: signed again when heat maps had been measured"
     yield "Protocol", said.protocol_sha256
     yield "Weights", f"{said.model.sha256} (round {said.model.round}, {said.model.rule})"
     yield "Model", (f"{said.model.size}, {said.model.fusion} fusion, {said.model.parameters:,} weights, begun from "
