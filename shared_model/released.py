@@ -138,6 +138,12 @@ class ReleasedModel:
         return cls(protocol, weights, release, maps, vouched)
 
     @property
+    def without(self) -> tuple[str, ...]:
+        """What the model was trained with and no woman who is scored at a site comes with, in words."""
+        return tuple(f"Scored as without {name}, which the model knows and this command does not read."
+                     for name in self.protocol.model.others)  # fmt: skip
+
+    @property
     def maps_words(self) -> str:
         """What is to be said beside figures of heat maps: that the passport does not vouch for them, or names some that
         are not here. Empty where it does, or where nobody vouches for anything."""

@@ -133,9 +133,8 @@ class Scorer:
 
     @property
     def without(self) -> tuple[str, ...]:
-        """What the model was trained with and no case here comes with, in words."""
-        return tuple(f"Scored as without {name}, which the model knows and this command does not read."
-                     for name in self.released.protocol.model.others)  # fmt: skip
+        """As :attr:`ReleasedModel.without`."""
+        return self.released.without
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from server.release import make_release, release_json
 from server.reporting.answer import unheard_sites
 from server.reporting.data_words import data_words
 from server.reporting.facts import Facts, mapping, read_facts
+from server.reporting.joint_words import joint_part
 from server.reporting.limits import limits_of
 from server.reporting.passport_metrics import metrics_part
 from server.rounds.checkpoint import read_safetensors, write_bytes
@@ -104,6 +105,7 @@ def make_passport(run_dir: Path, *, components: int, head: SignedHead | None) ->
                          found=weights_sha256(arrays)[:16], expected=str(chosen.get("sha256"))[:16],
                          remedy="restore the run directory from its backup")  # fmt: skip
     protocol, kind = facts.protocol, facts.data
+    metrics = metrics_part(facts).model_copy(update={"joint": joint_part(facts)})
     versions = {str(k): str(v) for k, v in mapping(facts.summary.get("versions")).items()}
     return Passport(
         study=protocol.study, protocol_sha256=protocol.sha256, status=facts.summary["status"],
@@ -118,7 +120,7 @@ def make_passport(run_dir: Path, *, components: int, head: SignedHead | None) ->
         ),
         sites=tuple(SitePart(name=site.name, patients=site.patients, rounds=_spans(facts, site.name))
                     for site in sorted(protocol.federation.sites, key=lambda site: site.name)),
-        privacy=privacy_part(facts), metrics=metrics_part(facts), limits=limits_of(facts), files=files_part(run_dir),
+        privacy=privacy_part(facts), metrics=metrics, limits=limits_of(facts), files=files_part(run_dir),
         software=SoftwarePart(release=protocol.release, code_sha256=code_sha256(), versions=versions,
                               components=components),
         record=RecordPart(journal_sha256=journal_sha256(run_dir / "journal.sqlite"), head=head),

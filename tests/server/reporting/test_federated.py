@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from server.reporting.facts import read_facts
+from server.reporting.joint_words import joint_part, joint_sentence
 from server.rounds.summary import validator
 from shared_model.evaluation.auc import Interval
 from shared_model.evaluation.joint import joint_histogram
@@ -52,6 +54,27 @@ def test_the_masked_sum_is_printed_with_its_women_bins_and_tests(tmp_path: Path)
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert 'aria-labelledby="joint-calibration-title' in page and "that is noise" not in words
     assert 'aria-labelledby="joint-roc-title' in page and len(ids) == len(set(ids))
+
+
+def test_the_answer_opens_with_them_and_the_passport_states_them(tmp_path: Path) -> None:
+    document = joint_values("masked")
+    protocol = Protocol.create(protocol_values(private=True))
+    summary = summary_values(protocol)
+    metrics = summary["metrics"] | {"joint": document}
+    said = joint_sentence(summary | {"metrics": metrics}, protocol)
+    row = document["models"]["fused"]
+    assert said.startswith("On the own test women of 4 hospitals together (some 500, 2")
+    assert f"it reaches {row['auc']:.3f} (95 % interval {row['auc_low']:.3f} to {row['auc_high']:.3f})" in said
+    assert f"began with {document['models']['public']['auc']:.3f}" in said and "no epsilon covers" in said
+    assert said in " ".join(Page(report_of(tmp_path, metrics=metrics)).text.split())
+    part = joint_part(read_facts(tmp_path))
+    assert part is not None and (part.how, part.epsilon, part.n) == ("masked", None, 500)
+    assert part.positives == 10 * round(document["positives"] / 10) and set(part.models) == {"fused", "public", "image"}
+    assert joint_sentence(summary, protocol) == ""
+    few = {"how": "masked", "sites": 3, "bins": 16, "withheld": "fewer than 10 women with or without cancer in the sum"}
+    report_of(tmp_path, metrics=summary["metrics"] | {"joint": few})
+    part = joint_part(read_facts(tmp_path))
+    assert part is not None and part.withheld == few["withheld"] and not part.models and part.n is None
 
 
 def test_the_noised_sum_says_its_noise(tmp_path: Path) -> None:
