@@ -77,6 +77,14 @@ def test_the_answer_opens_with_them_and_the_passport_states_them(tmp_path: Path)
     assert part is not None and part.withheld == few["withheld"] and not part.models and part.n is None
 
 
+def test_intervals_that_reach_the_end_are_said_to_be_there_and_of_no_weight(tmp_path: Path) -> None:
+    sites = {"east": {"n": 18.0, "positives": 11.0, "auc": 0.6, "auc_low": 0.14, "auc_high": 1.0}}
+    words, _ = section(tmp_path / "one", sites=sites)
+    assert "Hospital by hospital: not done, because each hospital's AUC has an interval that reaches 0 or 1" in words
+    words, _ = section(tmp_path / "none", sites={})
+    assert "Hospital by hospital: not done, because no hospital released a result" in words
+
+
 def test_the_noised_sum_says_its_noise(tmp_path: Path) -> None:
     document = joint_values("noised", stds=(3.0,) * 4)
     words, _ = section(tmp_path, joint=document)
