@@ -44,7 +44,7 @@ def joint_sentence(summary: Mapping[str, Any], protocol: Protocol) -> str:
     rival = mapping(models.get("public")).get("auc")
     return (
         f"On the own test women of {joint['sites']} hospitals together (some {tens(joint['n']):,}, "
-        f"{tens(joint['positives']):,} with cancer) it reaches {fused['auc']:.3f}{bounds}"
+        f"{tens(joint['positives']):,} with cancer) the fused model reaches {fused['auc']:.3f}{bounds}"
         + (f", the weights that training began with {rival:.3f}" if rival is not None else "")
         + f": {_how(joint, charged(summary))}."
     )
@@ -68,7 +68,8 @@ def _how(joint: Mapping[str, Any], epsilon: float | None) -> str:
     share = mapping(mapping(joint.get("pairs")).get("fused_vs_public")).get("noise_share")
     return (
         "from each hospital's joint histogram with noise, the interval widened for it"
-        + (f" ({share:.0%} of the variance of the difference is noise)" if share is not None else "")
-        + ("; charged to each hospital's ledger" if epsilon is None else f"; charged as at most epsilon {epsilon:.2f}")
+        + (f" ({100 * share:.0f} % of the variance of the difference is noise)" if share is not None else "")
+        + ("; charged to each hospital's ledger" if epsilon is None else
+           f"; charged to each hospital's ledger, at most epsilon {epsilon:.2f} a woman")
         + "; no score left a hospital"
     )

@@ -95,7 +95,7 @@ def test_report_and_passport_are_made_of_it(noised: Any) -> None:
     assert opening in " ".join(Page((folder / "report.html").read_text()).text.split())
     for part in (f"{fused.auc:.3f} (95 % interval {fused.auc_low:.3f} to", f"some {pooled.n}",
                  f"epsilon {pooled.epsilon:.2f}",
-                 f"{found['noise_share']:.0%} of the variance"):  # fmt: skip
+                 f"{100 * found['noise_share']:.0f} % of the variance"):  # fmt: skip
         assert part in opening
     shown = CliRunner().invoke(passport_command, ["show", str(folder)], env={"COLUMNS": "200"})
     assert "own test women of 2 hospitals together" in shown.output and "counts with noise" in shown.output

@@ -64,7 +64,8 @@ def test_the_answer_opens_with_them_and_the_passport_states_them(tmp_path: Path)
     said = joint_sentence(summary | {"metrics": metrics}, protocol)
     row = document["models"]["fused"]
     assert said.startswith("On the own test women of 4 hospitals together (some 500, 2")
-    assert f"it reaches {row['auc']:.3f} (95 % interval {row['auc_low']:.3f} to {row['auc_high']:.3f})" in said
+    bounds = f"(95 % interval {row['auc_low']:.3f} to {row['auc_high']:.3f})"
+    assert f"the fused model reaches {row['auc']:.3f} {bounds}" in said
     assert f"began with {document['models']['public']['auc']:.3f}" in said and "no epsilon covers" in said
     assert said in " ".join(Page(report_of(tmp_path, metrics=metrics)).text.split())
     part = joint_part(read_facts(tmp_path))
