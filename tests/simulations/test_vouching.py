@@ -104,6 +104,7 @@ def test_the_command_signs_a_run_s_passport_again_over_what_it_measures(run: Pat
     found = verify(run)
     assert LOCALISATION in found.checked and found.signed.passport.replaces == (first.sha256,)
     assert "in 90% of films" in limit(found.signed.passport)
+    assert f"Replaces        {first.sha256}" in CliRunner().invoke(passport_command, ["show", str(run)]).output
     data = bytearray((run / LOCALISATION).read_bytes())
     data[data.index(b"0.9")] ^= 1
     (run / LOCALISATION).write_bytes(bytes(data))
