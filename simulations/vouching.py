@@ -15,6 +15,7 @@ from server.deploy.home import CoordinatorHome
 from server.reporting import Signature, write_passport
 from server.reporting.passport import files_part
 from server.reporting.passport_again import sign_again
+from shared_model.errors import PassportError
 from shared_model.map_figures import LOCALISATION
 from shared_model.passport import PASSPORT, SignedPassport, Verified, verify
 from simulations.maps_at_end import measure_maps
@@ -26,16 +27,20 @@ APART: Final = "localisation-unsigned.json"  # where the passport names other fi
 def measure_and_sign(
     config: Mapping[str, Any], run_dir: Path, say: Callable[[str], None], call: Callable[..., str]
 ) -> SignedPassport:
-    """At a study's end: measure its heat maps and sign its passport over them; what is signed already stays. Arguments
-    as of :func:`measure_maps`.
+    """At a study's end: measure its heat maps and sign its passport over them; what is signed already stays, and where
+    something was changed since, nothing is signed again, which is said. Arguments as of :func:`measure_maps`.
 
     Raises:
-        PassportError, SignatureError: a passport is there, and something was changed since it was signed.
+        PassportError, SignatureError: the passport itself was changed.
     """
     if not (run_dir / PASSPORT).exists():
         measure_maps(config, run_dir, say, call)
         return write_passport(run_dir, Signature.of_run())
-    before = verify(run_dir)
+    try:
+        before = verify(run_dir)
+    except PassportError as error:
+        say(f"The passport is not signed again: {error}")
+        return SignedPassport.read(run_dir / PASSPORT)
     if LOCALISATION not in before.checked:
         measure_maps(config, run_dir, say, call)
     return sign_measured(before) or before.signed

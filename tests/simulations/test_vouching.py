@@ -95,6 +95,15 @@ def test_a_rehearsed_coordinator_signs_again_what_was_measured_after_it_had_sign
     assert found.signed.sha256 in home.audit_file.read_text()
 
 
+def test_an_end_that_finds_something_changed_says_so_and_signs_nothing(run: Path, measuring: list[float]) -> None:
+    first = write_passport(run, Signature.of_run())
+    (run / "summary.json").write_text((run / "summary.json").read_text() + " ")
+    said: list[str] = []
+    assert measure_and_sign({}, run, said.append, lambda *arguments: "").sha256 == first.sha256
+    assert len(said) == 1 and "not signed again" in said[0] and "summary.json" in said[0]
+    assert not (run / LOCALISATION).exists() and (run / PASSPORT).read_bytes() == first.to_json()
+
+
 @pytest.mark.usefixtures("quick_localise")
 def test_the_command_signs_a_run_s_passport_again_over_what_it_measures(run: Path) -> None:
     measure(run, pointing=0.6)

@@ -67,14 +67,14 @@ def test_the_answer_opens_with_them_and_the_passport_states_them(tmp_path: Path)
     bounds = f"(95 % interval {row['auc_low']:.3f} to {row['auc_high']:.3f})"
     assert f"the fused model reaches {row['auc']:.3f} {bounds}" in said
     assert f"began with {document['models']['public']['auc']:.3f}" in said and "no epsilon covers" in said
-    assert said in " ".join(Page(report_of(tmp_path, metrics=metrics)).text.split())
-    part = joint_part(read_facts(tmp_path))
+    assert said in " ".join(Page(report_of(tmp_path / "sum", metrics=metrics)).text.split())
+    part = joint_part(read_facts(tmp_path / "sum"))
     assert part is not None and (part.how, part.epsilon, part.n) == ("masked", None, 500)
     assert part.positives == 10 * round(document["positives"] / 10) and set(part.models) == {"fused", "public", "image"}
     assert joint_sentence(summary, protocol) == ""
     few = {"how": "masked", "sites": 3, "bins": 16, "withheld": "fewer than 10 women with or without cancer in the sum"}
-    report_of(tmp_path, metrics=summary["metrics"] | {"joint": few})
-    part = joint_part(read_facts(tmp_path))
+    report_of(tmp_path / "few", metrics=summary["metrics"] | {"joint": few})
+    part = joint_part(read_facts(tmp_path / "few"))
     assert part is not None and part.withheld == few["withheld"] and not part.models and part.n is None
 
 
