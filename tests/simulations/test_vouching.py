@@ -18,6 +18,7 @@ from server.deploy.studies import StudyFolder, Wanted, Wish, coordinator_signatu
 from server.release import write_release
 from server.reporting import Signature, write_passport
 from server.reporting.report import write_report
+from server.rounds import summary
 from shared_model.audit import verify as verify_log
 from shared_model.contract import load_contract
 from shared_model.errors import PassportError
@@ -93,6 +94,22 @@ def test_a_rehearsed_coordinator_signs_again_what_was_measured_after_it_had_sign
     head = said.record.head
     assert head is not None and verify_log(home.audit_file, heads=[head]).covered == head.head.sequence
     assert found.signed.sha256 in home.audit_file.read_text()
+
+
+def test_a_later_release_that_would_say_more_leaves_the_signed_summary(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def more(journal: Any, protocol: Any) -> dict[str, Any]:
+        return genuine(journal, protocol) | {"bytes": {"up": 1, "down": 2}}
+
+    genuine = summary.summarise
+    before = summary.write_summary(run)
+    write_passport(run, Signature.of_run())
+    monkeypatch.setattr(summary, "summarise", more)
+    assert summary.write_summary(run) == before
+    assert "summary.json" in verify(run).checked
+    (run / PASSPORT).unlink()
+    assert summary.write_summary(run)["bytes"] == {"up": 1, "down": 2}, "unsigned, it is written anew"
 
 
 def test_an_end_that_finds_something_changed_says_so_and_signs_nothing(run: Path, measuring: list[float]) -> None:
