@@ -79,7 +79,8 @@ def test_the_answer_opens_with_them_and_the_passport_states_them(tmp_path: Path)
 
 
 def test_intervals_that_reach_the_end_are_said_to_be_there_and_of_no_weight(tmp_path: Path) -> None:
-    sites = {"east": {"n": 18.0, "positives": 11.0, "auc": 0.6, "auc_low": 0.14, "auc_high": 1.0}}
+    row = {"n": 18.0, "positives": 11.0, "auc": 0.6, "auc_low": 0.14, "auc_high": 1.0}
+    sites = {"east": row, "west": row}
     words, _ = section(tmp_path / "one", sites=sites)
     assert "Hospital by hospital: not done, because each hospital's AUC has an interval that reaches 0 or 1" in words
     words, _ = section(tmp_path / "none", sites={})
