@@ -25,8 +25,8 @@ install-test: $(VENV)/.installed-test ## the same and what is needed to test
 simulate: $(VENV)/.installed ## run the default study (ARGS="privacy=none sites=8")
 	$(BIN)/mammofed simulate $(ARGS)
 
-test: lint ## lint, types and the whole test suite
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not cuda" $(TESTS)
+test: lint ## lint, types and the whole test suite; at its end CPU-seconds by part (tests/shares.py)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not cuda" $(TESTS)
 
 lint: $(VENV)/.installed-test ## ruff and mypy
 	$(BIN)/ruff check .
