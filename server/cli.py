@@ -353,7 +353,8 @@ def judge(
 @HOME
 @click.argument("study")
 def passport(home: Path, study: str) -> None:
-    """Sign the passport of a STUDY that has ended, where the daemon could not; one that is there stays.
+    """Sign the passport of a STUDY that has ended, where the daemon could not; one that is there stays, but for figures
+    of the model that came after it (`localisation.json`): then it is signed again, and the former one is kept.
 
     Example:  mammofed server passport coordinator density-2027
     """
