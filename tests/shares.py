@@ -57,7 +57,7 @@ PARTS = {
         "simulations/designs/test_*.py", "simulations/baselines/test_baselines_evidence.py",
         "simulations/baselines/test_baselines_maps.py", "simulations/benchmarks/test_exam_bench.py",
         "simulations/test_chain.py", "simulations/test_localisation.py", "simulations/test_maps_at_end.py",
-        "simulations/test_released.py",
+        "simulations/test_released.py", "simulations/test_vouching.py",
     )),
 }  # fmt: skip
 
