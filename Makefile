@@ -9,6 +9,9 @@ JOBS ?= auto
 ARGS ?=
 TESTS ?= tests
 EXTRAS ?= test
+# A mark for each choice of extras: with one mark for all, an extra asked for later would be missing and its tests skipped.
+comma := ,
+INSTALLED_TEST := $(VENV)/.installed-$(subst $(comma),+,$(EXTRAS))
 
 # Several processes share the cores: without this, OpenMP threads that spin while they wait cost six- to elevenfold.
 export OMP_WAIT_POLICY = passive
@@ -20,19 +23,19 @@ help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(VENV)/.installed ## make .venv with what is needed to run
-install-test: $(VENV)/.installed-test ## the same and what is needed to test
+install-test: $(INSTALLED_TEST) ## the same and what is needed to test
 
 simulate: $(VENV)/.installed ## run the default study (ARGS="privacy=none sites=8")
 	$(BIN)/mammofed simulate $(ARGS)
 
-test: lint ## lint, types and the whole test suite
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not cuda" $(TESTS)
+test: lint ## lint, types and the whole test suite; at its end CPU-seconds by part (tests/shares.py)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
-lint: $(VENV)/.installed-test ## ruff and mypy
+lint: $(INSTALLED_TEST) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-test ## speed, memory and bytes, as ratios in one run
+bench: $(INSTALLED_TEST) ## speed, memory and bytes, as ratios in one run
 	$(BIN)/mammofed simulate bench $(ARGS)
 
 clean: ## remove .venv and what tools left; studies in runs/ stay
@@ -47,6 +50,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(INSTALLED_TEST): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@ $(VENV)/.installed

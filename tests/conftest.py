@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from shared_model.cohort import CohortWriter
 from shared_model.contract import load_contract
 from shared_model.messages import EvaluateRequest, TrainRequest, weights_sha256
 from shared_model.protocol import Protocol
+from tests import shares
 
 HEIGHT, WIDTH = 32, 32
 PIPELINE = "1" * 64
@@ -141,8 +142,37 @@ def make_study(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole studies first: they take longest, and two test processes share the rest while they run."""
-    items.sort(key=lambda item: "end_to_end" not in str(item.path))
+    """Files with whole studies first: two test processes share the rest while the last of them run.
+
+    Kept by `--no-loadscope-reorder` (Makefile), without which xdist begins with the files of many tests.
+    """
+    long = {item.path for item in items if "end_to_end" in item.path.parts or item.get_closest_marker("slow")}
+    items.sort(key=lambda item: ("end_to_end" not in item.path.parts, item.path not in long))
+
+
+METER = shares.Meter()
+
+
+def pytest_runtest_logstart() -> None:
+    """What collecting took is no test's."""
+    METER.lap()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    report = yield
+    report.cpu_seconds = METER.lap()  # type: ignore[attr-defined]  # travels from a test process to the one that sums up
+    return report  # type: ignore[return-value]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Seconds by part of the product, after a run of many tests."""
+    told = [r for kind in ("", "passed", "failed", "error", "skipped") for r in terminalreporter.stats.get(kind, [])]
+    laps = [(r.nodeid, r.cpu_seconds) for r in told if hasattr(r, "cpu_seconds")]
+    if len({name for name, _ in laps}) >= shares.LEAST_TESTS:
+        terminalreporter.section("seconds by part (tests/shares.py)")
+        for line in shares.table(laps):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def command(place: Path, run: str, *overrides: str) -> list[str]:
 
 
 def simulate(place: Path, run: str, *overrides: str) -> Path:
-    result = subprocess.run(command(place, run, *overrides), cwd=place, capture_output=True, text=True, timeout=400)
+    result = subprocess.run(command(place, run, *overrides), cwd=place, capture_output=True, text=True, timeout=1500)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return place / run
 
@@ -94,7 +94,7 @@ def test_maps_are_checked_on_the_studys_own_unseen_women(private_run: Path, plac
     assert any("not measured" in words for words in verify(private_run).signed.passport.limits)
     args = [sys.executable, "-m", "mammofed", "simulate", "localise", str(private_run), "--women", "3", "--method",
             "hirescam"]  # fmt: skip
-    done = subprocess.run(args, cwd=place, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(args, cwd=place, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr
     found = json.loads((private_run / "localisation.json").read_text())
     assert found["methods"]["hirescam"]["women"] == 3 and found["encoder"] == {"moved": 0.0, "private": True}
@@ -207,7 +207,7 @@ def test_a_stopped_study_resumes_to_the_same_bits(place: Path, plain_run: Path) 
         assert process.wait(timeout=120) == 130
     assert summary(run)["status"] == "STOPPED"
     resume = [sys.executable, "-m", "mammofed", "simulate", "resume", str(run)]
-    result = subprocess.run(resume, cwd=place, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(resume, cwd=place, capture_output=True, text=True, timeout=1500)
     assert result.returncode == 0, result.stderr[-3000:]
     assert summary(run)["status"] == "COMPLETE"
     assert digest(run / "model.safetensors") == digest(plain_run / "model.safetensors")
@@ -222,7 +222,7 @@ def test_a_killed_study_resumes_to_the_same_bits(place: Path, plain_run: Path) -
     os.killpg(process.pid, signal.SIGKILL)  # launcher and trainers together, as a power cut would
     process.wait(timeout=60)
     resume = [sys.executable, "-m", "mammofed", "simulate", "resume", str(run)]
-    result = subprocess.run(resume, cwd=place, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(resume, cwd=place, capture_output=True, text=True, timeout=1500)
     assert result.returncode == 0, result.stderr[-3000:]
     assert digest(run / "model.safetensors") == digest(plain_run / "model.safetensors")
 

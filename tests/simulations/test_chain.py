@@ -44,7 +44,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"cohort.clinical={CLINICAL}", "sites=2", "rounds=2", "privacy=none", f"cache={place / 'cache'}",
         f"hydra.run.dir={place / 'run'}", "workers=1", "engine.processes=1",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "How little this can show" in " ".join(done.stdout.split())
     return place / "run"

@@ -181,7 +181,7 @@ def test_reading_is_bounded(tmp_path: Path, good: tuple[bytes, list[SignedHead]]
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*MAMMOFED, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    return subprocess.run([*MAMMOFED, *map(str, arguments)], capture_output=True, text=True, timeout=600)
 
 
 def test_the_command_says_what_holds_and_what_nobody_vouches_for(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own: the harness forks, which a process with threads must not."""
     return subprocess.run(
         [sys.executable, "-m", "mammofed", "simulate", "faults", *arguments], capture_output=True, text=True,
-        timeout=600, cwd=Path(__file__).parents[3], check=False,
+        timeout=1500, cwd=Path(__file__).parents[3], check=False,
     )  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -221,13 +220,18 @@ def test_one_bad_film_does_not_keep_the_others(
 
 
 def test_a_server_that_says_nothing_is_given_up(server: Server, films: Films, tmp_path: Path) -> None:
+    tried = threading.Event()
+
     def wait(path: str, reply: Reply) -> Reply:
-        time.sleep(0.6)
+        tried.wait(60)
         return reply
 
     films.spoil = wait
-    with pytest.raises(SourceError, match="no answer"):
-        collect(server, tmp_path, timeout_seconds=0.2)
+    try:
+        with pytest.raises(SourceError, match="no answer"):
+            collect(server, tmp_path, timeout_seconds=0.2)
+    finally:
+        tried.set()
 
 
 def test_nobody_there_and_certificates(server: Server, tmp_path: Path) -> None:
