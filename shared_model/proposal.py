@@ -13,7 +13,7 @@ from shared_model.plain_yaml import check_plain
 from shared_model.protocol import MAX_PROTOCOL_BYTES, Protocol
 
 HEAD: Final = """\
-# A MammoFed study protocol, unsigned. What each field means: shared_model/protocol.py.
+# A MammoFed study protocol, unsigned. What each field means: shared_model/protocol/.
 # Whoever changes epsilon, sampling rate, steps or rounds by hand changes what the noise promises: calibrate it anew
 # with `mammofed simulate protocol`, which wrote this file.
 """
