@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from shared_model.bounded import read_at_most
 from shared_model.errors import ProtocolError
 
 MAX_PROTOCOL_BYTES = 1 << 20  # a protocol of a hundred sites has some 30 KB
@@ -17,16 +18,12 @@ def canonical(values: object) -> bytes:
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a protocol file, one byte more than is permitted where it is larger.
+    """The content of a protocol file.
 
     Raises:
-        ProtocolError: the file cannot be read.
+        ProtocolError: the file cannot be read, or is too large.
     """
-    try:
-        with path.open("rb") as stream:
-            return stream.read(MAX_PROTOCOL_BYTES + 1)
-    except OSError as error:
-        raise ProtocolError(f"cannot read the protocol {path}: {error.strerror}") from None
+    return read_at_most(path, MAX_PROTOCOL_BYTES, error=ProtocolError, what=f"the protocol {path}")
 
 
 def content_of(data: bytes | str, source: str) -> tuple[dict[str, Any], Any]:
