@@ -29,9 +29,9 @@ FLOWER = ("client/app.py", "client/gate.py", "server/gate.py", "shared_model/flo
           "simulations/benchmarks/peers/flower_app/", "simulations/benchmarks/deployment/plain_app/")
 # What starts often, or never needs a model, must not pay for torch (4 to 5 CPU-seconds).
 WITHOUT_TORCH = ("mammofed.py", "client/app.py", "client/app/", "client/trainer/client.py", "client/trainer/config.py",
-                 "client/deploy/", "client/watch/", "shared_model/certificates.py", "shared_model/enrolment.py",
+                 "client/deploy/", "client/watch/", "shared_model/certificates/", "shared_model/enrolment.py",
                  "server/",
-                 "shared_model/errors.py", "shared_model/messages.py", "shared_model/protocol/",
+                 "shared_model/errors.py", "shared_model/messages/", "shared_model/protocol/",
                  "shared_model/contract/", "shared_model/imaging/", "shared_model/audit/", "shared_model/signing.py",
                  "shared_model/fingerprint.py", "shared_model/signed_protocol.py", "shared_model/signed_request.py",
                  "simulations/cli.py", "simulations/launch.py", "simulations/live.py",
