@@ -34,7 +34,7 @@ WITHOUT_TORCH = ("mammofed.py", "client/app.py", "client/app/", "client/trainer/
                  "shared_model/errors.py", "shared_model/messages/", "shared_model/protocol/",
                  "shared_model/contract/", "shared_model/imaging/", "shared_model/audit/", "shared_model/signing.py",
                  "shared_model/fingerprint.py", "shared_model/signed_protocol.py", "shared_model/signed_request.py",
-                 "simulations/cli.py", "simulations/launch.py", "simulations/live.py",
+                 "simulations/cli.py", "simulations/cohorts.py", "simulations/launch.py", "simulations/live.py",
                  "shared_model/secagg/", "simulations/proposal.py", "shared_model/tensors.py",
                  "shared_model/proposal.py", "shared_model/passport/", "simulations/released.py")  # fmt: skip
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
