@@ -12,15 +12,17 @@ from typing import Any
 
 import pytest
 
+from client.deploy.audit_exchange import courier_log
 from client.deploy.control import ControlClient, ControlLine
 from client.deploy.identity import SiteIdentity, Stage
 from client.deploy.inbox import Inbox
-from client.deploy.presence import Pace, Presence, Trainer, courier_log, courier_name
+from client.deploy.presence import Pace, Presence, Trainer
 from client.deploy.status import CourierStatus
 from client.deploy.tunnel import TunnelStatus
 from shared_model.audit import Statement, verify
 from shared_model.certificates import Role, der
 from shared_model.control import MemberKey, TrainerState, WatchRequest
+from shared_model.enrolment import courier_name
 from shared_model.errors import (
     AuditError,
     ConfigError,
@@ -464,7 +466,7 @@ def test_a_log_that_was_cut_at_the_site_reaches_the_coordinator_as_an_alarm(
         log.path.write_bytes(b"".join(lines[:-2]))
         if party == "courier":
             north.audit = courier_log(north.folder, "north")
-            north.presence._audit = north.audit
+            north.presence.exchange.audit = north.audit
         else:
             record.diary = Diary(tmp_path / "trainer", "north", party="trainer", key=record.diary.key)
         for _ in range(3):
