@@ -38,7 +38,7 @@ class Stepping(Repeating):
         """Do it once. last: nobody does it again."""
 
     def done(self) -> None:
-        """Let go of what is held; called in the thread, after the last step."""
+        """Let go of what is held, by those that hold anything; called in the thread, after the last step."""
 
     def _run(self) -> None:
         super()._run()
