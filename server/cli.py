@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,14 +51,20 @@ def server() -> None:
     """
 
 
-MONITOR = click.option("--monitor", is_flag=True, help="Then serve the live page on 127.0.0.1:8787, until Ctrl-C: the "
-                       "study goes on without it.")  # fmt: skip
+def with_page(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a command that brings the live page: `--monitor`, and what `mammofed monitor` calls the same."""
+    shown = click.option("--monitor", is_flag=True, help="Then serve the live page on 127.0.0.1, until Ctrl-C: the "
+                         "study goes on without it.")  # fmt: skip
+    port = click.option("--port", default=8787, show_default=True, help="With --monitor: of the page; 0 takes any that "
+                        "is free.")  # fmt: skip
+    silent = click.option("--no-open", is_flag=True, help="With --monitor: do not open a browser.")
+    return shown(port(silent(command)))
 
 
-def _show_page(ctx: click.Context, home: Path) -> None:
+def _show_page(ctx: click.Context, home: Path, study: str, *, port: int, no_open: bool) -> None:
     from server.monitor.cli import monitor
 
-    ctx.invoke(monitor, target=str(home))
+    ctx.invoke(monitor, target=str(home), study=study, port=port, no_open=no_open)
 
 
 @server.command()
@@ -204,9 +211,9 @@ def propose(home: Path, protocol: Path, weights: Path) -> None:
 @server.command()
 @HOME
 @click.argument("study")
-@MONITOR
+@with_page
 @click.pass_context
-def start(ctx: click.Context, home: Path, study: str, monitor: bool) -> None:
+def start(ctx: click.Context, home: Path, study: str, monitor: bool, port: int, no_open: bool) -> None:
     """Begin STUDY; the daemon runs it, through crashes, to its end.
 
     Example:  mammofed server start coordinator density-2027 --monitor
@@ -216,15 +223,15 @@ def start(ctx: click.Context, home: Path, study: str, monitor: bool) -> None:
     found = start_study(_open(home), study, again=False)
     click.echo(f"{found.name} begins. Watch  `mammofed monitor {home}`, or `mammofed server status {home}`")
     if monitor:
-        _show_page(ctx, home)
+        _show_page(ctx, home, found.name, port=port, no_open=no_open)
 
 
 @server.command()
 @HOME
 @click.argument("study")
-@MONITOR
+@with_page
 @click.pass_context
-def resume(ctx: click.Context, home: Path, study: str, monitor: bool) -> None:
+def resume(ctx: click.Context, home: Path, study: str, monitor: bool, port: int, no_open: bool) -> None:
     """Go on with a STUDY that was stopped or had no quorum, from its last closed round.
 
     Example:  mammofed server resume coordinator density-2027
@@ -234,7 +241,7 @@ def resume(ctx: click.Context, home: Path, study: str, monitor: bool) -> None:
     found = start_study(_open(home), study, again=True)
     click.echo(f"{found.name} goes on. Watch  `mammofed monitor {home}`, or `mammofed server status {home}`")
     if monitor:
-        _show_page(ctx, home)
+        _show_page(ctx, home, found.name, port=port, no_open=no_open)
 
 
 @server.command()
@@ -346,7 +353,8 @@ def judge(
 @HOME
 @click.argument("study")
 def passport(home: Path, study: str) -> None:
-    """Sign the passport of a STUDY that has ended, where the daemon could not; one that is there stays.
+    """Sign the passport of a STUDY that has ended, where the daemon could not; one that is there stays, but for figures
+    of the model that came after it (`localisation.json`): then it is signed again, and the former one is kept.
 
     Example:  mammofed server passport coordinator density-2027
     """

@@ -23,6 +23,10 @@ LEAST_WOMEN: Final = 10  # of a kind of lesion, for a figure of its own in the s
 NOT_MEASURED: Final = (
     "It was not measured how well this model's maps point to lesions, and figures of other models do not hold for it."
 )
+UNSIGNED: Final = "These figures were measured after the model's passport was signed: nobody signed them."
+NOT_HERE: Final = (
+    f"Its passport names figures ({LOCALISATION}) of how well this model's maps point to lesions; they are not here."
+)
 
 
 class _Part(BaseModel):

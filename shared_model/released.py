@@ -5,8 +5,8 @@
     release.json         thresholds, temperature and how well it did, from the coordinator's held-out women
     initial.safetensors  what training began from, for `site gain`
     passport.json        who vouches for all of the above, and limits of use; with the bill of materials
-    localisation.json    optional: how well its heat maps point to known lesions (synthetic women); anybody can measure
-                         it again, so it is bound to the weights by their hash and not signed
+    localisation.json    optional: how well its heat maps point to known lesions (synthetic women); named by the
+                         passport where it was measured before that was signed, bound to the weights by their hash
 
 Written by `mammofed server release`, read by `mammofed site predict`, `explain`, `serve` and `gain`. Needs no torch.
 """
@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from shared_model.errors import PassportError, WeightsError
-from shared_model.map_figures import LOCALISATION, MapFigures, read_map_figures
+from shared_model.map_figures import LOCALISATION, NOT_HERE, UNSIGNED, MapFigures, read_map_figures
 from shared_model.messages import MAX_FRAME_BYTES, weights_sha256
 from shared_model.passport import PASSPORT, Passport, Vouched, vouch
 from shared_model.protocol import Fraction, Protocol, Sha256
@@ -136,6 +136,24 @@ class ReleasedModel:
             _agree(release, vouched.signed.passport, folder)
         maps = read_map_figures(folder / LOCALISATION, model_sha256=release.model_sha256, remedy=ASK)
         return cls(protocol, weights, release, maps, vouched)
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """What the model was trained with and no woman who is scored at a site comes with, in words."""
+        return tuple(f"Scored as without {name}, which the model knows and this command does not read."
+                     for name in self.protocol.model.others)  # fmt: skip
+
+    @property
+    def maps_words(self) -> str:
+        """What is to be said beside figures of heat maps: that the passport does not vouch for them, or names some that
+        are not here. Empty where it does, or where nobody vouches for anything."""
+        signed = self.vouched.signed
+        if signed is None:
+            return ""
+        named = any(part.name == LOCALISATION for part in signed.passport.files)
+        if self.maps is None:
+            return NOT_HERE if named else ""
+        return "" if named else UNSIGNED
 
 
 def _agree(release: Release, passport: Passport, folder: Path) -> None:

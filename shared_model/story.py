@@ -95,8 +95,9 @@ class StudyStory:
     rounds: of the protocol, 0 when it is not known here. seconds, epsilon, budget: the member's own, of its last
     reply; bytes: its own, of all. sites: name -> what was last heard of it in this round. auc: (round, fused AUC on
     `selection`). heard_of: name -> time of its last sign of life, seconds since 1970; here: name -> whether its node is
-    connected. chosen: round of the model that was chosen. tested: AUC by model. waits, reason: the coordinator's words,
-    while it waits, and at the end. last: number of the last event, from which the stream goes on. kept: the newest.
+    connected; evaluators: who measures. chosen: round of the model that was chosen. tested: AUC by model. waits,
+    reason: the coordinator's words, while it waits, and at the end. last: number of the last event, from which the
+    stream goes on. kept: the newest.
     """
 
     name: str
@@ -121,6 +122,7 @@ class StudyStory:
     sites: dict[str, str] = field(default_factory=dict)
     heard_of: dict[str, float] = field(default_factory=dict)
     here: dict[str, bool] = field(default_factory=dict)
+    evaluators: set[str] = field(default_factory=set)
     auc: list[tuple[int, float]] = field(default_factory=list)
     own: dict[int, str] = field(default_factory=dict)
     by_round: dict[int, RoundStory] = field(default_factory=dict)
@@ -168,13 +170,14 @@ class StudyStory:
 
     def _site(self, event: StudyEvent, *, me: str) -> None:
         site = plain(event.site)
-        states = {"site_started": "asked", "site_absent": "away", "site_present": "here", "site_evaluated": "measured"}
-        state = states.get(event.kind)
-        if event.kind == "site_replied":
-            state = outcome_of(event)
+        states = {"site_started": "asked", "site_absent": "away", "site_present": "here", "site_evaluated": "measured",
+                  "evaluated": "measured"}  # fmt: skip
+        state = outcome_of(event) if event.kind == "site_replied" else states.get(event.kind)
         if state is None or (site not in self.sites and len(self.sites) >= MOST_SITES):
             return
         self.sites[site] = plain(state)
+        if event.kind == "evaluated" or (event.kind == "site_present" and event.text.startswith("evaluator,")):
+            self.evaluators.add(site)
         if (event.kind, event.code) in ALIVE:
             self.heard_of[site] = event.time
         if event.kind in ("site_present", "site_absent"):
@@ -194,13 +197,15 @@ class StudyStory:
 
 @dataclass
 class Story:
-    """All studies of one member. me: its name; rounds: of the protocols that it knows, by study.
+    """All studies of one member. me: its name; rounds: of the protocols that it knows, by study; certificate_ends: says
+    when its certificate does, seconds since 1970, None where that is not known; asked again, since it is renewed.
 
     lock: held while an event is taken in; another thread that reads more than one field holds it, too.
     """
 
     me: str
     rounds: Mapping[str, int] = field(default_factory=dict)
+    certificate_ends: Callable[[], float | None] = lambda: None
     studies: dict[str, StudyStory] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 

@@ -181,7 +181,8 @@ def localise(model: Path, source: Path | None, women: int, methods: tuple[str, .
     MODEL is a finished run, whose own held-out women of the split `test` are taken, or a released model; then SOURCE is
     a folder of the generator with truth.csv (~/.cache/mammofed/populations/.../held_out). Writes localisation.json into
     MODEL: its figure stands in the report and beside each map at the sites. Maps of the same model with a random view
-    encoder, and of the weights that training began with, are measured beside it.
+    encoder, and of the weights that training began with, are measured beside it. A run's passport is signed again over
+    the figures and the former one kept; a passport that cannot be signed here keeps the figures that it names.
 
     Example:  mammofed simulate localise runs/quick-20261126-120000
     """

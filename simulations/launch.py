@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 from omegaconf import DictConfig, OmegaConf
 
-from server.reporting import Signature, write_passport, write_report
+from server.reporting import write_report
 from server.rounds.checkpoint import read_arrays
 from server.rounds.loop import StudyOutcome, run_study
 from server.rounds.signer import one_machine_signing
@@ -41,7 +41,6 @@ from simulations.engine.deployment import run_deployment
 from simulations.engine.flower import FlowerSettings, run_on_ray
 from simulations.hospitals import check_cohort, check_held_out
 from simulations.live import LiveView, stop_on_interrupt
-from simulations.maps_at_end import measure_maps
 from simulations.page import live_page
 from simulations.parties import HELD_OUT, install_sites, split_of, write_small
 from simulations.plan import (
@@ -54,6 +53,7 @@ from simulations.plan import (
 )
 from simulations.released import carry_ledgers, check_weights, continued, judge_run
 from simulations.strategy import check_strategy
+from simulations.vouching import measure_and_sign
 
 COMPARISON = "comparison"  # folder that marks a run directory of many trainings
 INITIAL = "initial.safetensors"  # in the run directory
@@ -164,8 +164,7 @@ def _run(config: Config, run_dir: Path) -> int:
     summary = write_summary(run_dir)
     if outcome.status == "COMPLETE":
         write_other_deltas(run_dir, summary, config["report_deltas"])
-        measure_maps(config, run_dir, view.note, _in_child)
-        write_passport(run_dir, Signature.of_run())  # a rehearsed coordinator has signed one already
+        measure_and_sign(config, run_dir, view.note, _in_child)
         judge_run(config, run_dir, view.note)
     report = write_report(run_dir)
     view.final(summary, report)

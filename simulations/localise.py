@@ -77,13 +77,13 @@ def settings_of(run_dir: Path) -> dict[str, Any]:
 
 def localise_run(
     folder: Path, run: Run, source: Path, *, women: int, methods: Sequence[Method], least: int = 2,
-    progress: Progress | None = None,
+    progress: Progress | None = None, name: str = LOCALISATION,
 ) -> MapFigures:  # fmt: skip
     """Measure a model and write `localisation.json` into `folder`; methods that were measured before are kept.
 
     Args:
         source: a folder of the generator. women: at most, with a lesion that their films show.
-        least: with fewer the file says so and holds no figure.
+        least: with fewer the file says so and holds no figure. name: of the file.
         progress: called with (women explained, women to explain).
     """
     sha256 = weights_sha256(run.weights)
@@ -91,10 +91,10 @@ def localise_run(
     few = len(listed) < least
     document = MapFigures.model_validate({
         "model_sha256": sha256, "cohort": COHORT, "encoder": _encoder(run),
-        "methods": {} if few else _kept(folder / LOCALISATION, sha256) | _measured(run, listed, methods, progress),
+        "methods": {} if few else _kept(folder / name, sha256) | _measured(run, listed, methods, progress),
         "reason": f"{len(listed)} unseen women with a lesion that a film shows, fewer than {least}" if few else "",
     })  # fmt: skip
-    write_map_figures(folder / LOCALISATION, document)
+    write_map_figures(folder / name, document)
     return document
 
 

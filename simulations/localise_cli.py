@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from shared_model.errors import ConfigError
 from shared_model.map_figures import LOCALISATION, MapFigures, ShareFigure
+from shared_model.passport import PASSPORT, SignedPassport, Verified, former_name, verify
 from shared_model.released import ReleasedModel
 from simulations.localisation import default_pipeline
 from simulations.localise import (
@@ -23,13 +24,16 @@ from simulations.localise import (
     read_run,
     settings_of,
 )
+from simulations.vouching import APART, can_sign, sign_measured
 
 
 def localise_model(folder: Path, source: Path | None, *, women: int, methods: Sequence[str]) -> None:
-    """The command: measure a model, print a table, write `localisation.json` into its folder.
+    """The command: measure a model, print a table, write `localisation.json` into its folder, under its passport where
+    this machine can sign that; a passport that cannot be signed here keeps the figures that it names.
 
     Raises:
         ConfigError: an unknown method, no source, or too few women with lesions that films show.
+        PassportError, SignatureError: the folder is not what its passport says.
     """
     chosen = checked_methods(methods)
     if source is None and not is_run(folder):
@@ -44,14 +48,36 @@ def localise_model(folder: Path, source: Path | None, *, women: int, methods: Se
         assert source is not None
         run, place = _released(folder), source
     check_source(run, place)
+    before = verify(folder) if (folder / PASSPORT).exists() else None
+    apart = before is not None and LOCALISATION in (*before.checked, *before.absent) and not can_sign(before)
+    name = APART if apart else LOCALISATION
     with Bar(console=Console(stderr=True)) as bar:
         task = bar.add_task("Explain", total=None)
-        found = localise_run(folder, run, place, women=women, methods=chosen,
+        found = localise_run(folder, run, place, women=women, methods=chosen, name=name,
                              progress=lambda done, total: bar.update(task, completed=done, total=total))  # fmt: skip
+    signed = None if before is None else sign_measured(before)
     if found.reason:
         raise ConfigError(f"{place} has too few women with a lesion", found=found.reason, expected="at least 2")
     show(found)
-    Console().print(f"Written     {folder / LOCALISATION}", highlight=False)
+    for line in _written(folder, name, before, signed):
+        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _written(
+    folder: Path, name: str, before: Verified | None, signed: SignedPassport | None
+) -> Iterator[str]:  # fmt: skip
+    """Where the figures are, and who vouches for them."""
+    yield f"Written     {folder / name}"
+    if signed is not None:
+        former = former_name(signed.passport.replaces[0])
+        yield f"Passport    signed again over it: {signed.sha256[:16]}; the former one is kept as {former}"
+        yield f"Next        `mammofed report {folder}` brings it into the report"
+    elif before is not None and name == APART:
+        yield (f"! The passport vouches for the {LOCALISATION} that was measured before, which stays; nobody signs "
+               "these figures, and no site shows them")  # fmt: skip
+    elif before is not None:
+        yield ("! The passport does not name it: sites show the figures as unsigned. Whose passport it is signs "
+               f"again: `mammofed server passport HOME {before.signed.passport.study}`")  # fmt: skip
 
 
 def own_women(run_dir: Path) -> Path:

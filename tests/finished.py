@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from server.rounds.journal import Journal, Participation
 from server.rounds.states import RoundStep, StudyStep
 from server.rounds.summary import write_summary
 from shared_model.evaluation import Scores, selection_report, test_report
+from shared_model.map_figures import LOCALISATION, MapFigures, write_map_figures
 from shared_model.messages import PrivacySpent, weights_sha256
+from tests.shared_model.test_map_figures import figure, share
 
 OUTCOMES = {1: "contributed", 2: "late", 3: "contributed"}
 
@@ -61,6 +64,15 @@ def finish(study: Any, *, rounds: int = 3, chosen: int = 2, spent: bool = True) 
             pass
     write_summary(root)
     return Path(root)
+
+
+def measure(run_dir: Path, *, pointing: float = 0.6) -> None:
+    """`localisation.json` of the run's own model. pointing: share of films, invented."""
+    document = json.loads((run_dir / "summary.json").read_text())
+    row = figure(share(pointing, pointing - 0.05), cohort="synthetic women")
+    write_map_figures(run_dir / LOCALISATION, MapFigures.model_validate({
+        "model_sha256": document["model"]["sha256"], "cohort": "synthetic women", "methods": {"hirescam": row},
+    }))  # fmt: skip
 
 
 def _close(journal: Journal, protocol: Any, number: int, sha256: str, *, spent: bool) -> None:

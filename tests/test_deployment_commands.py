@@ -418,6 +418,7 @@ def test_a_study_that_begins_brings_the_page_where_it_is_asked_for(
     (options,) = served
     assert isinstance(options, dict) and options["target"] == str(consortium.hub)
     assert (options["host"], options["port"], options["terminal"]) == ("127.0.0.1", 8787, False)
+    assert (options["study"], options["no_open"]) == ("unit", False)
 
 
 # --- what a coordinator sees ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from shared_model.messages import (
 )  # fmt: skip
 
 CALL_S = 10.0
+BEAT_S = 1.0  # that a heartbeat waits for the trainer: one that hangs is told of, and does not silence the site
 
 
 class TrainerLink:
@@ -31,18 +33,42 @@ class TrainerLink:
 
     Args:
         key: file of the trainer's public key (`client.deploy.peer_keys`).
+        beat_s, call_s: seconds that a heartbeat waits for it, and after which it counts as down.
     """
 
-    def __init__(self, socket: Path, site: str, *, key: Path | None = None) -> None:
-        self._socket, self._site, self._key = socket, site, key
+    def __init__(
+        self, socket: Path, site: str, *, key: Path | None = None, beat_s: float = BEAT_S, call_s: float = CALL_S
+    ) -> None:
+        self._socket, self._site, self._key, self._beat_s, self._call_s = socket, site, key, beat_s, call_s
         self._approved: tuple[str, ...] = ()
+        self._found = TrainerState(up=False)
+        self._asking: threading.Thread | None = None
 
     def as_trainer(self) -> Trainer:
         """For :class:`client.deploy.presence.Presence`."""
         return Trainer(state=self.state, audit=self.audit, decided=self.decided)
 
     def state(self) -> TrainerState:
-        """Whether it answers, on what device, and its key. One that is being started again is down, and no error."""
+        """Whether it answers, on what device, and its key. One that is being started again is down, and no error.
+
+        One that does not answer at once stays what it was until its time is over: it may be busy, or hang.
+        """
+        if self._asking is None:
+            self._asking = threading.Thread(target=self._look, name="trainer", daemon=True)
+            self._asking.start()
+        self._asking.join(self._beat_s)
+        if not self._asking.is_alive():
+            self._asking = None
+        return self._found
+
+    def _look(self) -> None:
+        found = TrainerState(up=False)
+        try:
+            found = self._ask_state()
+        finally:
+            self._found = found
+
+    def _ask_state(self) -> TrainerState:
         key = read_published(self._key) if self._key is not None else None
         if not listens(self._socket):
             return TrainerState(up=False, key=key)
@@ -65,6 +91,8 @@ class TrainerLink:
         Raises:
             TrainerError: it does not answer, or refuses.
         """
+        if self._asking is not None:
+            raise TrainerError("the trainer has not answered yet")  # and this would wait for it as long again
         try:
             reply = self._ask(AuditRequest(since=since, statement=statement))
         except MessageError as error:
@@ -76,4 +104,4 @@ class TrainerLink:
         return reply
 
     def _ask(self, request: Request) -> Message:
-        return decode(call(self._socket, self._site, encode(Frame(request)), CALL_S)).message
+        return decode(call(self._socket, self._site, encode(Frame(request)), self._call_s)).message

@@ -62,7 +62,7 @@ def page(explanation: Explanation, scorer: Scorer, reference: SiteReference | No
     """The page as HTML text."""
     one, release = explanation.prediction, scorer.released.release
     text: str = _template().render(
-        disclaimer=DISCLAIMER, case=one.case, score=one.score, prediction=one, release=release,
+        disclaimer=DISCLAIMER, without=scorer.without, case=one.case, score=one.score, prediction=one, release=release,
         vouched=scorer.released.vouched, protocol=scorer.released.protocol,
         bands=scorer.bands(), map_words=scorer.map_words(explanation.method),
         films=[_film(film) for film in explanation.films.values()], factors=_factors(explanation, scorer.contract),
@@ -168,8 +168,10 @@ def board(explanations: Sequence[Explanation], scorer: Scorer) -> str:
          "image": _film(max(e.films.values(), key=lambda f: float(f.heat.max())))["map"] if e.films else ""}
         for e in ordered
     ]  # fmt: skip
-    text: str = _template("board.html.j2").render(disclaimer=DISCLAIMER, rows=rows, release=scorer.released.release,
-                                                  map_words=scorer.map_words())  # fmt: skip
+    text: str = _template("board.html.j2").render(
+        disclaimer=DISCLAIMER, without=scorer.without, rows=rows, release=scorer.released.release,
+        map_words=scorer.map_words(),
+    )  # fmt: skip
     return text
 
 

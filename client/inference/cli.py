@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ def predict(
     from client.inference.cases import read_cases
     from client.inference.originals import describe
     from client.inference.predict import predict as score_all
+    from client.inference.records import USED
     from client.inference.reference import site_reference
     from client.inference.scorer import Scorer
     from client.inference.write import write_results
@@ -56,14 +58,15 @@ def predict(
     scorer.check_pipeline(site.imaging.pipeline())
     wanted = [*patients, *([] if worklist is None else read_ids(worklist))]
     found = read_cases(site, contract=contract, patients=wanted or None, stage=_stage)
-    for words in scorer.without:
-        click.echo(f"! {words}")
     reference = site_reference(scorer, site.cohort, site.work / "inference")
     predictions = score_all(scorer, found.cases, pipeline=site.imaging.pipeline(), reference=reference)
     written = write_results(site, scorer, predictions, dict(found.refused), out, fhir=fhir, dicom=dicom, send=send)
     unusual, positive = sum(p.unusual is True for p in predictions), sum(p.score.positive for p in predictions)
+    rests = Counter(one.case.modalities for one in predictions)
     click.echo(f"Scored      {written.predictions} women ({positive} above the threshold, {unusual} unusual), "
                f"{len(found.refused)} not")  # fmt: skip
+    click.echo("Rests on    " + (", ".join(f"{words} {rests[name]}" for name, words in USED.items() if rests[name])
+                                 or "nothing"))  # fmt: skip
     if reference is None:
         click.echo(f"! {site.cohort} is no cohort of this model's pipeline with at least 50 women: whether a case is "
                    "unusual was not judged")  # fmt: skip
@@ -140,6 +143,8 @@ def _say_who_vouches(released: ReleasedModel) -> None:
     click.echo(f"{'Passport    ' if vouched.signed else '! '}{vouched.words}")
     for limit in vouched.limits:
         click.echo(f"Limit       {limit}")
+    for words in released.without:
+        click.echo(f"! {words}")
 
 
 COMMANDS = (predict, explain, serve)

@@ -18,6 +18,7 @@ COLUMNS = (
     "modalities", "missing_views", "out_of_distribution", "why", "site_percentile", "notes", "study", "model_sha256",
     "protocol_sha256", "passport_sha256", "made",
 )  # fmt: skip
+USED = {"both": "films and clinical table", "image": "films only", "table": "clinical table only"}
 SPREADSHEET = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is a formula to a spreadsheet
 
 
@@ -74,8 +75,7 @@ def to_fhir(prediction: Prediction, scorer: Scorer) -> dict[str, Any]:
     case, score, release = prediction.case, prediction.score, scorer.released.release
     vouched = scorer.released.vouched
     name = hashlib.sha256(f"{release.model_sha256}\0{case.pseudonym}".encode()).hexdigest()[:32]
-    used = {"both": "films and clinical table", "image": "films only", "table": "clinical table only"}
-    notes = [DISCLAIMER, f"Rests on {used[case.modalities]}.", *scorer.without,
+    notes = [DISCLAIMER, f"Rests on {USED[case.modalities]}.", *scorer.without,
              f"Probability in a population with {release.prevalence:.0%} prevalence, as the study's.",
              *(f"Unlike the cases that the model was measured on: {why}." for why in prediction.why),
              *(f"Limit of use: {limit}" for limit in vouched.limits)]  # fmt: skip

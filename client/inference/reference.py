@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,8 @@ def site_reference(scorer: Scorer, cohort_folder: Path, keep: Path) -> SiteRefer
     cohort = Cohort.open(cohort_folder)
     if cohort.pipeline_sha256 != scorer.released.protocol.pipeline.sha256 or len(cohort) < LEAST_WOMEN:
         return None
-    path = keep / f"reference-{scorer.released.release.model_sha256[:16]}-{cohort.content_sha256[:16]}.npz"
+    alone = "-films-and-table" if scorer.without else ""  # one of before was made with what cases come without
+    path = keep / f"reference{alone}-{scorer.released.release.model_sha256[:16]}-{cohort.content_sha256[:16]}.npz"
     if path.exists():
         return _read(path)
     found = _measured(scorer, cohort)
@@ -93,7 +94,8 @@ def _measured(scorer: Scorer, cohort: Cohort) -> SiteReference:
     chosen = np.linspace(0, len(cohort) - 1, min(len(cohort), MOST_WOMEN)).round().astype(int)
     scores, tokens = [], []
     for start in range(0, len(chosen), AT_A_TIME):
-        batch = cohort.batch(chosen[start : start + AT_A_TIME])
+        # Cases are scored without further modalities, so those that they are compared with are, too.
+        batch = replace(cohort.batch(chosen[start : start + AT_A_TIME]), others={})
         with torch.no_grad():
             scores.append(scorer.model(batch.to(scorer.device)).logit_B.double().cpu().numpy())
         with_films = batch.view_mask_BV.any(dim=1).numpy()

@@ -133,9 +133,8 @@ class Scorer:
 
     @property
     def without(self) -> tuple[str, ...]:
-        """What the model was trained with and no case here comes with, in words."""
-        return tuple(f"Scored as without {name}, which the model knows and this command does not read."
-                     for name in self.released.protocol.model.others)  # fmt: skip
+        """As :attr:`ReleasedModel.without`."""
+        return self.released.without
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -147,8 +146,10 @@ class Scorer:
 
     def map_words(self, method: str = DEFAULT_METHOD) -> str:
         """What a heat map of this model is worth, to stand beside every one."""
-        maps = self.released.maps
-        return NOT_MEASURED if maps is None else maps.words(method)
+        maps, further = self.released.maps, self.released.maps_words
+        if maps is None:
+            return further or NOT_MEASURED
+        return f"{maps.words(method)} {further if method in maps.methods else ''}".rstrip()
 
 
 def _band(name: str, row: ReleasedBand) -> Band:

@@ -100,14 +100,14 @@ class Service:
                 found |= self._explained(case)
         for name in ("patient_id", "pseudonym"):
             del found[name]
-        return found | {"disclaimer": DISCLAIMER}
+        return found | {"without": list(self._scorer.without), "disclaimer": DISCLAIMER}
 
     def model(self) -> dict[str, Any]:
         """Which model answers."""
         release = self._scorer.released.release
         vouched = self._scorer.released.vouched
         return {**self._scorer.identity, "disclaimer": DISCLAIMER, "passport": vouched.plain(),
-                "vouched": vouched.words, "prevalence": release.prevalence,
+                "vouched": vouched.words, "without": list(self._scorer.without), "prevalence": release.prevalence,
                 "specificity": release.specificity, "bands": [asdict(band) for band in self._scorer.bands()],
                 "test": release.test.model_dump() if release.test else None}  # fmt: skip
 

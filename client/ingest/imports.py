@@ -125,9 +125,16 @@ def import_site(site: SiteFile, *, stage: Stage | None = None, contract: Contrac
         contract: None: the one that this release ships.
 
     Raises:
-        SourceError: an archive cannot be reached. CohortError: nobody can be prepared. ContractError, LeakageError: a
+        ConfigError: no source can have labels. SourceError: an archive cannot be reached. CohortError: nobody can be
+        prepared. ContractError, LeakageError: a
         clinical source as a whole cannot be used. ConfigError, StorageError: as :func:`opened`.
     """
+    if not site.clinical:
+        raise ConfigError(
+            "clinical: null, and without labels no cohort can be made", found="films alone",
+            expected="a source with patient_id, exam_date and label; no further column is needed",
+            remedy="name one, as client/SITE_DATA.md says under films only; `mammofed site predict` needs none",
+        )  # fmt: skip
     show = stage or (lambda _: nullcontext(lambda done, total: None))
     contract = contract or load_contract()
     pipeline = site.imaging.pipeline()

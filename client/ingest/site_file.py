@@ -79,6 +79,7 @@ class SiteFile(Settings):
 
     site: public name. cohort: folder of the prepared cohort, which the trainer reads. work: the importer's own folder
     (what was fetched, de-identified; its memory). key: file of at least 32 secret bytes that its owner alone can read.
+    films, clinical: sources; null where the site has none of a kind: its women are then scored by the other alone.
     threshold: least count besides 0 that `mammofed site data` shows. workers: processes that decode; null: one a core.
     lesion_types: of an evaluator alone: CSV with the kind of each woman's cancer, for subgroups; see `lesions`.
     readings: of an evaluator alone: CSV of what radiologists decided of its women; see `client.ingest.readings`.
@@ -99,11 +100,16 @@ class SiteFile(Settings):
     film_policy: FilmPolicy
     clinical_policy: JoinPolicy
     films: tuple[FilmSource, ...] = Field(max_length=32)
-    clinical: tuple[ClinicalSource, ...] = Field(min_length=1, max_length=32)
+    clinical: tuple[ClinicalSource, ...] = Field(max_length=32)
     results: OutboxTarget | None = None
     lesion_types: SitePath | None = None
     readings: SitePath | None = None
     coordinator: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+    @field_validator("films", "clinical", mode="before")
+    @classmethod
+    def _null_is_none(cls, sources: Any) -> Any:
+        return () if sources is None else sources
 
     @field_validator("films")
     @classmethod
@@ -112,6 +118,12 @@ class SiteFile(Settings):
         if len(set(ports)) != len(ports):
             raise ValueError("two PACS deliver to one receive_port; give each its own")
         return films
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.films and not self.clinical:
+            raise ValueError("films and clinical are both null; name a source of one of them")
+        return self
 
     @model_validator(mode="after")
     def _films_apart(self) -> Self:

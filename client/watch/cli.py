@@ -34,7 +34,7 @@ def watch(home: Path, url: str | None, study: str | None, proxy: str | None, pag
     from client.deploy.control import ControlLine
     from client.deploy.home import SiteHome
     from client.deploy.proxy import Proxy
-    from client.watch.run import check_address, follow, known_protocols
+    from client.watch.run import certificate_ends, check_address, follow, known_protocols
     from client.watch.show import Screen
     from shared_model.story import Story
 
@@ -44,7 +44,8 @@ def watch(home: Path, url: str | None, study: str | None, proxy: str | None, pag
         check_address(url, identity.settings)
     through = Proxy.parse(proxy) if proxy else None
     protocols = partial(known_protocols, there)
-    story = Story(identity.settings.site, rounds={name: found.rounds for name, found in protocols().items()})
+    story = Story(identity.settings.site, rounds={name: found.rounds for name, found in protocols().items()},
+                  certificate_ends=partial(certificate_ends, identity))  # fmt: skip
     try:
         with page(story, protocols) if page is not None else Screen(story, study=study) as watcher:
             follow(identity, story, watcher, stop=threading.Event(),

@@ -51,6 +51,14 @@ def known_protocols(home: SiteHome) -> dict[str, Protocol]:
     return {}
 
 
+def certificate_ends(identity: SiteIdentity) -> float | None:
+    """When the member's certificate ends, seconds since 1970; None when there is none that can be read."""
+    with contextlib.suppress(MammoFedError, OSError):
+        certificate = identity.certificate()
+        return certificate.not_valid_after_utc.timestamp() if certificate is not None else None
+    return None
+
+
 def follow(
     identity: SiteIdentity, story: Story, watcher: Watcher, *, stop: threading.Event,
     line: Callable[[SiteIdentity], ControlLine] = ControlLine, again_s: float = AGAIN_S,

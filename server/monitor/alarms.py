@@ -79,6 +79,11 @@ def gathered(alarms: Sequence[AlarmView]) -> tuple[AlarmView, ...]:
     return tuple(found)
 
 
+def for_people(view: StudyView) -> tuple[AlarmView, ...]:
+    """The alarms of a view as they stand beside its sentence, :func:`gathered`: none that says that sentence again."""
+    return gathered([alarm for alarm in view.alarms if alarm.text != view.sentence])
+
+
 def many_words(sites: Sequence[str], first: str) -> str:
     """Many sites' alarms of one rule in one line. first: what is said of the first."""
     more = f" and {len(sites) - MAX_NAMES} others" if len(sites) > MAX_NAMES else ""
@@ -108,6 +113,8 @@ def _silent(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found]:
                         since=party.heard)  # fmt: skip
         elif party.present is False and party.heard is None:
             yield Found(text=f"{who} was not heard of since the coordinator's daemon began", site=party.name)
+        elif party.trainer_up is False and (party.name in view.due or not isinstance(party, SiteView)):
+            yield Found(text=f"{who} is there, and its trainer does not answer", site=party.name)
         elif isinstance(party, SiteView) and not beats and len(decided) == terms.rounds:
             outcomes = [_outcome(round_, party.name) for round_ in decided]
             if all(outcome in NO_ANSWER for outcome in outcomes):

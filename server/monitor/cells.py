@@ -85,7 +85,7 @@ def sites_of(
         name = terms.name
         row = latest.get(name)
         outcome, reason = _now(row, newest, asked=rows.asked if rows else frozenset(), name=name, is_open=is_open)
-        up, down = traffic.get(name, (0, 0))
+        up, down = traffic.get(name, (None, None))  # nothing is counted before a first answer, or its absence
         found.append(SiteView(
             **_party(name, there, heard.get(name), devices.get(name, ""), now=now, silent_s=silent_s),
             patients=terms.patients, now=outcome, reason=reason, rounds=counts.get(name, {}),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from server.monitor.alarms import evaluate, gathered, with_alarms
+from server.monitor.alarms import for_people, with_alarms
 from server.monitor.keeper import machine_of
 from server.monitor.view import StudyView
 from shared_model.errors import ConfigError
@@ -29,7 +29,7 @@ PLACE = Path("runs")  # what is shown when nothing is named
 @click.option("--port", default=8787, show_default=True, help="Of the page; 0 takes any that is free.")
 @click.option("--no-open", is_flag=True, help="Do not open a browser.")
 @click.option("--terminal", is_flag=True, help="In this terminal, without a page; for SSH.")
-@click.option("--study", help="With --terminal or https://...: this study alone.")
+@click.option("--study", help="The study that the page shows first; with --terminal or https://... it alone.")
 @click.option("--home", type=click.Path(file_okay=False, exists=True, path_type=Path),
               help="With https://...: the home of the member who watches, for its certificate.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True,
@@ -67,7 +67,7 @@ def monitor(
     if not terminal:
         door = _door(host, port, names, cert, key, token_file, client_ca, readers)
         if not remote:
-            _serve(place_of(target), door, open_browser=not no_open)
+            _serve(place_of(target), door, study, open_browser=not no_open)
             return
         page = _page(door, study, open_browser=not no_open)
     assert target is not None
@@ -88,7 +88,7 @@ def _door(
     return Door(host=host, port=port, names=names, cert=cert, key=key, token=token, readers=those)
 
 
-def _serve(place: Path, door: Door, *, open_browser: bool) -> None:
+def _serve(place: Path, door: Door, study: str | None, *, open_browser: bool) -> None:
     from server.monitor.admission import with_registry
     from server.monitor.metrics import render
     from server.monitor.places import home_of, rules_of
@@ -104,10 +104,14 @@ def _serve(place: Path, door: Door, *, open_browser: bool) -> None:
     def say(url: str) -> None:
         click.echo(f"Monitor  {url}   (Ctrl-C ends it; the study goes on)")
 
-    runs = Runs(place, alarms=lambda view: gathered(evaluate(rules.rules, view, machine())))
+    runs = Runs(place, first=study, alarms=lambda view: for_people(with_alarms(rules.rules, view, machine())))
+    if study is not None and study not in runs.names():
+        raise ConfigError(f"no study {study} is in {place}", expected=f"one of {', '.join(runs.names())[:300]}",
+                          remedy="give --study the name of its folder")  # fmt: skip
     if door.readers is not None:
         door = replace(door, readers=with_registry(door.readers, home_of(place)))
-    serve(runs, door, say=say, open_browser=open_browser, metrics=metrics)
+    with contextlib.suppress(KeyboardInterrupt):  # it is how a page ends, and no error
+        serve(runs, door, say=say, open_browser=open_browser, metrics=metrics)
 
 
 def _page(door: Door, study: str | None, *, open_browser: bool) -> Page:

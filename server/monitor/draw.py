@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from server.monitor.alarms import gathered
+from server.monitor.alarms import for_people
 from server.monitor.standing import seconds_words
 from server.monitor.view import EventView, SiteView, StudyView
 from shared_model.control import plain
@@ -48,7 +48,7 @@ TROUBLE: Final = ("rejected", "refused", "absent", "failed", "late", "out_of_bud
 
 def draw(view: StudyView, *, width: int) -> RenderableType:
     """The whole study. width: columns of the terminal."""
-    stand = [alarm for alarm in gathered(view.alarms) if alarm.text != view.sentence]  # else said twice
+    stand = for_people(view)
     alarms = [_line(f"! {alarm.rule.replace('_', ' ')}: {plain(alarm.text)}", SEVERITIES.get(alarm.severity, ""))
               for alarm in stand[:SHOWN_ALARMS]]  # fmt: skip
     if len(stand) > SHOWN_ALARMS:
@@ -130,11 +130,15 @@ def _cells(view: StudyView, site: SiteView, *, width: int) -> list[RenderableTyp
     if width >= TINY:
         cells.append(Text("–" if site.seconds is None else f"{site.seconds:.1f}"))
     if width >= NARROW:
-        cells.append(Text(f"{bytes_in_words(site.bytes_up or 0)} / {bytes_in_words(site.bytes_down or 0)}"))
+        cells.append(Text(f"{_bytes(site.bytes_up)} / {_bytes(site.bytes_down)}"))
         cells.append(Text("–" if site.heard is None else f"{seconds_words(view.now - site.heard)} ago"))
     if width >= WIDE:
         cells.append(Text(_phases(site)))
     return cells
+
+
+def _bytes(count: int | None) -> str:
+    return "–" if count is None else bytes_in_words(count)
 
 
 def _phases(site: SiteView) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from server.monitor.alarms import evaluate, gathered
+from server.monitor.alarms import for_people, with_alarms
 from server.monitor.reading import LATEST, parse_cursor
 from server.monitor.rules import MonitorFile, Rules
 from server.monitor.told import Look, Shown
@@ -108,7 +108,7 @@ class MemberStudies(Source, Watcher):
 
     def whole(self, name: str) -> StudyView | None:
         """All of a study; made anew when something was told, and at most every half second else."""
-        now, line = self._clock(), self._line
+        now, line, ends = self._clock(), self._line, self._story.certificate_ends()
         with self._story.lock:
             study = self._story.studies.get(name)
             if study is None or self._first not in (None, name):
@@ -119,9 +119,9 @@ class MemberStudies(Source, Watcher):
             ):  # fmt: skip
                 return known
             shown = self._shown.setdefault(name, Shown())
-            look = Look(study, self._known.get(name), me=self._story.me, now=now, shown=shown)
+            look = Look(study, self._known.get(name), me=self._story.me, ends=ends, now=now, shown=shown)
             view = look.view(line)
-            view = replace(view, alarms=gathered(evaluate(self._rules, view)))
+            view = replace(view, alarms=for_people(with_alarms(self._rules, view)))
             self._views[name] = view
             return view
 

@@ -15,12 +15,13 @@ MAX_NAMES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the answer depends on. silent: (site, seconds) of sites that the open round waits for and that are overdue.
+    """What the answer depends on. silent: (site, seconds) of sites that the open round waits for and that are overdue;
+    None for seconds: the site is there, and its trainer does not answer.
 
     planned: rounds of the protocol; 0 where it cannot be read, and then resume refuses. present, sites: parties that
     are there, of all. round_open: an attempt is running. waits: words of the loop itself, while it waits for lost
     parties. missed: (site, outcome) of sites that were asked in the last round with replies and are not in it.
-    unmeasured: (evaluator, seconds) of silent ones while the loop waits for a measurement.
+    unmeasured: likewise (evaluator, seconds) of silent ones while the loop waits for a measurement.
     """
 
     now: float
@@ -37,7 +38,7 @@ class Facts:
     ends: float | None
     round_s: float | None
     contributed: int
-    silent: Sequence[tuple[str, float]]
+    silent: Sequence[tuple[str, float | None]]
     waits: str
     reason: str
     alive: bool
@@ -48,7 +49,7 @@ class Facts:
     stepped: float | None
     activity: str
     missed: Sequence[tuple[str, str]] = ()
-    unmeasured: Sequence[tuple[str, float]] = ()
+    unmeasured: Sequence[tuple[str, float | None]] = ()
     missed_round: int = 0
 
 
@@ -102,13 +103,9 @@ def _running(facts: Facts) -> tuple[Status, str]:
     if facts.waits:
         return "stalled", _join(f"stalled: {facts.waits}", needs if facts.round_open else "", deadline)
     if facts.round_open and facts.silent:
-        names = [f"{name} silent for {seconds_words(gone)}" for name, gone in facts.silent[:MAX_NAMES]]
-        more = len(facts.silent) - MAX_NAMES
-        words = ", ".join(names) + (f" and {more} others" if more > 0 else "")
-        return "stalled", _join(f"stalled: {words}", needs, deadline)
+        return "stalled", _join(f"stalled: {_quiet(facts.silent)}", needs, deadline)
     if facts.unmeasured:
-        quiet = ", ".join(f"{name} silent for {seconds_words(gone)}" for name, gone in facts.unmeasured[:MAX_NAMES])
-        return "stalled", f"stalled: {quiet}, which measures the model"
+        return "stalled", f"stalled: {_quiet(facts.unmeasured)}, which measures the model"
     if facts.round_open and facts.round_opened is not None and not facts.deployed:
         gone = facts.now - facts.round_opened
         if facts.round_s is not None and gone > max(QUIET_S, QUIET_FACTOR * facts.round_s):
@@ -124,6 +121,14 @@ def _running(facts: Facts) -> tuple[Status, str]:
     said = f"{facts.asked} of {facts.sites} sites asked"
     count = said if facts.round_open else f"{facts.contributed} of {facts.sites} sites"
     return "running", _join(f"round {_of(facts, facts.round)}", count, ends) + _missed(facts)
+
+
+def _quiet(parties: Sequence[tuple[str, float | None]]) -> str:
+    """Who is silent, and for how long; whose trainer is."""
+    names = [f"the trainer of {name} does not answer" if gone is None else f"{name} silent for {seconds_words(gone)}"
+             for name, gone in parties[:MAX_NAMES]]  # fmt: skip
+    more = len(parties) - MAX_NAMES
+    return ", ".join(names) + (f" and {more} others" if more > 0 else "")
 
 
 def _missed(facts: Facts) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from server.monitor.alarms import gathered, with_alarms
+from server.monitor.alarms import for_people, with_alarms
 from server.monitor.draw import headline
 from server.monitor.keeper import machine_of
 from server.monitor.places import rules_of, runs_in
@@ -62,7 +62,7 @@ def show(views: Sequence[StudyView], *, as_json: bool) -> None:
         if len(views) > 1 or view.name != view.run:
             line.append(f"  ({plain(view.run)})", style="dim")
         console.print(line, soft_wrap=True)
-        for alarm in gathered(view.alarms):
+        for alarm in for_people(view):
             console.print(f"  {alarm.severity}: {plain(alarm.text)}", markup=False, highlight=False, soft_wrap=True)
 
 

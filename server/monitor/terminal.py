@@ -85,13 +85,16 @@ class Terminal:
         name = plain(view.run)
         for event in new.events if new is not None else ():
             self._print(f"{name} {event_line(event)}")
-        if before is None or before.status != view.status or before.closed != view.closed:
+        news = before is None or before.status != view.status or before.closed != view.closed
+        if news:
             said = plain(view.sentence)
             self._print(f"{name} {said if said.startswith(view.status) else f'{view.status}: {said}'}")
         known = {(alarm.rule, alarm.site) for alarm in before.alarms} if before else set()
         for alarm in view.alarms:
             if (alarm.rule, alarm.site) not in known:
-                self._print(f"{name} ALARM {alarm.rule} ({alarm.severity}): {plain(alarm.text)}")
+                again = news and alarm.text == view.sentence  # the line above says it
+                words = "" if again else f": {plain(alarm.text)}"
+                self._print(f"{name} ALARM {alarm.rule} ({alarm.severity}){words}")
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

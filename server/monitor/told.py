@@ -23,6 +23,7 @@ from server.monitor.view import (
     EventView,
     MemberView,
     Outcome,
+    PartyView,
     PhasesView,
     RoundView,
     SitePrivacy,
@@ -58,12 +59,15 @@ class Look:
     """One look at a study, under its story's lock.
 
     Args:
-        protocol: None when it is not known here. me: the member's name. now: seconds since 1970.
-        shown: by looks before.
+        protocol: None when it is not known here. me: the member's name; ends: when its certificate does, and now:
+        seconds since 1970. shown: by looks before.
     """
 
-    def __init__(self, study: StudyStory, protocol: Protocol | None, *, me: str, now: float, shown: Shown) -> None:
-        self.study, self.protocol, self.me, self.now, self._shown = study, protocol, me, now, shown
+    def __init__(
+        self, study: StudyStory, protocol: Protocol | None, *, me: str, now: float, shown: Shown,
+        ends: float | None = None,
+    ) -> None:  # fmt: skip
+        self.study, self.protocol, self.me, self.now, self._shown, self.ends = study, protocol, me, now, shown, ends
         self.rounds = [study.by_round[key] for key in sorted(study.by_round)]
         self.newest = self.rounds[-1] if self.rounds and self.rounds[-1].number else None
         self.is_open = self.newest is not None and self.newest.state == "opened" and not study.ended
@@ -151,6 +155,7 @@ class Look:
             release=protocol.release if protocol else "", protocol_sha256=protocol.sha256 if protocol else "",
             best=self.best(), test={model: Auc(value=value) for model, value in study.tested.items()},
             bytes_up=study.bytes_up, bytes_down=study.bytes_down, sites=sites, rounds=tuple(self.views),
+            evaluators=tuple(map(self.evaluator, sorted(study.evaluators))),
             events=self._shown.events_of(study), cursor=f"{study.last}.0", member=line,
         )  # fmt: skip
 
@@ -183,10 +188,16 @@ class Look:
             name=name, patients=terms.patients if terms else None, now=now,
             reason=cell.reason if cell and not open_now else "", heard=study.heard_of.get(name),
             present=study.here.get(name), rounds=dict(self.counts[name]), seconds=study.seconds if mine else None,
-            bytes_up=study.bytes_up if mine else None, bytes_down=study.bytes_down if mine else None,
+            bytes_up=study.bytes_up if mine and study.own else None,
+            bytes_down=study.bytes_down if mine and study.own else None,
             privacy=self.privacy() if mine else None,
             gives=gives(self.protocol) if self.protocol else "", phases=cell.phases if cell else None,
+            certificate_expires=self.ends if mine else None,
         )  # fmt: skip
+
+    def evaluator(self, name: str) -> PartyView:
+        """Who measures: whether it is there, and when it was heard last; more is not told to members."""
+        return PartyView(name=name, heard=self.study.heard_of.get(name), present=self.study.here.get(name))
 
     def privacy(self) -> SitePrivacy | None:
         """What this member has spent by its own replies, and where that leads."""

@@ -64,9 +64,9 @@ class Cell:
     """One site in one round. reason: in words, empty when all is well; code: its stable first word.
 
     seconds: of the trainer, as the site says; phases: None where no answer came, or of an older journal; bytes: of
-    tensors and fields, None where they are not told; loss: None under privacy; epsilon: spent by its training patients
-    after this round, None without privacy. norm: L2 length of its update; cosine: to the mean update of the others;
-    both None where the coordinator did not see it by itself (`server.rounds.influence`).
+    tensors and fields, None while the answer is awaited and where they are not told; loss: None under privacy; epsilon:
+    spent by its training patients after this round, None without privacy. norm: L2 length of its update; cosine: to the
+    mean update of the others; both None where the coordinator did not see it by itself (`server.rounds.influence`).
     """
 
     site: str
@@ -74,8 +74,8 @@ class Cell:
     reason: str = ""
     code: str = ""
     seconds: float | None = None
-    bytes_up: int | None = 0
-    bytes_down: int | None = 0
+    bytes_up: int | None = None
+    bytes_down: int | None = None
     loss: float | None = None
     epsilon: float | None = None
     norm: float | None = None
@@ -167,12 +167,17 @@ class PartyView:
     certificate_expires: float | None = None
     words: str = ""
 
+    @property
+    def hangs(self) -> bool:
+        """Whether nothing comes of it as it is: it is silent, or its courier says that its trainer does not answer."""
+        return self.silent_s is not None or self.trainer_up is False
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteView(PartyView):
     """One hospital. patients: rounded, of the protocol. now: its outcome in the newest round.
 
-    None of patients, bytes: it is not told (a member's monitor).
+    None of patients, bytes: it is not told (a member's monitor); of bytes also: no request of it was answered yet.
     rounds: closed rounds by outcome, as the journal counts them. seconds, phases: of its last round. bytes: of the
     study. gives: what leaves it, in words.
     """
@@ -182,8 +187,8 @@ class SiteView(PartyView):
     reason: str = ""
     rounds: Mapping[str, int] = field(default_factory=dict)
     seconds: float | None = None
-    bytes_up: int | None = 0
-    bytes_down: int | None = 0
+    bytes_up: int | None = None
+    bytes_down: int | None = None
     privacy: SitePrivacy | None = None
     gives: str = ""
     phases: PhasesView | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from server.reporting.facts import mapping
 from server.reporting.for_whom import for_whom
+from server.reporting.joint_words import joint_sentence
 from server.reporting.smallness import how_little
 from server.reporting.words import MODELS, women
 from server.rounds.withheld import LEAST_WOMEN
@@ -36,15 +37,16 @@ def model_rows(summary: Mapping[str, Any], protocol: Protocol) -> list[dict[str,
 
 
 def answer(summary: Mapping[str, Any], protocol: Protocol, *, data: str = "") -> list[str]:
-    """Sentences in order of weight: what came of the study, how little that can show, what hospitals added, what it
-    cost in privacy.
+    """Sentences in order of weight: what came of the study, how little that can show, what hospitals added, how
+    it does on all hospitals' own women where they were counted together, what it cost in privacy.
 
     Args:
         summary: the content of `summary.json`. data: what the women are (`facts.data_of`), empty where nobody said.
     """
     held_out = mapping(mapping(summary.get("metrics")).get("held_out"))
     sentences = [_result(summary, held_out, protocol), _little(held_out, protocol, data), _added(held_out, protocol),
-                 _cost(summary, protocol), _whom(held_out), _alone(held_out)]  # fmt: skip
+                 joint_sentence(summary, protocol), _cost(summary, protocol), _whom(held_out),
+                 _alone(held_out)]  # fmt: skip
     return [sentence for sentence in sentences if sentence]
 
 

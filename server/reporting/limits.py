@@ -72,7 +72,7 @@ def _input(facts: Facts) -> list[str]:
 
 def _maps(facts: Facts) -> list[str]:
     words = sentence_of(facts.run_dir, mapping(facts.summary.get("model")).get("sha256"))
-    return [f"Heat maps, where a site shows them: {words}"[:1000]]
+    return [f"Heat maps, where a site shows them (as known when this was signed): {words}"[:1000]]
 
 
 def _groups(facts: Facts) -> list[str]:

@@ -13,11 +13,13 @@ from shared_model.errors import WeightsError
 from shared_model.map_figures import (
     LOCALISATION,
     NOT_MEASURED,
+    UNSIGNED,
     MapFigure,
     MapFigures,
     MethodFigure,
     read_map_figures,
 )
+from shared_model.passport import PASSPORT, SignedPassport
 
 DEFAULT_METHOD: Final = "hirescam"  # of a site's pages and pictures; `shared_model.explanation` imports torch
 NAMES: Final = {
@@ -52,8 +54,17 @@ def maps_part(run_dir: Path, model_sha256: object) -> Mapping[str, Any]:
         return {"rows": [], "words": why, "encoder": ""}
     rows = [row for name, figure in found.methods.items() for row in rows_of(NAMES.get(name, name), figure)]
     first = next(iter(found.methods.values()))
-    return {"rows": rows, "words": sentence_of(run_dir, model_sha256), "encoder": encoder_words(found),
+    words = f"{sentence_of(run_dir, model_sha256)} {_unsigned(run_dir)}".rstrip()
+    return {"rows": rows, "words": words, "encoder": encoder_words(found),
             "tolerance": f"{first.tolerance_mm:.0f} mm", "cohort": first.cohort}  # fmt: skip
+
+
+def _unsigned(run_dir: Path) -> str:
+    """That the passport of this run does not name the figures, where it does not."""
+    if not (run_dir / PASSPORT).exists():
+        return ""
+    named = SignedPassport.read(run_dir / PASSPORT).passport.files
+    return "" if any(part.name == LOCALISATION for part in named) else UNSIGNED
 
 
 def rows_of(name: str, found: MethodFigure) -> Iterator[Row]:

@@ -1,7 +1,7 @@
 """Writes `passport.json` of a finished study: all that the run directory knows of its model, under a signature.
 
 Called by the launcher and by the coordinator's daemon when a study has ended, before its report. A passport is written
-once: what was handed out must stay what it was.
+once: what was handed out must stay what it was. Measured heat maps that come later: `passport_again`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from server.release import make_release, release_json
 from server.reporting.answer import unheard_sites
 from server.reporting.data_words import data_words
 from server.reporting.facts import Facts, mapping, read_facts
+from server.reporting.joint_words import joint_part
 from server.reporting.limits import limits_of
 from server.reporting.passport_metrics import metrics_part
 from server.rounds.checkpoint import read_safetensors, write_bytes
@@ -25,6 +26,7 @@ from server.rounds.journal_digest import journal_sha256
 from shared_model.audit.heads import SignedHead
 from shared_model.bundle.installed import code_sha256, installed_sbom
 from shared_model.errors import RoundError
+from shared_model.map_figures import LOCALISATION
 from shared_model.messages import weights_sha256
 from shared_model.passport import PASSPORT, SBOM, Passport, SignedPassport
 from shared_model.passport.document import (
@@ -43,7 +45,7 @@ from shared_model.signing import SigningKey
 
 MODEL: Final = "model.safetensors"
 NEEDED: Final = (MODEL, "protocol.json")
-BESIDE: Final = ("initial.safetensors", RELEASE, "summary.json", "privacy-deltas.json", SBOM)
+BESIDE: Final = ("initial.safetensors", RELEASE, "summary.json", "privacy-deltas.json", LOCALISATION, SBOM)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,7 @@ def make_passport(run_dir: Path, *, components: int, head: SignedHead | None) ->
                          found=weights_sha256(arrays)[:16], expected=str(chosen.get("sha256"))[:16],
                          remedy="restore the run directory from its backup")  # fmt: skip
     protocol, kind = facts.protocol, facts.data
+    metrics = metrics_part(facts).model_copy(update={"joint": joint_part(facts)})
     versions = {str(k): str(v) for k, v in mapping(facts.summary.get("versions")).items()}
     return Passport(
         study=protocol.study, protocol_sha256=protocol.sha256, status=facts.summary["status"],
@@ -117,7 +120,7 @@ def make_passport(run_dir: Path, *, components: int, head: SignedHead | None) ->
         ),
         sites=tuple(SitePart(name=site.name, patients=site.patients, rounds=_spans(facts, site.name))
                     for site in sorted(protocol.federation.sites, key=lambda site: site.name)),
-        privacy=_privacy(facts), metrics=metrics_part(facts), limits=limits_of(facts), files=_files(run_dir),
+        privacy=privacy_part(facts), metrics=metrics, limits=limits_of(facts), files=files_part(run_dir),
         software=SoftwarePart(release=protocol.release, code_sha256=code_sha256(), versions=versions,
                               components=components),
         record=RecordPart(journal_sha256=journal_sha256(run_dir / "journal.sqlite"), head=head),
@@ -149,7 +152,8 @@ def _spans(facts: Facts, site: str) -> tuple[Span, ...]:
     return tuple(spans)
 
 
-def _privacy(facts: Facts) -> PrivacyPart:
+def privacy_part(facts: Facts) -> PrivacyPart:
+    """What was spent, as sites said it, and at further deltas where somebody has computed them."""
     terms, unheard = facts.protocol.privacy, set(unheard_sites(facts.summary))
     return PrivacyPart(
         mode=terms.mode, unit=terms.unit, adjacency=terms.adjacency, accountant=terms.accountant, delta=terms.delta,
@@ -167,7 +171,8 @@ def _spent(facts: Facts, site: str, row: Mapping[str, Any], *, unheard: bool) ->
     )  # fmt: skip
 
 
-def _files(run_dir: Path) -> tuple[FilePart, ...]:
+def files_part(run_dir: Path) -> tuple[FilePart, ...]:
+    """The files that a passport vouches for, as far as they are there."""
     parts = []
     for name in (*NEEDED, *BESIDE):
         if (run_dir / name).exists():

@@ -102,7 +102,7 @@ def decide(
     if terms is None:
         raise ProtocolError(f"{protocol.study} does not say when its model may replace another",
                             expected="a study from a released model: `mammofed server retrain`")  # fmt: skip
-    if terms.passport_sha256 != before.signed.sha256:
+    if terms.passport_sha256 not in (before.signed.sha256, *before.signed.passport.replaces):
         raise PassportError(f"{protocol.study} began from another model", found=before.signed.sha256[:16],
                             expected=terms.passport_sha256[:16],
                             remedy="name the passport that its protocol names")  # fmt: skip

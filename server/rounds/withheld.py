@@ -12,7 +12,7 @@ among them. It is written as null, and:
   would give it away.
 * Of the evaluator's women, whom the coordinator has itself and chooses a model by, shares stay; points of a calibration
   curve are put together until each stands for enough.
-* In words, `3 of 31 women` becomes `fewer than 5 women`.
+* In words, `3 of 31 women` and `three women` become `fewer than 5 women`.
 
 Nothing that the loop or a resume computes with is a count of women: weights and sizes of sites are the protocol's,
 rounded and public; of `selection` it needs AUC, thresholds and temperature.
@@ -35,8 +35,13 @@ SUPPRESSED: Final[Mapping[str, bool]] = {"suppressed": True}
 _PLACE: Final = ("name", "level", "from", "to")  # what says which cell it is
 _WHO: Final = (r"((?:such |training |test )?(?:women|woman|patients?|positives?|negatives?|cancers?|cases|"
                r"exams?|examinations?))\b")  # fmt: skip
-_NUMBER: Final = r"(?<![\w.,-])(\d{1,9})"
-_IN_WORDS: Final = re.compile(rf"{_NUMBER}(?: of (\d+))? {_WHO}(?: of (\d+))?", re.IGNORECASE)
+_SPELLED: Final[Mapping[str, int]] = {
+    "no": 0, "none": 0, "zero": 0, "a single": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6,
+    "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12,
+}  # fmt: skip
+_COUNT: Final = rf"(\d{{1,9}}|{'|'.join(_SPELLED)})"
+_OF: Final = " (?:out )?of (?:the )?"
+_IN_WORDS: Final = re.compile(rf"(?<![\w.,-]){_COUNT}(?:{_OF}([\w-]+))? {_WHO}(?:{_OF}{_COUNT}\b)?", re.IGNORECASE)
 
 
 def is_small(count: object) -> bool:
@@ -79,15 +84,23 @@ def words(text: str) -> str:
 
     >>> words("the selection split needs both; found 2 positives of 31, 3 of 4 sites")
     'the selection split needs both; found fewer than 5 positives, 3 of 4 sites'
+    >>> words("Three women of the twelve were prepared, all of them at one of two sites")
+    'fewer than 5 women were prepared, all of them at one of two sites'
     """
     return _IN_WORDS.sub(_in_words, text)
 
 
 def _in_words(found: re.Match[str]) -> str:
-    count, who, whole = int(found[1]), found[3], found[2] or found[4]
+    count, who, whole = _read(found[1]), found[3], _read(found[2] or found[4])
     if is_small(count):
         return f"fewer than {LEAST_WOMEN} {who}"
-    return f"all but fewer than {LEAST_WOMEN} {who}" if whole and is_small(int(whole) - count) else found[0]
+    rest = None if whole is None or count is None else whole - count
+    return f"all but fewer than {LEAST_WOMEN} {who}" if is_small(rest) else found[0]
+
+
+def _read(count: str | None) -> int | None:
+    """A number in digits or letters; None of another word."""
+    return int(count) if count and count.isdecimal() else _SPELLED.get((count or "").lower())
 
 
 def document(found: Mapping[str, Any], *, of_site: bool, noised: bool) -> Document:
@@ -162,22 +175,21 @@ def _few(row: Mapping[str, Any]) -> tuple[bool, bool]:
 def _pooled(points: Iterable[Sequence[float]]) -> list[list[float]]:
     """Points (stated, observed, women), ascending, put together until each is of enough women; none of too few."""
     kept: list[list[float]] = []
-    open_n = 0.0
-    for stated, observed, n in points:
-        if open_n:
-            before = kept.pop()
-            whole = before[2] + n
-            stated, observed = ((a * before[2] + b * n) / whole for a, b in
-                                ((before[0], stated), (before[1], observed)))  # fmt: skip
-            n = whole
-        kept.append([stated, observed, n])
-        open_n = n if is_small(n) else 0.0
-    if open_n and len(kept) > 1:
-        last, before = kept.pop(), kept.pop()
-        whole = before[2] + last[2]
-        kept.append([math.fsum((before[0] * before[2], last[0] * last[2])) / whole,
-                     math.fsum((before[1] * before[2], last[1] * last[2])) / whole, whole])  # fmt: skip
+    for point in points:
+        few = bool(kept) and is_small(kept[-1][2])
+        kept.append(_merged(kept.pop(), point) if few else list(point))
+    if len(kept) > 1 and is_small(kept[-1][2]):  # nothing comes after it: with the one before
+        last = kept.pop()
+        kept.append(_merged(kept.pop(), last))
     return [point for point in kept if not is_small(point[2])]
+
+
+def _merged(one: Sequence[float], other: Sequence[float]) -> list[float]:
+    """Two points of a calibration curve as one; a point of nobody, whose values may be NaN, adds nothing."""
+    if not one[2] or not other[2]:
+        return list(one if one[2] else other)
+    whole = one[2] + other[2]
+    return [*((a * one[2] + b * other[2]) / whole for a, b in zip(one[:2], other[:2], strict=True)), whole]
 
 
 def _is_list(value: object) -> bool:

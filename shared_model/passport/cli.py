@@ -60,6 +60,8 @@ def verify(place: Path, key_hex: str | None) -> None:
     click.echo(f"Files      {len(found.checked)} are those that it names: {', '.join(found.checked)}")
     if found.absent:
         click.echo(f"Not here   {', '.join(found.absent)} (named, not needed)")
+    if found.unsigned:
+        click.echo(f"Unsigned   {', '.join(found.unsigned)} (here, not named: written after the passport was signed)")
     click.echo(f"Weights    {said.model.sha256}")
     head = said.record.head
     if head is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from shared_model.audit.heads import SignedHead
 from shared_model.protocol import Fraction, Name, Sha256
@@ -157,15 +157,42 @@ class Group(Part):
     score: Score | None
 
 
+class JointPart(Part):
+    """The fused model and its rivals on all hospitals' own test women together, from joint histograms: no score moved.
+
+    how `masked`: counts exact, out of a secure sum, and no epsilon covers them; `noised`: each hospital's own counts
+    with noise of its ledger's account, and intervals widened for it. sites: hospitals in it. noise_std: of each count
+    of the sum. epsilon: the greatest that a hospital's test women were charged, None where masked. n, positives:
+    rounded to tens, as hospitals' sizes are. models, pairs: AUC and its paired differences, for binned scores.
+    withheld: why there are no figures, empty where there are.
+    """
+
+    how: Literal["masked", "noised"]
+    sites: Count
+    bins: Count
+    noise_std: float | None = Field(ge=0, allow_inf_nan=False)
+    epsilon: float | None = Field(ge=0, allow_inf_nan=False)
+    n: Count | None
+    positives: Count | None
+    models: dict[str, Score] = Field(max_length=8)
+    pairs: tuple[Difference, ...] = Field(max_length=8)
+    withheld: Line
+
+
 class MetricsPart(Part):
     """test: by model, on held-out women, opened once. sites: as each released it, with DP noise where there is privacy,
-    so that even counts are not whole numbers."""
+    so that even counts are not whole numbers. joint: of all hospitals' own women together, None where not counted."""
 
     confidence: float = Field(gt=0, lt=1)
     test: dict[str, Score] = Field(max_length=16)
     comparisons: tuple[Difference, ...] = Field(max_length=64)
     groups: tuple[Group, ...] = Field(max_length=MAX_GROUPS)
     sites: dict[Name, Score] = Field(max_length=MAX_SITES)
+    joint: JointPart | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_unused(plain(self), "joint")
 
 
 class FilePart(Part):
@@ -194,8 +221,15 @@ class RecordPart(Part):
     head: SignedHead | None
 
 
+def former_name(sha256: str) -> str:
+    """The file of a passport that was replaced, beside the one that replaces it."""
+    return f"passport-{sha256[:16]}.json"
+
+
 class Passport(Part):
-    """A whole passport. status: COMPLETE, or why a person should not use the model. made: UTC."""
+    """A whole passport. status: COMPLETE, or why a person should not use the model. made: UTC. replaces: SHA-256 of the
+    passports of this model that were signed before it, the latest first: it was signed again when its heat maps had
+    been measured."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     study: Name
@@ -213,7 +247,18 @@ class Passport(Part):
     files: tuple[FilePart, ...] = Field(min_length=1, max_length=64)
     software: SoftwarePart
     record: RecordPart
+    replaces: tuple[Sha256, ...] = Field(default=(), max_length=64)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_unused(plain(self), "replaces")
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
         return self.model_dump(mode="json")
+
+
+def _without_unused(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Fields that passports of earlier releases do not have are left out where they say nothing: a passport has one
+    form only, and theirs would be found changed."""
+    return {name: value for name, value in values.items() if name not in names or value}

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from shared_model.passport.document import Passport, Score, SitePart
+from shared_model.passport.document import JointPart, Passport, Score, SitePart
 from shared_model.passport.signed import SignedPassport
 
 LABELS = {"fused": "Films + table", "image": "Films alone", "clinical": "Table alone", "initial": "Initial"}
+JOINT_LABELS = LABELS | {"public": "Initial"}
 LEFT = 16  # width of the words on the left
 
 
@@ -37,6 +38,8 @@ def print_passport(signed: SignedPassport, *, key_given: bool, console: Console 
                          ("Hospital", "Women", "Cancer", "AUC"),
                          ((name, *_women(score), auc(score))
                           for name, score in said.metrics.sites.items())))  # fmt: skip
+    if said.metrics.joint is not None:
+        out.print(_together(said.metrics.joint))
     out.print(_sites(said))
     out.print("Limits of use", style="bold")
     for limit in said.limits:
@@ -65,6 +68,8 @@ def _head(signed: SignedPassport, *, key_given: bool) -> Iterable[tuple[str, str
     yield "Study", f"{said.study}, {said.status}, {rounds}, made {said.made}"
     yield "Passport", signed.sha256
     yield "Signature", signer_words(signed, key_given=key_given)
+    if said.replaces:
+        yield "Replaces", f"{said.replaces[0]}: signed again when heat maps had been measured"
     yield "Protocol", said.protocol_sha256
     yield "Weights", f"{said.model.sha256} (round {said.model.round}, {said.model.rule})"
     yield "Model", (f"{said.model.size}, {said.model.fusion} fusion, {said.model.parameters:,} weights, begun from "
@@ -108,6 +113,17 @@ def _share(score: Score, name: str) -> str:
     if value is None:
         return "–"
     return f"{100 * value:.0f} %" + ("" if low is None or high is None else f" ({100 * low:.0f}-{100 * high:.0f})")
+
+
+def _together(joint: JointPart) -> Table:
+    """All hospitals' own women, and how their figures came about."""
+    charged = "" if joint.epsilon is None else f", at most epsilon {joint.epsilon:.2f} a hospital"
+    how = "exact, summed under masks; no epsilon covers it" if joint.how == "masked" else f"counts with noise{charged}"
+    title = f"On the own test women of {joint.sites} hospitals together, joint histograms of {joint.bins} bins ({how})"
+    if joint.withheld:
+        return _table(f"{title}: {joint.withheld}", ("Model",), ())
+    rows = [(JOINT_LABELS.get(name, name), *_women(score), auc(score)) for name, score in joint.models.items()]
+    return _table(title, ("Model", "Women (to tens)", "Cancer", "AUC"), rows)
 
 
 def _sites(said: Passport) -> Table:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared_model.errors import MammoFedError, PassportError
+from shared_model.map_figures import LOCALISATION
 from shared_model.messages import MAX_FRAME_BYTES, Arrays, weights_sha256
 from shared_model.passport.document import PASSPORT, FilePart
 from shared_model.passport.signed import AGAIN, SignedPassport
@@ -16,17 +17,20 @@ from shared_model.protocol import Protocol
 from shared_model.signing import VerifyKey
 
 WEIGHTS, PROTOCOL = "model.safetensors", "protocol.json"
+LATER = ("release.json", "privacy-deltas.json", LOCALISATION)  # that may have come after a passport was signed
 MAX_FILE_BYTES = 4 * MAX_FRAME_BYTES
 
 
 @dataclass(frozen=True)
 class Verified:
-    """A passport whose signature and files fit. absent: files that it names, needs not, and that do not lie here."""
+    """A passport whose signature and files fit. absent: files that it names, needs not, and that do not lie here.
+    unsigned: files of a model that lie here and that it does not name."""
 
     signed: SignedPassport
     folder: Path
     checked: tuple[str, ...]
     absent: tuple[str, ...]
+    unsigned: tuple[str, ...] = ()
 
 
 def find_passport(place: Path) -> Path:
@@ -60,7 +64,8 @@ def verify(place: Path, *, key: VerifyKey | None = None) -> Verified:
         raise PassportError(f"{path} names neither weights nor protocol", expected=f"{WEIGHTS}, {PROTOCOL}")
     _same("protocol", _protocol(folder / PROTOCOL).sha256, passport.protocol_sha256)
     _same("weights", weights_sha256(read_weights(folder / WEIGHTS)), passport.model.sha256)
-    return Verified(signed, folder, tuple(checked), tuple(absent))
+    unsigned = tuple(name for name in LATER if name not in (*checked, *absent) and (folder / name).exists())
+    return Verified(signed, folder, tuple(checked), tuple(absent), unsigned)
 
 
 def read_weights(path: Path) -> Arrays:

@@ -159,14 +159,15 @@ class StagedRun:
         return Phases(wait=wait * seconds, load=0.15 * seconds, train=0.45 * seconds, mask=mask * seconds,
                       send=send * seconds, round_trip=(0.6 + wait + mask + send) * seconds)  # fmt: skip
 
-    def close(self, number: int, *, attempt: int = 1) -> None:
-        """Aggregate, evaluate, save, close."""
+    def close(self, number: int, *, attempt: int = 1, fused: float | None = None) -> None:
+        """Aggregate, evaluate, save, close. fused: its AUC; None: it rises by the round."""
         with self.journal.round_step(number, attempt, RoundStep.AGGREGATE):
             for name in self.gave:
                 self.journal.metrics(number, "influence", name, {"norm": 1.5, "cosine": 0.25, "shift": 0.1})
         self.now += 1.0
         with self.journal.round_step(number, attempt, RoundStep.EVALUATE):
-            self.measure(number, 0.9 - 0.2 * math.exp(-4 * number / self.protocol.rounds), scope="selection")
+            risen = 0.9 - 0.2 * math.exp(-4 * number / self.protocol.rounds)
+            self.measure(number, risen if fused is None else fused, scope="selection")
         with self.journal.round_step(number, attempt, RoundStep.SAVE, weights_after=SHA):
             self.note("checkpoint_written", f"round-{number:04d}.safetensors", number=number, attempt=attempt)
         with self.journal.round_step(number, attempt, RoundStep.CLOSE):

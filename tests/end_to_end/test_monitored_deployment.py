@@ -1,9 +1,14 @@
-"""A real deployed study in a real browser: a site loses its power and is named, it comes back and is seen back."""
+"""A real deployed study, begun by `mammofed server start ... --monitor`, in a real browser: a site loses its power and
+is named, it comes back and is seen back; the page's end is not the study's."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +19,12 @@ from shared_model.messages import weights_sha256
 from shared_model.protocol import Protocol
 from simulations.engine.deployment import Rehearsal
 from simulations.engine.deployment.run import parties
-from tests.browser import Sight, chromium, served
+from tests.browser import Sight, chromium
 
 pytestmark = pytest.mark.slow
 VICTIM = "site-02"
 HANG_S = 400  # a bound for a machine that is busy
+ROOT = Path(__file__).resolve().parents[2]
 PHASES = [{"name": "all", "rounds": 200, "objective": "fusion", "learning_rate": 0.05, "encoder_rate": 1.0}]
 ROWS = "[...document.querySelectorAll('#sites-table tr')]"
 
@@ -27,6 +33,27 @@ def shows(sight: Sight, name: str, kind: str, words: str) -> None:
     """Wait until the page says of a site that it is there (`good`) or not (`bad`), in words that begin so."""
     says = f"row.textContent.startsWith(name) && row.querySelector('.here.{kind}')?.textContent.startsWith(words)"
     sight.page.wait_for_function(f"([name, words]) => {ROWS}.some(row => {says})", arg=[name, words])
+
+
+@contextmanager
+def started(home: Path, study: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`mammofed server start --monitor` as a coordinator types it; gives the page's address, and the process."""
+    command = [sys.executable, "-m", "mammofed", "server", "start", str(home), study, "--monitor", "--port", "0",
+               "--no-open"]  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Whoever runs tests in a shell's background has Ctrl-C ignored, and so would have this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(2)]
+        assert said[0].startswith(f"{study} begins."), process.communicate(timeout=HANG_S)
+        assert said[1].startswith("Monitor  http://127.0.0.1:"), process.communicate(timeout=HANG_S)
+        yield said[1].split()[1], process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_site_without_power_is_named_and_seen_back(small_study: Callable[..., Any], tmp_path: Path) -> None:
@@ -43,13 +70,13 @@ def test_a_site_without_power_is_named_and_seen_back(small_study: Callable[..., 
     with Rehearsal(run_dir / "deployment", everybody, timeout_s=HANG_S) as there:
         folder = there.propose(run_dir)
         there.approve(folder.name)
-        with chromium() as browser, served(run_dir) as url:
+        with chromium() as browser, started(there.hub.folder, folder.name) as (url, command):
             sight = Sight(browser.new_page())
             sight.page.set_default_timeout(1000 * HANG_S)
             sight.page.goto(url)
-            there.server("start", folder.name)
             sight.says("round 1 of 200")  # it comes by itself: the page is not loaded again
             sight.says("round 2 of 200")
+            assert sight.page.evaluate("performance.getEntriesByType('navigation').length") == 1
             sight.tab("sites")
             shows(sight, VICTIM, "good", "here")
             killed = time.monotonic()
@@ -63,10 +90,14 @@ def test_a_site_without_power_is_named_and_seen_back(small_study: Callable[..., 
             there.bring_back(VICTIM)
             shows(sight, VICTIM, "good", "here")
             back = time.monotonic() - killed - said
-            closed = folder.closed()
             sight.page.wait_for_function("() => !document.getElementById('sentence').textContent.includes('silent')")
-            there.until(lambda: folder.closed() > closed, "no round was closed with it", timeout_s=HANG_S)
             sight.shoot(tmp_path, "deployed-site-back")
             assert sight.complaints == []
+            command.send_signal(signal.SIGINT)
+            _, last_words = command.communicate(timeout=HANG_S)
+            assert (command.returncode, last_words) == (0, "")
+            closed = folder.closed()
+            words = "no round was closed with the site back and the page ended"
+            there.until(lambda: folder.closed() > closed, words, timeout_s=HANG_S)
     print(f"{VICTIM}: silent in its row {row:.1f} s after it was killed and in the sentence {said:.1f} s after (to be "
           f"named within 10); here again {back:.1f} s after it was started")  # fmt: skip

@@ -38,7 +38,7 @@ def test_a_study_is_watched_while_a_site_dies_and_comes_back(small_study: Callab
     named, back, armed, hang = threading.Event(), threading.Event(), threading.Event(), threading.Event()
     killed: list[float] = []
     hung: list[int] = []
-    began, seen_failing, well = threading.Event(), threading.Event(), threading.Event()
+    began, seen_failing, well, frozen = (threading.Event() for _ in range(4))
     rounds = protocol.rounds
     assert rounds >= 4
 
@@ -67,6 +67,7 @@ def test_a_study_is_watched_while_a_site_dies_and_comes_back(small_study: Callab
             if hang.is_set() and not hung and (event.kind, event.site) == ("started", VICTIM) and trainer.process:
                 os.kill(trainer.process.pid, signal.SIGSTOP)
                 hung.append(trainer.process.pid)
+                frozen.set()
 
         grid = LocalGrid(pool, observer=kill)
         loop = threading.Thread(target=run_study, kwargs={
@@ -90,6 +91,7 @@ def test_a_study_is_watched_while_a_site_dies_and_comes_back(small_study: Callab
             sight.page.wait_for_function("() => !document.getElementById('sentence').textContent.includes('failed')")
             hang.set()
             back.set()
+            assert frozen.wait(HANG_S)  # on a busy machine one that is well may be silent for a while, too
             sight.says(f"{VICTIM} silent for")  # beside the word `stalled`
             sight.tab("sites")
             assert sight.page.locator("#sites-table .here.bad").all_inner_texts()[0].startswith("silent for")

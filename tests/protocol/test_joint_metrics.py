@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from client.privacy.egress_log import read_list
 from client.privacy.ledger import Ledger
@@ -18,12 +19,14 @@ from client.trainer.consent import _leaves
 from client.trainer.service import TrainerService
 from server.monitor.cells import gives
 from server.reporting import Signature, write_passport, write_report
+from server.reporting.answer import answer
 from server.rounds.joint import _fault
 from shared_model.errors import PrivacyError
 from shared_model.evaluation.joint import joint_histogram, joint_result
 from shared_model.evaluation.joint_report import joint_document
 from shared_model.messages import ErrorReply, EvaluateReply, Frame, decode, encode, weights_sha256
 from shared_model.passport import verify
+from shared_model.passport.cli import passport as passport_command
 from tests.protocol.test_secure_sum_rounds import one_round
 from tests.server.reporting.test_report import Page
 from tests.summed import run, with_true_weights
@@ -76,8 +79,27 @@ def test_report_and_passport_are_made_of_it(noised: Any) -> None:
     assert "Each of 2 hospitals" in words and f"{100 * found['noise_share']:.0f}" in words
     assert "their epsilon has a column of its own" in (folder / "report.html").read_text()
     write_passport(folder, Signature.of_run())
-    said = verify(folder).signed.passport.metrics.sites
+    signed = verify(folder).signed
+    said = signed.passport.metrics.sites
     assert set(said) == {"site-01", "site-02"} and all(0 <= score.auc <= 1 for score in said.values())
+    summary = json.loads((folder / "summary.json").read_text())
+    joint, pooled = summary["metrics"]["joint"], signed.passport.metrics.joint
+    assert pooled is not None and (pooled.how, pooled.sites, pooled.bins) == ("noised", 2, BINS)
+    fused = pooled.models["fused"]
+    bounds = [joint["models"]["fused"][f"auc{end}"] for end in ("", "_low", "_high")]
+    assert [fused.auc, fused.auc_low, fused.auc_high] == bounds
+    assert pooled.n == fused.n == 10 * round(joint["n"] / 10) and pooled.noise_std == joint["noise_std"]
+    assert pooled.epsilon == max(row["metrics_epsilon"] for row in summary["privacy"].values()) > 0
+    assert pooled.pairs[0].difference == found["difference"]
+    opening = next(line for line in answer(summary, noised[0].protocol) if line.startswith("On the own test women"))
+    assert opening in " ".join(Page((folder / "report.html").read_text()).text.split())
+    for part in (f"{fused.auc:.3f} (95 % interval {fused.auc_low:.3f} to", f"some {pooled.n}",
+                 f"epsilon {pooled.epsilon:.2f}",
+                 f"{100 * found['noise_share']:.0f} % of the variance"):  # fmt: skip
+        assert part in opening
+    shown = CliRunner().invoke(passport_command, ["show", str(folder)], env={"COLUMNS": "200"})
+    assert "own test women of 2 hospitals together" in shown.output and "counts with noise" in shown.output
+    assert f"{fused.auc:.3f} ({fused.auc_low:.3f}-{fused.auc_high:.3f})" in shown.output
 
 
 def test_what_leaves_is_told_to_whoever_watches_and_to_whoever_approves(noised: Any) -> None:

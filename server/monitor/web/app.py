@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -126,8 +127,9 @@ async def _follow(
     look_s: float,
 ) -> AsyncIterator[bytes]:  # fmt: skip
     """One reader's stream: what is new, as soon as it is in the journal; a comment now and then, so that a line that
-    is dead is noticed. The id of a message is the cursor with which a browser that was cut off comes back."""
-    sender, quiet_s = Sender(), 0.0
+    is dead is noticed. The id of a message is the cursor with which a browser that was cut off comes back. An event
+    `runs` names all studies, at the beginning and when one came or went: a coordinator's next study is seen at once."""
+    sender, quiet_s, known = Sender(), 0.0, frozenset[str]()
     async with streams:
         while not await over():
             view = await asyncio.to_thread(runs.read, run, cursor)
@@ -140,6 +142,10 @@ async def _follow(
             elif quiet_s >= KEEP_ALIVE_S:
                 quiet_s = 0.0
                 yield b": still here\n\n"
+            names = await asyncio.to_thread(runs.names)
+            if known != frozenset(names):  # their order is no news: a member's changes all the time
+                known = frozenset(names)
+                yield b"event: runs\ndata: %b\n\n" % json.dumps(list(names)).encode()
             quiet_s += look_s
             await asyncio.sleep(look_s)
 

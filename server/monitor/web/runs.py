@@ -32,19 +32,21 @@ class Runs(Source):
 
     Args:
         place: a run directory, a folder of them, or a coordinator's home.
+        first: name of the one to begin with, where it is not the place itself.
         alarms: what else stands out in a view; called with the whole of it.
         clock: seconds since 1970.
     """
 
     def __init__(
-        self, place: Path, *, alarms: Alarms = lambda _: (), clock: Callable[[], float] = time.time
-    ) -> None:
+        self, place: Path, *, first: str | None = None, alarms: Alarms = lambda _: (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
         self.place = place.absolute()
         self._alarms, self._clock, self._lock = alarms, clock, threading.Lock()
         self._whole: dict[str, StudyView] = {}
         self._locks: dict[str, threading.Lock] = {}
         alone = is_run(self.place) or not self.place.exists()
-        self._first = self.place.name if alone else None
+        self._first, self._wanted = self.place.name if alone else None, first
         home = (self.place / "coordinator.json").is_file()
         self.folder = self.place.parent if alone else self.place / "studies" if home else self.place
 
@@ -60,8 +62,8 @@ class Runs(Source):
 
     @property
     def first(self) -> str | None:
-        """The run directory that was asked for; None of a folder of them."""
-        return self._first
+        """The run directory that was asked for, if it is there; None of a folder of them."""
+        return self._wanted if self._wanted in self.folders() else self._first
 
     @property
     def member(self) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +23,7 @@ from shared_model.errors import TrainerError
 from shared_model.flower_gate import BUNDLES, bundle_sha256
 from shared_model.messages import DescribeReply, ErrorReply, Frame, encode
 from tests.conftest import write_cohort
-from tests.enrolled import Coordinator
+from tests.enrolled import HANG_S, Coordinator
 
 SHA = "a" * 64
 DESCRIBED = encode(Frame(DescribeReply(site="north", role="site", release="0.1.0", device="cpu", protocols=(SHA,))))
@@ -31,13 +35,26 @@ class Answers:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answer: bytes | Exception = DESCRIBED
         self.up = True
+        self.asked = 0
+        self.may = threading.Event()
+        self.may.set()
         monkeypatch.setattr(trainer_link, "listens", lambda socket: self.up)
         monkeypatch.setattr(trainer_link, "call", self.call)
 
     def call(self, socket: Path, site: str, data: bytes, timeout: float) -> bytes:
+        self.asked += 1
+        assert self.may.wait(HANG_S)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for what another thread brings about."""
+    deadline = time.monotonic() + HANG_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 @pytest.fixture
@@ -67,9 +84,35 @@ def test_whatever_else_comes_the_trainer_is_down_and_the_heartbeat_goes_on(
         link.audit(0, None)
 
 
+def test_one_that_hangs_is_told_of_and_the_heartbeat_does_not_wait_for_it(tmp_path: Path) -> None:
+    """A socket of a real kernel, whose owner accepts nobody, as of a process that was stopped."""
+    path = tmp_path / "trainer.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as hangs:
+        hangs.bind(str(path))
+        hangs.listen(8)
+        link = TrainerLink(path, "north", beat_s=0.0, call_s=HANG_S)
+        for _ in range(3):
+            assert link.state() == TrainerState(up=False)
+            with pytest.raises(TrainerError, match="has not answered yet"):
+                link.audit(0, None)
+        assert sum(thread.name == "trainer" for thread in threading.enumerate()) == 1, "it is asked once"
+
+
+def test_one_that_is_slow_stays_up_until_its_time_is_over(answers: Answers) -> None:
+    link = TrainerLink(Path("/nowhere.sock"), "north", beat_s=0.0)
+    until(lambda: link.state().up)
+    answers.may.clear()
+    asked = answers.asked + 1
+    until(lambda: link.state().up and answers.asked == asked)
+    assert link.state().up and link.state().up and answers.asked == asked, "it is busy, or hangs"
+    answers.answer = TrainerError("trainer of north did not answer in time")
+    answers.may.set()
+    until(lambda: not link.state().up)
+
+
 def test_who_does_not_listen_is_not_asked(answers: Answers, link: TrainerLink) -> None:
     answers.up, answers.answer = False, AssertionError("asked")
-    assert link.state() == TrainerState(up=False)
+    assert link.state() == TrainerState(up=False) and answers.asked == 0
 
 
 def test_an_answer_to_another_question_is_no_statement(answers: Answers, link: TrainerLink) -> None:

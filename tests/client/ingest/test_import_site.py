@@ -129,6 +129,27 @@ def test_an_evaluator_names_the_kinds_of_cancers_and_nobody_is_remembered_for_it
     assert len(hospital.cohort) == 4, "the former cohort stays"
 
 
+def test_films_only_need_a_label_and_no_clinical_field(hospital: Hospital) -> None:
+    for row in hospital.rows:
+        del row["age"], row["breast_density"]
+    assert hospital.run().report.patients_prepared == 4
+    assert not hospital.cohort.clinical_mask.any() and set(hospital.cohort.attributes["inputs"]) == {"image"}
+    before = hospital.cohort.content_sha256
+    refused = call("import", hospital.write(clinical=None))
+    assert isinstance(refused.exception, ConfigError)
+    for words in ("clinical: null", "without labels no cohort", "patient_id, exam_date and label"):
+        assert words in str(refused.exception)
+    assert hospital.cohort.content_sha256 == before, "the former cohort stays"
+
+
+def test_a_table_only_needs_no_film(hospital: Hospital) -> None:
+    report = hospital.run(films=None).report
+    assert (report.films, report.patients_prepared) == (0, 4)
+    assert set(hospital.cohort.attributes["inputs"]) == {"table"}
+    with pytest.raises(ConfigError, match="films and clinical are both null"):
+        read_site(hospital.write(films=None, clinical=None))
+
+
 def test_a_second_import_reads_no_film_and_changes_nothing(
     hospital: Hospital, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,10 @@ def test_a_member_sees_rounds_appear_the_line_lost_and_back(browser: Any, tmp_pa
             rows = page.locator("table.stack tr")
             mine, south = (rows.filter(has_text=name).first.inner_text() for name in ("north", "south"))
             assert "train\u00a02.0\u00a0s" in mine and "1.0 kB" in mine and "77" not in south
+            certificate = home.identity().certificate()
+            assert certificate is not None and certificate.not_valid_after_utc.date().isoformat() in mine
+            assert page.locator("#sites-table table td[data-label='Certificate ends']:not(.none)").count() == 1
+            assert "The evaluator hub-evaluator, which measures the model: heard " in page.inner_text("p.evaluator")
             assert page.locator("path.cell.late").count() == 1
             sight.shoot(tmp_path, "member-sites")
             sight.tab("rounds")

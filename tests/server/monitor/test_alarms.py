@@ -68,10 +68,12 @@ CASES: dict[str, tuple[list[tuple[StudyView, Machine | None]], list[tuple[StudyV
     "silent_site": (
         [(measured(silent_s=60.0), None), (measured(present=False), None), (north(silent_s=60.0), None),
          (north(present=False, heard=None), None), (outcomes("late", "absent"), None),
-         (outcomes("contributed", "failed", "failed"), None)],
+         (outcomes("contributed", "failed", "failed"), None), (measured(present=True, trainer_up=False), None),
+         (replace(north(trainer_up=False), due=("north",)), None)],
         [(measured(silent_s=59.0, heard=NOW - 59), None), (replace(measured(silent_s=600.0), status="failed"), None),
          (north(silent_s=59.0), None), (outcomes("late", "contributed", "late"), None), (outcomes("late"), None),
-         (replace(north(silent_s=600.0), status="complete"), None), (outcomes("abstained", "abstained"), None)],
+         (north(trainer_up=False), None), (replace(north(silent_s=600.0), status="complete"), None),
+         (outcomes("abstained", "abstained"), None)],
     ),
     "image_collapsed": (
         [(curve(0.7, 0.54, model="image"), None), (curve(0.7, 0.6, 0.5, 0.5, model="image"), None)],

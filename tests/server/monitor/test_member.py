@@ -104,6 +104,37 @@ def test_of_others_nothing_is_filled_in_that_is_not_told(told: Told) -> None:
         assert PRIVATE_WORDS not in page and str(SECRET) not in page
 
 
+def test_a_member_sees_its_own_certificate_s_end_and_is_warned_of_it(told: Told) -> None:
+    told.round(1)
+    assert [site.certificate_expires for site in told.view().sites] == [None, None, None]
+    told.story.certificate_ends = lambda: told.clock.now + 2 * 86_400.0
+    told.clock.now += 1.0
+    view = told.view()
+    assert [site.certificate_expires for site in view.sites] == [told.clock.now + 2 * 86_400.0, None, None]
+    assert [(alarm.rule, alarm.site) for alarm in view.alarms] == [("certificate_expiring", "north")]
+    told.story.certificate_ends = lambda: told.clock.now + 25 * 86_400.0  # it was renewed
+    told.clock.now += 1.0
+    assert told.view().alarms == ()
+
+
+def test_a_member_sees_whether_the_evaluator_lives(told: Told) -> None:
+    told.tell("site_present", site="held-out", text="evaluator, cuda:0")
+    (there,) = told.view().evaluators
+    assert (there.name, there.present, there.heard) == ("held-out", True, told.clock.now)
+    told.tell("evaluated", 1, site="held-out", data={"auc_fused": 0.7})
+    measured = told.clock.now
+    told.tell("site_absent", site="held-out", code="lost", severity="warning")
+    (gone,) = told.view().evaluators
+    assert (gone.present, gone.heard, gone.device) == (False, measured, "")
+    assert {site.name for site in told.view().sites} == set(SITES), "it is no hospital"
+
+
+def test_before_a_first_answer_no_bytes_are_shown(told: Told) -> None:
+    told.open(1)
+    north, *_ = told.view().sites
+    assert (north.bytes_up, north.bytes_down) == (None, None) == (told.view().rounds[0].cells[0].bytes_up, None)
+
+
 def test_the_page_says_what_a_member_is_not_told(told: Told) -> None:
     assert told.view().member.name == "north" and "Of other hospitals" in told.view().member.hidden
 

@@ -16,9 +16,11 @@ import pytest
 
 from server.control.roll import Present, Sign
 from server.monitor import rows, sums
+from server.monitor.alarms import evaluate
 from server.monitor.cells import auc_of, outcome_of
 from server.monitor.outlook import Outlook
 from server.monitor.reading import parse_cursor, read
+from server.monitor.rules import MonitorFile
 from server.monitor.standing import clock_words, seconds_words
 from server.monitor.view import PhasesView, StudyView, from_json, merge, to_json
 from server.rounds.journal import Journal
@@ -68,6 +70,20 @@ def test_of_each_update_that_was_seen_norm_and_cosine_are_told(tmp_path: Path) -
     assert {cell.site: (cell.norm, cell.cosine) for cell in first.cells} == {
         "east": (1.5, 0.25), "north": (1.5, 0.25), "south": (1.5, 0.25), "west": (None, None)}  # fmt: skip
     assert {(cell.norm, cell.cosine) for cell in second.cells} == {(None, None)}, "it is measured when all are there"
+
+
+def test_of_who_has_not_answered_no_bytes_are_counted(tmp_path: Path) -> None:
+    with staged(tmp_path) as run:
+        run.open(1)
+        (cell, *_), (site, *_) = seen(run).rounds[-1].cells, seen(run).sites
+        assert (cell.outcome, cell.bytes_up, cell.bytes_down) == ("asked", None, None)
+        assert (site.bytes_up, site.bytes_down) == (None, None)
+        run.collect(1, outcomes={"west": ("late", "late: nothing")})
+        run.close(1)
+        run.open(2)
+        view = seen(run)
+    assert {cell.bytes_up for cell in view.rounds[-1].cells} == {None}, "of the round that is open"
+    assert [site.bytes_up for site in view.sites] == [400_000] * 3 + [0], "nothing came, and that is known"
 
 
 def test_where_a_round_s_seconds_went_is_told_by_site(tmp_path: Path) -> None:
@@ -166,14 +182,15 @@ def test_waiting_for_lost_sites_is_stalled_with_the_loops_own_words(tmp_path: Pa
         assert seen(run).status == "running"
 
 
-def deployed(folder: Path, run: StagedRun, signs: dict[str, float]) -> None:
-    """What a coordinator's home shows of its sites. signs: seconds since each one's last heartbeat."""
+def deployed(folder: Path, run: StagedRun, signs: dict[str, float], *, down: tuple[str, ...] = ()) -> None:
+    """What a coordinator's home shows of its sites. signs: seconds since each one's last heartbeat; down: whose trainer
+    does not answer its courier."""
     home = run.run_dir / "deployment" / "hub"
     (home / "run").mkdir(parents=True, exist_ok=True)
     (home / "coordinator.json").write_text("{}")
     members = {
         name: Sign(role=Role.SITE, time=run.now - gone, clock_ahead=0.2, release="0.1.0",
-                   trainer=TrainerState(up=True, device="cuda:0")) for name, gone in signs.items()
+                   trainer=TrainerState(up=name not in down, device="cuda:0")) for name, gone in signs.items()
     }  # fmt: skip
     path = home / "run" / "present.json"
     path.write_bytes(Present(time=run.now, members=members).encode())
@@ -196,6 +213,37 @@ def test_a_silent_site_is_named_in_ten_seconds_and_seen_back(tmp_path: Path, mon
         deployed(tmp_path, run, dict.fromkeys(SITES, 1.0))
         assert seen(run, after=0.0).status == "running"
         assert all(site.present for site in seen(run, after=0.0).sites)
+
+
+def test_a_trainer_that_hangs_behind_a_courier_that_beats_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.monitor.presence._held", lambda path: True)
+    with staged(tmp_path) as run:
+        with run.journal.entry():
+            run.note("site_present", "evaluator, cpu", site="evaluator")
+        run.round(1)
+        signs = dict.fromkeys(SITES, 1.0) | {"evaluator": 1.0}
+        deployed(tmp_path, run, signs, down=("north",))
+        assert seen(run, after=0.0).status == "running", "nobody waits for it"
+        run.open(2)
+        view = seen(run, after=0.0)
+        assert view.sentence == (
+            "stalled: the trainer of north does not answer, the round needs 3 of 4, deadline in 10 min"
+        )
+        north = view.site("north")
+        assert north is not None and north.present and north.silent_s is None
+        assert [(alarm.rule, alarm.text) for alarm in evaluate(MonitorFile.read().rules, view)] == [
+            ("silent_site", "north is there, and its trainer does not answer")]  # fmt: skip
+        deployed(tmp_path, run, signs)
+        assert seen(run, after=0.0).status == "running"
+        run.collect(2)
+        with run.journal.round_step(2, 1, RoundStep.AGGREGATE):
+            pass
+        deployed(tmp_path, run, signs, down=("evaluator",))
+        assert seen(run, after=0.0).sentence == (
+            "stalled: the trainer of evaluator does not answer, which measures the model"
+        )
 
 
 def test_a_silent_evaluator_is_named_while_it_should_measure(

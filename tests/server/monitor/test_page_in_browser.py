@@ -101,7 +101,8 @@ def test_rounds_appear_without_loading_anew(browser: Any, tmp_path: Path) -> Non
         sight.tab("sites")
         assert sight.page.locator("path.cell.late").count() == 1
         run.finish(StudyStep.GIVE_UP, "too few sites")
-        sight.says("incomplete after round 3 of 5: too few sites")
+        sight.says("after round 3 of 5: too few sites")
+        assert sight.page.inner_text("#answer").lower().count("incomplete") == 1
         assert sight.page.title() == "Incomplete: staged 3/5"
 
 
@@ -157,6 +158,39 @@ def test_a_silent_site_is_named_and_seen_back(browser: Any, tmp_path: Path) -> N
         gone.clear()
         sight.says("round 3 of 12, 4 of 4 sites asked")
         daemon.close()
+
+
+def test_a_study_that_begins_later_appears_by_itself_and_is_one_click_away(browser: Any, tmp_path: Path) -> None:
+    hub = tmp_path / "hub"
+    (hub / "studies").mkdir(parents=True)
+    (hub / "coordinator.json").write_text("{}")
+    with staged(hub / "studies", "first", done=2) as first, served(hub) as url, looking(browser) as sight:
+        sight.open(url)
+        sight.says("round 2 of 12")
+        assert sight.page.locator("#picker").is_hidden() and sight.page.locator("#fresh").is_hidden()
+        with staged(hub / "studies", "second", rounds=5, done=1):
+            sight.page.click('#fresh button >> text="second"')
+            sight.says("round 1 of 5")
+            assert sight.page.input_value("#run") == "second" and sight.page.locator("#fresh").is_hidden()
+            assert sorted(sight.page.locator("#run option").all_inner_texts()) == ["first", "second"]
+            sight.tab("compare")
+            sight.page.wait_for_function("() => document.querySelectorAll('.runs input').length === 2")
+        assert sight.page.evaluate("performance.getEntriesByType('navigation').length") == 1
+        sight.page.select_option("#run", "first")
+        sight.says("round 2 of 12")
+        first.finish(StudyStep.STOP)
+        sight.says("stopped by request")
+
+
+def test_what_the_open_round_s_sites_sent_is_not_known_yet(browser: Any, tmp_path: Path) -> None:
+    run = staged(tmp_path, "live", done=1)
+    with run, served(run.run_dir) as url, looking(browser) as sight:
+        run.now = time.time()
+        run.open(2)
+        sight.open(url, "rounds")
+        rows = sight.page.locator('.scroll[data-key="Sites in round 2"] tbody tr')
+        rows.first.wait_for()
+        assert [row.split("\t")[2:4] for row in rows.all_inner_texts()] == [["–", "–"]] * 4
 
 
 def test_each_state_looks_different_at_first_sight(browser: Any, runs: Path, tmp_path: Path) -> None:
@@ -304,6 +338,25 @@ def test_two_runs_side_by_side(browser: Any, runs: Path, tmp_path: Path) -> None
         assert "7 of 12" in text and "0.880 (0.850 to 0.910)" in text  # the test of the one that is complete
         assert sight.page.locator("polyline.line").count() >= 2
         sight.shoot(tmp_path, "compare-two")
+
+
+def test_on_a_phone_no_number_of_a_comparison_is_out_of_sight(browser: Any, runs: Path) -> None:
+    with served(runs / "running") as url, looking(browser, width=375) as sight:
+        sight.open(url, "compare")
+        rows = sight.page.locator('.scroll[data-key^="Each run"]')
+        rows.locator("td").first.wait_for()
+        assert rows.evaluate("box => box.scrollWidth <= box.clientWidth") and "7 of 12" in rows.inner_text()
+
+
+def test_one_auc_is_the_same_number_wherever_it_stands(browser: Any, tmp_path: Path) -> None:
+    run = staged(tmp_path, "live", done=1)
+    with run, served(run.run_dir) as url, looking(browser) as sight:
+        run.open(2)
+        run.collect(2)
+        run.close(2, fused=0.93846)
+        sight.open(url)
+        sight.page.wait_for_function("() => document.querySelector('.facts').textContent.includes('AUC 0.938')")
+        assert "0.939" not in sight.page.inner_text("main") and "fused) 0.938" in sight.page.inner_text("main")
 
 
 def test_hostile_words_are_text(browser: Any, tmp_path: Path) -> None:

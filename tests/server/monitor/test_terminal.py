@@ -61,6 +61,20 @@ def test_each_state_has_a_sign_a_word_and_a_colour_of_its_own(status: Any) -> No
     assert len({sign for sign, _ in STATUS.values()}) == len({style for _, style in STATUS.values()}) == len(STATUS)
 
 
+@pytest.mark.parametrize("status", ["stalled", "failed", "incomplete"])
+def test_the_sentence_is_said_once_and_no_alarm_says_it_again(status: Any) -> None:
+    said = f"{status}: too few sites" if status != "incomplete" else "incomplete after round 9 of 30: too few sites"
+    again = AlarmView(rule="study_failed", severity="error", text=said)
+    text = shown(study(status=status, sentence=said, alarms=(again, ALARM)))
+    assert (text.count("too few sites"), text.count(f"{status}")) == (1, 1)
+    assert "silent site: north is silent" in text and "study failed" not in text
+
+
+def test_of_a_site_that_has_not_answered_no_bytes_are_shown() -> None:
+    text = shown(study(sites=(site(), site("south", now="asked", bytes_up=None, bytes_down=None))))
+    assert re.search(r"south\s+asked .* – / –", text) and " 0 B" not in text
+
+
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_it_fits_the_terminal_and_keeps_every_site(width: int) -> None:
     lines = shown(study(alarms=tuple(replace(ALARM, rule=f"rule_{i}") for i in range(9))), width=width).splitlines()
@@ -130,6 +144,7 @@ def test_without_a_terminal_each_change_is_a_line_and_nothing_is_said_twice(run_
     assert sum("WARNING round 2: site replied west, late" in line for line in lines) == 1
     assert any("staged-1 incomplete after round 2 of 3: round 3 has no quorum" in line for line in lines)
     assert sum("ALARM study_failed (error)" in line for line in lines) == 1
+    assert sum("round 3 has no quorum" in line and "finished" not in line for line in lines) == 1
     assert any("ALARM epsilon_near_budget (info)" in line for line in lines)
 
 
@@ -161,6 +176,15 @@ def test_the_exit_code_says_how_a_study_stands(run_dir: Path) -> None:
         assert invoke("status", str(run_dir.with_name("ended")))[0] == 0
     assert invoke("status", str(run_dir.parent))[0] == 104, "of several the worst"
     assert invoke("status", str(run_dir.parent), "--study", "ended")[0] == 0
+
+
+def test_status_says_why_a_study_ended_once_and_scripts_are_told_its_alarm(run_dir: Path) -> None:
+    with staged(run_dir) as run:
+        run.finish(StudyStep.GIVE_UP, "round 2 has no quorum")
+        _, output, _ = invoke("status", str(run_dir))
+        assert output.count("round 2 has no quorum") == 1 and output.count("incomplete") == 1
+        (found,) = json.loads(invoke("status", str(run_dir), "--json")[1])["studies"]
+    assert ("study_failed", found["sentence"]) in [(alarm["rule"], alarm["text"]) for alarm in found["alarms"]]
 
 
 def test_for_scripts_it_is_json_with_the_same_code(run_dir: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from server.reporting.facts import read_facts
+from server.reporting.joint_words import joint_part, joint_sentence
 from server.rounds.summary import validator
 from shared_model.evaluation.auc import Interval
 from shared_model.evaluation.joint import joint_histogram
@@ -54,9 +56,41 @@ def test_the_masked_sum_is_printed_with_its_women_bins_and_tests(tmp_path: Path)
     assert 'aria-labelledby="joint-roc-title' in page and len(ids) == len(set(ids))
 
 
+def test_the_answer_opens_with_them_and_the_passport_states_them(tmp_path: Path) -> None:
+    document = joint_values("masked")
+    protocol = Protocol.create(protocol_values(private=True))
+    summary = summary_values(protocol)
+    metrics = summary["metrics"] | {"joint": document}
+    said = joint_sentence(summary | {"metrics": metrics}, protocol)
+    row = document["models"]["fused"]
+    assert said.startswith("On the own test women of 4 hospitals together (some 500, 2")
+    bounds = f"(95 % interval {row['auc_low']:.3f} to {row['auc_high']:.3f})"
+    assert f"the fused model reaches {row['auc']:.3f} {bounds}" in said
+    assert f"began with {document['models']['public']['auc']:.3f}" in said and "no epsilon covers" in said
+    assert said in " ".join(Page(report_of(tmp_path / "sum", metrics=metrics)).text.split())
+    part = joint_part(read_facts(tmp_path / "sum"))
+    assert part is not None and (part.how, part.epsilon, part.n) == ("masked", None, 500)
+    assert part.positives == 10 * round(document["positives"] / 10) and set(part.models) == {"fused", "public", "image"}
+    assert joint_sentence(summary, protocol) == ""
+    few = {"how": "masked", "sites": 3, "bins": 16, "withheld": "fewer than 10 women with or without cancer in the sum"}
+    report_of(tmp_path / "few", metrics=summary["metrics"] | {"joint": few})
+    part = joint_part(read_facts(tmp_path / "few"))
+    assert part is not None and part.withheld == few["withheld"] and not part.models and part.n is None
+
+
+def test_intervals_that_reach_the_end_are_said_to_be_there_and_of_no_weight(tmp_path: Path) -> None:
+    row = {"n": 18.0, "positives": 11.0, "auc": 0.6, "auc_low": 0.14, "auc_high": 1.0}
+    sites = {"east": row, "west": row}
+    words, _ = section(tmp_path / "one", sites=sites)
+    assert "Hospital by hospital: not done, because each hospital's AUC has an interval that reaches 0 or 1" in words
+    words, _ = section(tmp_path / "none", sites={})
+    assert "Hospital by hospital: not done, because no hospital released a result" in words
+
+
 def test_the_noised_sum_says_its_noise(tmp_path: Path) -> None:
     document = joint_values("noised", stds=(3.0,) * 4)
     words, _ = section(tmp_path, joint=document)
+    assert "widened for it. Pooled AUCs" in words
     assert "standard deviation 6.00" in words and "likewise" in words and "No epsilon covers" not in words
     assert f"{100 * document['pairs']['fused_vs_public']['noise_share']:.0f} %" in words.replace("\u00a0", " ")
     assert document["pairs"]["fused_vs_public"]["noise_share"] > 0.2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,18 @@ def test_points_of_a_calibration_curve_are_put_together_until_each_is_of_enough_
     assert kept(document, of_site=False)["models"]["fused"]["calibration"] == []
 
 
+@pytest.mark.parametrize(("points", "expected"), [
+    ([], []),
+    ([[0.1, math.nan, 0], [0.2, 0.5, 6]], [[0.2, 0.5, 6]]),
+    ([[0.1, 0.5, 6], [0.2, math.nan, 0], [0.4, 1.0, 2]], [[0.175, 0.625, 8]]),
+    ([[0.1, 0.0, 4], [0.3, 1.0, 4], [0.5, 0.5, 8]], [[0.2, 0.5, 8], [0.5, 0.5, 8]]),
+])  # fmt: skip
+def test_no_woman_is_lost_where_points_are_put_together(points: list[Any], expected: list[Any]) -> None:
+    document = {"n": 40, "positives": 10, "models": {"fused": {"calibration": points}}}
+    found = kept(document, of_site=False)["models"]["fused"]["calibration"]
+    assert [list(map(float, point)) for point in found] == [pytest.approx(point) for point in expected]
+
+
 def test_a_risk_band_of_few_women_keeps_its_place_alone() -> None:
     band = {"name": "low", "from": 0.0, "to": 0.02, "stated": 0.01, "rate": 0.1, "rate_low": 0.0, "rate_high": 0.2}
     bands = [band | {"n": 0, "positives": 0}, band | {"n": 30, "positives": 3}]
@@ -97,6 +110,11 @@ def test_a_risk_band_of_few_women_keeps_its_place_alone() -> None:
     ("2 such patients, 1 test woman", "fewer than 5 such patients, fewer than 5 test woman"),
     ("40 patients; 3 of 4 sites; 2 rounds", "40 patients; 3 of 4 sites; 2 rounds"),
     ("1,004 women, 12.3 women, round-0004 women", "1,004 women, 12.3 women, round-0004 women"),
+    ("Three women were left; no positives", "fewer than 5 women were left; fewer than 5 positives"),
+    ("nine women of the twelve", "all but fewer than 5 women"),
+    ("four out of sixty patients, 28 of the 31 women", "fewer than 5 patients, all but fewer than 5 women"),
+    ("two of 31 test women, none of the patients", "fewer than 5 test women, fewer than 5 patients"),
+    ("seven women at one of two sites, forty-three women", "seven women at one of two sites, forty-three women"),
 ])  # fmt: skip
 def test_words_lose_small_numbers_of_women(said: str, written: str) -> None:
     assert withheld.words(said) == written

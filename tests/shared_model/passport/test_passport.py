@@ -16,13 +16,15 @@ from server.release import write_release
 from server.reporting import Signature, write_passport
 from shared_model.audit import AuditLog
 from shared_model.errors import MammoFedError, PassportError, RoundError, SignatureError
+from shared_model.map_figures import LOCALISATION
 from shared_model.passport import PASSPORT, SBOM, SignedPassport, verify
 from shared_model.passport.signed import MAX_PASSPORT_BYTES
 from shared_model.released import RELEASE, ReleasedModel
 from shared_model.signing import Purpose, SigningKey
-from tests.finished import finish
+from tests.finished import finish, measure
 
-CHANGED = (PASSPORT, "model.safetensors", "protocol.json", "initial.safetensors", "summary.json", RELEASE, SBOM)
+CHANGED = (PASSPORT, "model.safetensors", "protocol.json", "initial.safetensors", "summary.json", RELEASE, LOCALISATION,
+           SBOM)  # fmt: skip
 ROUNDS = [{"name": "all", "rounds": 3, "objective": "fusion", "learning_rate": 0.05, "encoder_rate": 1.0}]
 
 
@@ -30,6 +32,7 @@ ROUNDS = [{"name": "all", "rounds": 3, "objective": "fusion", "learning_rate": 0
 def run(tmp_path_factory: pytest.TempPathFactory, study_maker: Callable[..., Any]) -> Path:
     study = study_maker(tmp_path_factory.mktemp("run") / "study", private=True, training__phases=ROUNDS)
     run_dir = finish(study)
+    measure(run_dir)
     write_passport(run_dir, Signature.of_run())
     return run_dir
 
@@ -60,6 +63,7 @@ def test_it_says_what_the_study_recorded(run: Path) -> None:
     assert said.record.head is None and said.record.journal_sha256
     assert any("too few to say anything: vendor C, vendor D" in limit for limit in said.limits)
     assert any("no medical device" in limit for limit in said.limits)
+    assert any("(as known when this was signed): HiResCAM. On 120" in limit for limit in said.limits)
 
 
 def test_bill_of_materials_names_what_is_installed(run: Path) -> None:
@@ -108,7 +112,8 @@ def test_what_is_not_needed_may_be_absent_and_the_weights_may_not(copy: Path) ->
     (copy / SBOM).unlink()
     (copy / "summary.json").unlink()
     (copy / RELEASE).unlink()
-    assert verify(copy).absent == (RELEASE, "summary.json", SBOM)
+    (copy / LOCALISATION).unlink()
+    assert verify(copy).absent == (RELEASE, "summary.json", LOCALISATION, SBOM)
     (copy / "model.safetensors").unlink()
     with pytest.raises(PassportError, match="cannot be read"):
         verify(copy)

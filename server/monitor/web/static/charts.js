@@ -42,7 +42,7 @@ export function lines({ title, words, series, marks = [], yLabel, xLabel = "roun
     one.points.length <= 40 ? one.points.map((p) => s("circle", { class: `dot ${one.className}`, cx: x(p[0]), cy: y(p[1]), r: 3 })) : null]);
   const flags = marks.map((mark) => [
     s("line", { class: "mark", x1: x(mark.x), x2: x(mark.x), y1: TOP, y2: HEIGHT - BOTTOM }),
-    s("text", { class: "tick", x: Math.min(x(mark.x), WIDTH - 60), y: TOP - 3, "text-anchor": "middle" }, mark.label)]);
+    s("text", { class: "tick", x: x(mark.x), y: TOP - 3, "text-anchor": x(mark.x) > WIDTH - 60 ? "end" : x(mark.x) < LEFT + 30 ? "start" : "middle" }, mark.label)]);
   const picture = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-labelledby": `${id}-title ${id}-words`, class: "chart" },
     s("title", { id: `${id}-title` }, title), s("desc", { id: `${id}-words` }, words),
     grid, steps, bands, curves, flags,

@@ -7,7 +7,7 @@ const MOST = 6;
 let chosen = null, known = new Map(), listed = [], asked = 0;
 
 export async function show(node, state, go, ask) {
-  if (Date.now() - asked > 4000) {
+  if (Date.now() - asked > 4000 || listed.length !== state.runs.length) {
     asked = Date.now();
     listed = (await ask("/api/runs"))?.runs || listed;
   }
@@ -49,7 +49,7 @@ function draw(node, state, go, ask) {
     parts.push(details("compare-table", "The same as a table", table("AUC by round", ["Round", ...series.map((one) => one.label)],
       rounds.slice(0, 500).map((n) => [String(n), ...series.map((one) => number(one.points.find((p) => p[0] === n)?.[1]))]))));
   }
-  parts.push(table("Each run, the first as the measure", ["Run", "Status", "Rounds", "Best AUC", "Difference", "Test AUC", "Epsilon", "Sites", "Strategy", "A round takes", "Traffic"], rows));
+  parts.push(table("Each run, the first as the measure", ["Run", "Status", "Rounds", "Best AUC", "Difference", "Test AUC", "Epsilon", "Sites", "Strategy", "A round takes", "Traffic"], rows, { stack: true }));
   parts.push(h("p", { class: "quiet" }, "Runs of other women or other sites are not to be compared: `mammofed simulate compare` checks that, and pairs the women."));
   renew(node, parts);
 }

@@ -1,6 +1,6 @@
 // What happened, searchable, newest first; codes explain themselves.
 import { h, renew, setText } from "./dom.js";
-import { clock, plainKind } from "./words.js";
+import { bytes, clock, plainKind } from "./words.js";
 
 const SEVERITIES = { info: ["·", "note"], warning: ["▲", "warning"], error: ["✕", "error"] };
 const HEADS = ["Time", "Severity", "Round", "Site", "What", "Code", "Words"];
@@ -23,17 +23,23 @@ function explain(code) {
 explain.count = 0;
 
 // `code 41: ...` in a site's words is an exit code.
-function text(words) {
-  const found = /\bcode (\d{1,3})\b/.exec(words || "");
-  return found && codes?.[found[1]] ? [words, " ", explain(found[1])] : [words || ""];
+function text(said) {
+  const found = /\bcode (\d{1,3})\b/.exec(said || "");
+  return found && codes?.[found[1]] ? [said, " ", explain(found[1])] : [said || ""];
 }
 
-const value = (v) => (typeof v === "number" ? String(Number(v.toPrecision(4))) : v);
+// One value of an event in words: seconds and bytes with their unit.
+function words(key, v) {
+  const name = plainKind(key.replace(/_s$/, ""));
+  if (typeof v !== "number") return `${name} ${v}`;
+  if (key.startsWith("bytes_")) return `${name} ${bytes(v)}`;
+  return `${name} ${Number(v.toPrecision(4))}${key.endsWith("_s") ? " s" : ""}`;
+}
 
 function row(event) {
   const [icon, word] = SEVERITIES[event.severity] || SEVERITIES.info;
-  const data = Object.entries(event.data || {}).map(([k, v]) => `${plainKind(k)} ${value(v)}`).join(", ");
-  const cell = (i, ...children) => h("td", { role: "cell", "data-label": HEADS[i], class: children[0] === "–" ? "text none" : i === 2 ? null : i === 6 ? "text wide" : "text" }, children);
+  const data = Object.entries(event.data || {}).map(([k, v]) => words(k, v)).join(", ");
+  const cell = (i, ...children) => h("td", { role: "cell", "data-label": HEADS[i], class: [i === 2 ? "" : i === 6 ? "text wide" : "text", children[0] === "–" ? "none" : ""].join(" ").trim() || null }, children);
   return h("tr", { class: `severity-${event.severity}`, role: "row" }, h("th", { scope: "row", role: "rowheader" }, clock(event.time, true)),
     cell(1, h("span", null, h("span", { "aria-hidden": "true", class: "icon" }, icon), ` ${word}`)), cell(2, event.round ? String(event.round) : "–"),
     cell(3, event.site || "–"), cell(4, plainKind(event.kind)), cell(5, event.code ? explain(event.code) : "–"),

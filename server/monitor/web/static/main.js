@@ -10,10 +10,10 @@ import * as events from "./events.js";
 import * as compare from "./compare.js";
 
 const VIEWS = { study, sites, privacy, rounds, events, compare };
-const MAX_EVENTS = 2000;
+const MAX_EVENTS = 2000, MOST_FRESH = 3;
 const panel = byId("panel"), tabs = [...byId("tabs").querySelectorAll("[role=tab]")];
-const state = { run: null, head: {}, names: [], sites: [], rounds: [], events: [], now: 0, cursor: "0.0" };
-let source = null, open = "study", drawing = false, again = false;
+const state = { run: null, runs: [], head: {}, names: [], sites: [], rounds: [], events: [], now: 0, cursor: "0.0" };
+let source = null, open = "study", drawing = false, again = false, fresh = [];
 
 async function ask(path) {
   try {
@@ -39,11 +39,17 @@ function take(message) {
   draw();
 }
 
+// The sentence without the word that stands beside it.
+function besideWord({ status, sentence = "" }) {
+  const rest = sentence.slice((status || "").length);
+  return status && sentence.startsWith(status) && /^[: ]/.test(rest) ? rest.replace(/^:? +/, "") : sentence;
+}
+
 function header() {
   const head = state.head, status = STATUS[head.status] || { icon: "…", word: "Looking" };
   setText(byId("study-name"), head.name || "monitor");
   setText(byId("word"), `${status.icon} ${status.word}`);
-  setText(byId("sentence"), (head.sentence || "").replace(/^(stalled|failed|complete|preparing|unknown): /, ""));  // the word stands beside it
+  setText(byId("sentence"), besideWord(head));
   document.body.dataset.status = head.status || "";
   const title = `${status.word}: ${head.name || "MammoFed"}${head.planned ? ` ${head.closed}/${head.planned}` : ""}`;
   if (document.title !== title) document.title = title;
@@ -99,6 +105,7 @@ function connect(run) {
   source = new EventSource(`/api/stream?run=${encodeURIComponent(run)}&since=${state.cursor}`);
   source.onopen = () => linked("live");
   source.onmessage = (event) => take(JSON.parse(event.data));
+  source.addEventListener("runs", (event) => listed(JSON.parse(event.data)));
   source.onerror = () => {
     linked("connection lost, trying again");
     if (source.readyState === EventSource.CLOSED) setTimeout(() => state.run === run && connect(run), 3000);
@@ -110,17 +117,45 @@ function linked(words) {
   byId("link").classList.toggle("lost", words !== "live");
 }
 
+// The studies that are here; of those that came after the page was opened a line says so, until one is looked at.
+function listed(names) {
+  const picker = byId("run"), before = [...picker.options].map((option) => option.value);
+  if (names.length === before.length && names.every((name) => before.includes(name))) return;
+  const chosen = picker.value;
+  state.runs = names;
+  picker.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
+  if (names.includes(chosen)) picker.value = chosen;
+  byId("picker").hidden = names.length < 2;
+  if (!before.length) return;
+  fresh = names.filter((name) => fresh.includes(name) || !before.includes(name));
+  newcomers();
+  draw();
+}
+
+function newcomers() {
+  const more = fresh.length - MOST_FRESH;
+  byId("fresh").hidden = !fresh.length;
+  renew(byId("fresh"), fresh.length ? "New here:" : [], fresh.slice(0, MOST_FRESH).map((name) => h("button", { type: "button", "data-key": `fresh-${name}`, onclick: () => choose(name) }, name)),
+    more > 0 ? `and ${more} more in the list` : []);
+}
+
+function choose(run) {
+  byId("run").value = run;
+  fresh = fresh.filter((name) => name !== run);
+  newcomers();
+  watch(run);
+}
+
 async function begin() {
   const list = await ask("/api/runs");
   if (!list) { linked("no answer, trying again"); setTimeout(begin, 2000); return; }
   const names = list.runs.map((one) => one.run), picker = byId("run");
   if (!names.length) { showMember(list.member); setText(byId("sentence"), "No study is here yet."); setTimeout(begin, 2000); return; }
-  picker.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
-  byId("picker").hidden = names.length < 2;
+  listed(names);
   const asked = new URLSearchParams(location.search).get("run");
   const run = names.includes(asked) ? asked : list.first;
   picker.value = run;
-  picker.addEventListener("change", () => watch(picker.value));
+  picker.addEventListener("change", () => choose(picker.value));
   watch(run);
 }
 

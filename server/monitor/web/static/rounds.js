@@ -8,7 +8,7 @@ let wanted = null;  // null: the newest, and on with it
 let loaded = null;  // {key, round}
 
 // The parts of a site's bar: [phase, seconds]. Of a journal of an earlier release only the training is known, and of a
-// kept reply, whose phases are of another time, the trip alone.
+// failure, or a kept reply, whose phases are of another time, the trip alone.
 function parts(cell) {
   const known = cell.phases;
   if (!known) return cell.seconds ? [["train", cell.seconds]] : [];
@@ -16,6 +16,7 @@ function parts(cell) {
   return Object.keys(PHASES).map((name) => [name, known[name]]).filter(([, seconds]) => seconds > 0);
 }
 
+const unknown = (cell) => parts(cell).every(([name]) => name === "trip");
 const length = (cell) => parts(cell).reduce((sum, [, seconds]) => sum + seconds, 0);
 
 function timeline(round, now) {
@@ -46,7 +47,7 @@ function timeline(round, now) {
       });
       return [s("text", { class: "row-name", x: 0, y: top + 16 }, cell.site.length > 18 ? `${cell.site.slice(0, 17)}…` : cell.site),
         s("rect", { class: "wait", x: x(start), y: top + 5, width: Math.max(0, x(until) - x(start)), height: ROW - 9 }), bars,
-        cell.outcome === "contributed" || length(cell) ? null : s("text", { class: "tick", x: x(start) + 6, y: top + 16 }, BY_NAME[cell.outcome]?.words || cell.outcome)];
+        cell.outcome === "contributed" || !unknown(cell) ? null : s("text", { class: "tick", x: x(start) + 6, y: top + 16 }, BY_NAME[cell.outcome]?.words || cell.outcome)];
     }),
     s("text", { class: "tick", x: NAME, y: HEAD + round.cells.length * ROW + 18 }, "0 s"),
     s("text", { class: "tick", x: WIDTH - 16, y: HEAD + round.cells.length * ROW + 18, "text-anchor": "end" }, span(end - start)));
@@ -55,7 +56,7 @@ function timeline(round, now) {
 function key(shown) {
   const chip = (name, words) => h("li", null, h("span", { class: `chip phase-${name}`, "aria-hidden": "true" }), words);
   return h("ul", { class: "key", "aria-label": "What the bars mean" }, shown.filter((name) => name !== "trip").map((name) => chip(name, PHASES[name].words)),
-    shown.includes("trip") ? chip("trip", "a reply that was kept from an earlier time: the round trip alone") : null, chip("others", "waiting for the other sites"));
+    shown.includes("trip") ? chip("trip", "the round trip, of which no part is known: it failed, or its reply was kept from an earlier time") : null, chip("others", "waiting for the other sites"));
 }
 
 // The numbers behind the bars.

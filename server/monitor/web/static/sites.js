@@ -19,7 +19,7 @@ export function outcome(name) {
 
 function warnings(party) {
   const warn = [];
-  if (party.trainer_up === false) warn.push("its trainer is down");
+  if (party.trainer_up === false) warn.push("its trainer does not answer");
   if (party.words) warn.push(party.words);
   if (party.clock_ahead_s !== null && Math.abs(party.clock_ahead_s) > 2) warn.push(`its clock is ${span(Math.abs(party.clock_ahead_s))} ${party.clock_ahead_s > 0 ? "ahead" : "behind"}`);
   return warn;
@@ -47,6 +47,6 @@ export function show(node, state, go) {
     h("h2", null, "Each site"),
     table(state.head.member ? "Sites as the coordinator tells of them" : "Sites as the coordinator knows them", ["Site", "Newest round", "Here", "Words", "Patients (rounded)", "Seconds of its last round", "Sent", "Received", "Device", "Release", "Certificate ends"],
       state.sites.map((site) => card(site, state.now)), { stack: true }),
-    ...(state.head.evaluators || []).map((one) => h("p", { class: "evaluator" }, `The evaluator, ${one.name}, which measures the model: `, presence(one, state.now), warnings(one).map((words) => `; ${words}`).join(""), one.certificate_expires ? `; its certificate ends ${date(one.certificate_expires)}` : "")),
+    ...(state.head.evaluators || []).map((one) => h("p", { class: "evaluator" }, `The evaluator${one.name === "evaluator" ? "" : ` ${one.name}`}, which measures the model: `, presence(one, state.now), one.heard && one.present !== null ? `, last heard ${clock(one.heard, true)}` : "", warnings(one).map((words) => `; ${words}`).join(""), one.certificate_expires ? `; its certificate ends ${date(one.certificate_expires)}` : "")),
     state.sites.length ? h("p", { class: "quiet" }, `What leaves each site in this study: ${state.head.gives}. The number of patients is the rounded one of the protocol that every site approved.`) : null);
 }

@@ -33,7 +33,7 @@ export class Strip {
         }
       }
     }
-    const every = width >= 18 ? 5 : width >= 8 ? 10 : 50;
+    const every = shown <= 12 ? 1 : width >= 18 ? 5 : width >= 8 ? 10 : 50;
     const heads = [];
     for (let n = 1; n <= shown; n += 1) {
       if (n === 1 || n % every === 0) heads.push(s("text", { class: "tick", x: (n - 0.5) * width + 2, y: HEAD - 6, "text-anchor": "middle" }, n));

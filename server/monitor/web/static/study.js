@@ -30,8 +30,8 @@ export function show(node, state) {
   const rows = [...rounds].reverse().filter((r) => Object.keys(r.auc).length).map((r) => [r.n === 0 ? "initial" : String(r.n), ...models.map((m) => interval(r.auc[m]))]);
   const parts = [facts(state), h("h2", null, "Held-out AUC by round")];
   if (series.length) {
-    const best = state.head.best;
-    const chart = lines({ title: "AUC by round", series, yLabel: "AUC on selection", xMax: state.head.planned,
+    const best = state.head.best, newest = rounds.at(-1).n;  // early in a long study the curve is not a dot at the edge
+    const chart = lines({ title: "AUC by round", series, yLabel: "AUC on selection", xMax: Math.min(state.head.planned, Math.max(10, 2 * newest)),
       words: `At the newest round: ${words}.`, marks: best ? [{ x: best.round, label: best.chosen ? "chosen" : "best" }] : [] });
     const readout = h("p", { class: "quiet readout" }, `Newest: ${words}.${series[0].points.some((p) => p[2] !== null) ? " The band is the fused model's 95 % interval." : ""}`);
     chart.picture.addEventListener("pointermove", (event) => {
