@@ -7,43 +7,32 @@ hangs looks like one that computes: only what the process itself does now and th
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
+
+from shared_model.repeating import Repeating
 
 BEAT_S: Final = 2.0
 SILENT_S: Final = 15.0  # processes of one machine wait for its cores: a beat may be seconds late
 FOLDER: Final = Path("logs") / "alive"  # of a run directory
 
 
-class Beating:
+class Beating(Repeating):
     """While inside, a thread touches a file a name in `folder`; what the disk refuses is tried again.
 
     A thread that computes in C without giving up the interpreter stops it as a hang would: training gives it up.
     """
 
     def __init__(self, folder: Path, names: Iterable[str], *, beat_s: float = BEAT_S) -> None:
-        self._paths, self._beat_s, self._over = [folder / name for name in names], beat_s, threading.Event()
-        self._thread = threading.Thread(target=self._run, name="beating", daemon=True)
+        super().__init__("beating", every_s=beat_s)
+        self._paths = [folder / name for name in names]
 
     def __enter__(self) -> Self:
-        self._touch()
-        self._thread.start()
-        return self
+        self._turn()
+        return super().__enter__()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._over.wait(self._beat_s):
-            self._touch()
-
-    def _touch(self) -> None:
+    def _turn(self) -> None:
         for path in self._paths:
             with contextlib.suppress(OSError):  # a full disk, or the folder is gone with its run
                 path.touch()

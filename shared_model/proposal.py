@@ -8,12 +8,13 @@ from typing import Final
 
 import yaml
 
+from shared_model.bounded import read_at_most
 from shared_model.errors import ProtocolError
 from shared_model.plain_yaml import check_plain
 from shared_model.protocol import MAX_PROTOCOL_BYTES, Protocol
 
 HEAD: Final = """\
-# A MammoFed study protocol, unsigned. What each field means: shared_model/protocol.py.
+# A MammoFed study protocol, unsigned. What each field means: shared_model/protocol/.
 # Whoever changes epsilon, sampling rate, steps or rounds by hand changes what the noise promises: calibrate it anew
 # with `mammofed simulate protocol`, which wrote this file.
 """
@@ -30,16 +31,11 @@ def read_protocol(path: Path) -> Protocol:
     Raises:
         ProtocolError: unreadable, too large, no YAML, aliases or repeated keys, or naming every field that is wrong.
     """
+    data = read_at_most(path, MAX_PROTOCOL_BYTES, error=ProtocolError, what=f"the protocol {path}")
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_PROTOCOL_BYTES + 1)
         text = data.decode("utf-8")
-    except OSError as error:
-        raise ProtocolError(f"cannot read the protocol {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ProtocolError(f"{path} is no text", expected="YAML in UTF-8") from None
-    if len(data) > MAX_PROTOCOL_BYTES:
-        raise ProtocolError(f"{path} is too large", expected=f"at most {MAX_PROTOCOL_BYTES} bytes")
     try:
         check_plain(text, source=str(path), error=ProtocolError)
         values = yaml.safe_load(text)

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import ValidationError
 
+from shared_model.bounded import read_at_most
 from shared_model.errors import ProtocolError, SignatureError
 from shared_model.protocol import MAX_PROTOCOL_BYTES, Name, Protocol, Sha256, Terms
 from shared_model.signing import Purpose, SigningKey, VerifyKey
@@ -118,11 +119,7 @@ class SignedProtocol(Terms):
     @classmethod
     def read(cls, path: Path, *, coordinator: Coordinator, release: str) -> Self:
         """Read a file of bounded size; see :meth:`from_json`."""
-        try:
-            with path.open("rb") as stream:
-                data = stream.read(MAX_SIGNED_BYTES + 1)
-        except OSError as error:
-            raise ProtocolError(f"cannot read the signed protocol {path}: {error.strerror}") from None
+        data = read_at_most(path, MAX_SIGNED_BYTES, error=ProtocolError, what=f"the signed protocol {path}")
         return cls.from_json(data, coordinator=coordinator, release=release, source=str(path))
 
 

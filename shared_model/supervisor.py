@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 from shared_model import guard
 from shared_model.errors import StorageError
 from shared_model.private_files import write_private
+from shared_model.repeating import Repeating
 
 POLL_S = 0.2
 STEADY_S = 60.0  # a child that ran so long starts again at once; one that dies young waits longer each time
@@ -70,7 +70,7 @@ class ServiceState:
     last_exit: int | None
 
 
-class Supervisor:
+class Supervisor(Repeating):
     """A context manager; children added inside are gone after it.
 
     Args:
@@ -80,20 +80,15 @@ class Supervisor:
 
     def __init__(self, *, state: Path | None = None, report: Callable[[str, str], None] = lambda name, words: None,
                  clock: Callable[[], float] = time.monotonic) -> None:  # fmt: skip
+        super().__init__("supervisor", every_s=POLL_S)
         self._state, self._report, self._clock = state, report, clock
         self._children: dict[str, _Child] = {}
-        self._lock, self._end = threading.RLock(), threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+        self._lock, self._unwritten, self._looked = threading.RLock(), False, clock()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end.set()
-        self._thread.join()
+        super().__exit__(kind, error, trace)
         with self._lock:
             children = list(self._children.values())
             for child in reversed(children):
@@ -141,22 +136,20 @@ class Supervisor:
 
     # --- inside ---
 
-    def _watch(self) -> None:
-        """Until the end: no disk that is full, and no process that cannot be started, may end this thread."""
-        unwritten, looked = False, self._clock()
-        while not self._end.wait(POLL_S):
-            with self._lock:
-                if self._clock() - looked >= LOG_LOOK_S:
-                    looked = self._clock()
-                    for child in self._children.values():
-                        _put_aside(child.service.log)
-                changed = [self._look(child) for child in self._children.values()]
-                if unwritten or any(changed):
-                    unwritten = False
-                    try:
-                        self._write()
-                    except StorageError:
-                        unwritten = True
+    def _turn(self) -> None:
+        """No disk that is full, and no process that cannot be started, may end the thread."""
+        with self._lock:
+            if self._clock() - self._looked >= LOG_LOOK_S:
+                self._looked = self._clock()
+                for child in self._children.values():
+                    _put_aside(child.service.log)
+            changed = [self._look(child) for child in self._children.values()]
+            if self._unwritten or any(changed):
+                self._unwritten = False
+                try:
+                    self._write()
+                except StorageError:
+                    self._unwritten = True
 
     def _look(self, child: _Child) -> bool:
         now = self._clock()

@@ -10,10 +10,9 @@ import contextlib
 import errno
 import fcntl
 import json
-import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,7 +20,6 @@ from pathlib import Path
 import click
 from omegaconf import DictConfig, OmegaConf
 
-from client.ingest import prepare_site
 from server.reporting import write_report
 from server.rounds.checkpoint import read_arrays
 from server.rounds.loop import StudyOutcome, run_study
@@ -30,9 +28,10 @@ from server.rounds.summary import write_summary
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import Contract, load_contract
 from shared_model.errors import ConfigError, QuorumError, StorageError
-from shared_model.imaging import DIGITISED_FILMS, FilmPool, PipelineConfig
+from shared_model.imaging import PipelineConfig
 from shared_model.protocol import Protocol
 from simulations.baselines.study import run_comparison, wanted
+from simulations.cohorts import cohorts_of, make_cohorts, sources_of
 from simulations.companion import check_monitor, companion
 from simulations.deltas import write_other_deltas
 from simulations.designs.settings import check_design, is_design
@@ -40,27 +39,23 @@ from simulations.designs.study import DESIGN, run_design
 from simulations.engine import LocalGrid, TrainerPool
 from simulations.engine.deployment import run_deployment
 from simulations.engine.flower import FlowerSettings, run_on_ray
-from simulations.hospitals import STAGES, check_cohort, check_held_out, sources
-from simulations.lesions import lesion_types
+from simulations.hospitals import check_cohort, check_held_out
 from simulations.live import LiveView, stop_on_interrupt
 from simulations.page import live_page
-from simulations.parties import EVALUATOR, HELD_OUT, install_sites, split_of, write_small
+from simulations.parties import HELD_OUT, install_sites, split_of, write_small
 from simulations.plan import (
     Config,
     build_protocol,
     calibrate_and_initialise,
-    importer_key,
     modalities,
     phases,
     pipeline_of,
 )
-from simulations.readers import synthetic_readings
 from simulations.released import carry_ledgers, check_weights, continued, judge_run
 from simulations.strategy import check_strategy
 from simulations.vouching import measure_and_sign
 
 COMPARISON = "comparison"  # folder that marks a run directory of many trainings
-COHORT_FORM = 3          # of what is prepared beside the tensors; 2: the evaluator's `lesion_type`, 3: and readings
 INITIAL = "initial.safetensors"  # in the run directory
 EXIT_STOPPED = 130       # as a shell reports Ctrl-C
 DISK_REFUSES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
@@ -155,10 +150,10 @@ def check_modalities(others: Sequence[str]) -> None:
 
 def _run(config: Config, run_dir: Path) -> int:
     if is_design(config):
-        return run_design(config, run_dir, cohorts=_cohorts_of, sources=_sources_of)
+        return run_design(config, run_dir, cohorts=cohorts_of, sources=sources_of)
     if wanted(config):
         (run_dir / COMPARISON).mkdir(exist_ok=True)
-        return run_comparison(config, run_dir, overrides=config["overrides"], cohorts=_cohorts_of)
+        return run_comparison(config, run_dir, overrides=config["overrides"], cohorts=cohorts_of)
     with LiveView(run_dir) as view:
         site_files = prepare(config, run_dir, view)
         stop = threading.Event()
@@ -201,7 +196,7 @@ def prepare(config: Config, run_dir: Path, view: LiveView) -> list[Path]:
         pending: Future[tuple[tuple[float, ...], dict[str, str]]] | None = None
         if not (run_dir / "protocol.json").exists():  # calibration and model need a core while films are made
             pending = child.submit(calibrate_and_initialise, config, contract.n_features, run_dir / INITIAL)
-        cohorts = _cohorts(config, contract, pipeline, view)
+        cohorts = make_cohorts(config, contract, pipeline, view)
         protocol = _protocol(config, run_dir, contract, pipeline, cohorts, pending)
     files = install_sites(config, run_dir, protocol, cohorts)
     if carried := carry_ledgers(config, run_dir):
@@ -239,72 +234,6 @@ def _on_deployment(
 
 
 ENGINES = {"local": _on_trainer_processes, "flower": _on_flower, "deployment": _on_deployment}
-
-
-def _cohorts_of(config: Config, view: LiveView) -> dict[str, Path]:
-    """The cohorts of one population of a comparison."""
-    return _cohorts(config, load_contract(), pipeline_of(config), view)
-
-
-def _sources_of(config: Config, view: LiveView) -> dict[str, Path]:
-    """Each party's films and table, for what a design must know and no cohort holds."""
-    return hospitals(config, pipeline_of(config), view)[1]
-
-
-def _cohorts(config: Config, contract: Contract, pipeline: PipelineConfig, view: LiveView) -> dict[str, Path]:
-    """Make the hospitals and prepare each one's cohort, both from the cache where they are there already."""
-    cache, folders = hospitals(config, pipeline, view)
-    recipe = next(iter(folders.values())).parent.name
-    folder = cohort_folder(cache, recipe, pipeline, contract)
-    cohorts = {name: folder / name for name in folders}
-    prepare_cohorts(config, {name: (source, cohorts[name]) for name, source in folders.items()}, contract, pipeline,
-                    view)  # fmt: skip
-    return cohorts
-
-
-def hospitals(config: Config, pipeline: PipelineConfig, view: LiveView) -> tuple[Path, dict[str, Path]]:
-    """The cache, and in it each hospital's films and table, the held-out ones last."""
-    cache = Path(config["cache"] or Path.home() / ".cache" / "mammofed").expanduser()
-    workers = config["workers"] or os.cpu_count() or 1
-    with view.stage(STAGES[config["cohort"]["kind"]], None) as advance:
-        return cache, sources(config, cache, pipeline=pipeline, workers=workers, progress=advance)
-
-
-def prepare_cohorts(
-    config: Config, places: Mapping[str, tuple[Path, Path]], contract: Contract, pipeline: PipelineConfig,
-    view: LiveView,
-) -> None:  # fmt: skip
-    """Import each site's films and table. places: (source, cohort) by site; a cohort that is there stays."""
-    declared = config["cohort"].get("declared_spacing_mm")
-    # Public collections are scanned films, whose headers say little; synthetic ones say what a detector's do.
-    policy = None if config["cohort"]["kind"] == "synthetic" else DIGITISED_FILMS
-    workers = config["workers"] or os.cpu_count() or 1
-    missing = {name: place for name, place in places.items() if not (place[1] / "cohort.json").exists()}
-    if not missing:
-        return
-    stage = view.stage("Prepare cohorts (check, pseudonymise, decode once)", None)
-    with stage as advance, FilmPool(
-        pipeline, workers=workers, declared_spacing_mm=declared, policy=policy
-    ) as films:  # one pool: it takes a second to start
-        done = 0
-        for name, (source, cohort) in missing.items():
-            base = done
-
-            def progress(count: int, total: int, base: int = base) -> None:
-                advance(base + count, None)
-
-            report = prepare_site(
-                source=source, destination=cohort, contract=contract, pipeline=pipeline, site=name,
-                key=importer_key(config["seed"], name), workers=workers, progress=progress, pool=films,
-                declared_spacing_mm=declared, lesions=lesion_types(source) if name in (HELD_OUT, EVALUATOR) else None,
-                readings=synthetic_readings(config, HELD_OUT) if name in (HELD_OUT, EVALUATOR) else None,
-            )  # fmt: skip
-            done += report.films
-
-
-def cohort_folder(cache: Path, recipe: str, pipeline: PipelineConfig, contract: Contract) -> Path:
-    """Where the prepared cohorts of a population lie. recipe: first 16 letters of its hash."""
-    return cache / "cohorts" / f"{recipe}-{pipeline.sha256[:12]}-{contract.sha256[:12]}-{COHORT_FORM}"
 
 
 def _protocol(

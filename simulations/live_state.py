@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from server.rounds.events import Event
 from shared_model.protocol import Protocol
+from shared_model.story import number
 
 RECENT_EVENTS = 5
 SHOWN_SITES = 16  # lines for sites: with the rest of the view they fit a terminal of 30 lines
@@ -164,9 +165,3 @@ def notable(rows: Iterable[SiteRow], *, most: int = SHOWN_SITES) -> tuple[list[S
     chosen = sorted(range(len(everybody)), key=lambda i: (rank.get(everybody[i].state, 2), i))[: most - 1]
     others = Counter(row.state for i, row in enumerate(everybody) if i not in set(chosen))
     return [everybody[i] for i in sorted(chosen)], dict(sorted(others.items()))
-
-
-def number(data: Mapping[str, float | str], name: str) -> float | None:
-    """A finite number out of an event's data, or None when it is absent or not one."""
-    value = data.get(name)
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None

@@ -88,7 +88,7 @@ def own_women(run_dir: Path) -> Path:
     """
     import tempfile
 
-    from simulations.launch import hospitals
+    from simulations.cohorts import hospitals
     from simulations.live import LiveView
     from simulations.parties import HELD_OUT
     from simulations.plan import pipeline_of

@@ -11,8 +11,9 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
+
+from shared_model.repeating import Repeating
 
 PROC = Path("/proc")
 
@@ -29,7 +30,7 @@ class Pss(NamedTuple):
         return Pss(self.total + other.total, self.own + other.own)
 
 
-class MemoryWatch:
+class MemoryWatch(Repeating):
     """Samples the tree below this process until the block ends.
 
     peak: greatest sum over the tree. own: greatest anonymous part of each process by id. Both stay 0 and empty where
@@ -40,20 +41,10 @@ class MemoryWatch:
     """
 
     def __init__(self, *, every_s: float = 0.5) -> None:
+        super().__init__("memory", every_s=every_s)
         self.peak, self.own = Pss(0, 0), dict[int, int]()
         self.samples: list[tuple[str, Pss]] = []
-        self._every_s, self._over, self._lock = every_s, threading.Event(), threading.Lock()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
+        self._lock = threading.Lock()
 
     def sample(self, label: str = "") -> Pss:
         """Look once, now."""
@@ -67,9 +58,8 @@ class MemoryWatch:
                 self.samples.append((label, whole))
         return whole
 
-    def _watch(self) -> None:
-        while not self._over.wait(self._every_s):
-            self.sample()
+    def _turn(self) -> None:
+        self.sample()
 
 
 def pss_of(pid: int) -> Pss | None:

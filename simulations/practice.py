@@ -12,9 +12,9 @@ from typing import Final
 from shared_model.cohort import Cohort
 from shared_model.contract import load_contract
 from shared_model.errors import ConfigError, StorageError
+from simulations.cohorts import hospitals, prepare_cohorts
 from simulations.composition import compose_study
 from simulations.hospitals import check_cohort
-from simulations.launch import hospitals, prepare_cohorts
 from simulations.live import LiveView
 from simulations.parties import EVALUATOR
 from simulations.plan import pipeline_of

@@ -1,7 +1,4 @@
-"""Small DICOM mammograms for tests, written by pydicom (not by the simulator, so that both check each other).
-
-Loaded by path from the tests that need it, because test folders are no packages.
-"""
+"""Small DICOM mammograms for tests, written by pydicom (not by the simulator, so that both check each other)."""
 
 from __future__ import annotations
 

@@ -28,13 +28,13 @@ FLOWER = ("client/app.py", "client/gate.py", "server/gate.py", "shared_model/flo
           "server/deploy/superlink.py", "simulations/engine/",
           "simulations/benchmarks/peers/flower_app/", "simulations/benchmarks/deployment/plain_app/")
 # What starts often, or never needs a model, must not pay for torch (4 to 5 CPU-seconds).
-WITHOUT_TORCH = ("mammofed.py", "client/app.py", "client/app/", "client/trainer/client.py", "client/trainer/config.py",
-                 "client/deploy/", "client/watch/", "shared_model/certificates.py", "shared_model/enrolment.py",
-                 "server/",
-                 "shared_model/errors.py", "shared_model/messages.py", "shared_model/protocol.py",
+WITHOUT_TORCH = ("mammofed.py", "client/app.py", "client/trainer/client.py", "client/trainer/config.py",
+                 "client/deploy/", "client/watch/", "server/",
+                 "shared_model/certificates/", "shared_model/enrolment.py", "shared_model/bounded.py",
+                 "shared_model/errors.py", "shared_model/messages/", "shared_model/protocol/",
                  "shared_model/contract/", "shared_model/imaging/", "shared_model/audit/", "shared_model/signing.py",
                  "shared_model/fingerprint.py", "shared_model/signed_protocol.py", "shared_model/signed_request.py",
-                 "simulations/cli.py", "simulations/launch.py", "simulations/live.py",
+                 "simulations/cli.py", "simulations/cohorts.py", "simulations/launch.py", "simulations/live.py",
                  "shared_model/secagg/", "simulations/proposal.py", "shared_model/tensors.py",
                  "shared_model/proposal.py", "shared_model/passport/", "simulations/released.py")  # fmt: skip
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -90,6 +90,11 @@ def test_rooms_import_only_what_the_map_allows() -> None:
 
 def test_flower_is_imported_by_its_adapters_alone() -> None:
     assert [name for name in FILES if tops(name) & {"flwr", "ray"} and not under(name, FLOWER)] == []
+
+
+@pytest.mark.parametrize("place", [*FLOWER, *WITHOUT_TORCH])
+def test_every_place_on_the_map_is_there(place: str) -> None:
+    assert any(under(name, (place,)) for name in FILES), "a renamed file would not be looked at any longer"
 
 
 def test_light_parts_do_not_name_torch() -> None:
@@ -216,6 +221,23 @@ def test_files_that_the_papers_name_exist() -> None:
             assert (ROOT / name).is_file(), f"{paper} names {name}"
             there = not item or f"def {item}(" in (ROOT / name).read_text(encoding="utf-8")
             assert there, f"{paper} names {name}::{item}"
+
+
+PAGES = sorted(path.relative_to(ROOT).as_posix() for place in (".", *ROOMS, "tests") for path in
+               ((ROOT / place).glob("*.md") if place == "." else (ROOT / place).rglob("*.md")))  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_between_pages_and_to_files_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        target, _, anchor = link.partition("#")
+        if target.startswith(("http://", "https://", "mailto:")):
+            continue
+        there = (ROOT / page).parent / target if target else ROOT / page
+        assert there.exists(), f"{page} links to {link}"
+        heads = re.findall(r"^#+ (.+)$", there.read_text(encoding="utf-8"), re.M) if anchor else []
+        assert not anchor or anchor in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}, link
 
 
 def test_no_medical_image_or_large_file_is_tracked() -> None:

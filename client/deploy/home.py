@@ -24,6 +24,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from client.deploy.identity import SiteIdentity
+from client.deploy.inbox import read_coordinator
 from client.deploy.policy_file import Policy, new_policy
 from client.trainer.config import SiteConfig
 from client.trainer.wire import MAX_SOCKET_PATH
@@ -136,11 +137,11 @@ class SiteHome:
 
     def offered_coordinator(self) -> Coordinator | None:
         """Who signs, as the coordinator told this site's courier at enrolment; None before that."""
-        return _coordinator(self.courier / "coordinator.json")
+        return read_coordinator(self.courier / "coordinator.json")
 
     def trusted_coordinator(self) -> Coordinator | None:
         """Whose signatures the trainer takes, as the administrator accepted; None before the first approval."""
-        return _coordinator(self.trainer / "coordinator.json")
+        return read_coordinator(self.trainer / "coordinator.json")
 
     def trust(self, coordinator: Coordinator) -> None:
         """Take this coordinator's signatures from now on. With it the trainer learns who it is: where the roles are
@@ -202,12 +203,3 @@ def check_cohort(cohort: Path, member: Member) -> None:
     if member.role is Role.SITE and site != member.site:
         raise CohortError("the cohort was prepared for another site", found=site, expected=member.site,
                           remedy=f"import it as `site: {member.site}`, or be invited as {site}")  # fmt: skip
-
-
-def _coordinator(path: Path) -> Coordinator | None:
-    if not path.exists():
-        return None
-    try:
-        return Coordinator.model_validate_json(read_private(path))
-    except ValidationError:
-        raise ConfigError(f"{path} is damaged", remedy="restore it from a backup") from None

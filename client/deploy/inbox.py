@@ -28,6 +28,20 @@ class _Members(BaseModel):
     members: Annotated[tuple[MemberKey, ...], Field(max_length=MAX_MEMBERS)]
 
 
+def read_coordinator(path: Path) -> Coordinator | None:
+    """Whose signatures count, by a file of this home; None where there is none yet.
+
+    Raises:
+        ConfigError: the file is damaged. StorageError: unreadable, or open to others.
+    """
+    if not path.exists():
+        return None
+    try:
+        return Coordinator.model_validate_json(read_private(path))
+    except ValidationError:
+        raise ConfigError(f"{path} is damaged", remedy="restore it from a backup") from None
+
+
 class Inbox:
     """The files in the courier's folder.
 
@@ -48,13 +62,7 @@ class Inbox:
         Raises:
             ConfigError: the file is damaged. StorageError: unreadable, or open to others.
         """
-        path = self.folder / "coordinator.json"
-        if not path.exists():
-            return None
-        try:
-            return Coordinator.model_validate_json(read_private(path))
-        except ValidationError:
-            raise ConfigError(f"{path} is damaged", remedy="restore it from a backup") from None
+        return read_coordinator(self.folder / "coordinator.json")
 
     def pin(self, coordinator: Coordinator | None) -> None:
         """Believe this coordinator from now on; the same again is fine.

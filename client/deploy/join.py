@@ -20,9 +20,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from client.app import SITE_KEY, SOCKET_KEY
+from client.deploy.audit_exchange import courier_log
 from client.deploy.home import SiteHome
 from client.deploy.peer_keys import publish_key, published
-from client.deploy.presence import Presence, courier_log
+from client.deploy.presence import Presence
 from client.deploy.proxy import Proxy
 from client.deploy.trainer_link import TrainerLink
 from client.deploy.tunnel import Tunnel, TunnelStatus

@@ -16,63 +16,35 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
+from client.deploy.audit_exchange import AuditExchange, TrainerAudit
 from client.deploy.control import ControlClient, ControlLine
 from client.deploy.identity import SiteIdentity, Stage
 from client.deploy.inbox import Inbox
 from client.deploy.proxy import Proxy
-from client.deploy.status import CourierStatus, LogStatus, StudyStatus
-from shared_model.audit import AuditLog, Statement
+from client.deploy.status import CourierStatus, StudyStatus
+from shared_model.audit import AuditLog
 from shared_model.certificates import Role
 from shared_model.control import (
     MAX_PROTOCOLS,
     BeatReply,
     BeatRequest,
     DocumentsRequest,
-    Party,
-    PartyLog,
     StudyEvent,
     TrainerState,
     WatchRequest,
     plain,
 )  # fmt: skip
-from shared_model.enrolment import EnrolReply, courier_name, decode
+from shared_model.enrolment import EnrolReply, decode
 from shared_model.errors import CertificateError, MammoFedError, TrainerError
 from shared_model.private_files import write_private
-from shared_model.signing import SigningKey
 
-COURIER: Final[Party] = "courier"
-TRAINER: Final[Party] = "trainer"
 STATUS: Final = "status.json"
 _PATIENCE_S: Final = 60.0
-SLOW_S: Final = 3.0
 WRITE_S: Final = 15.0  # between writes of a status that is no news
 
 log = logging.getLogger("mammofed.courier")
-
-
-class AuditAnswer(Protocol):
-    """What a trainer says of its audit log: `shared_model.messages.AuditReply`."""
-
-    @property
-    def owner(self) -> str: ...
-
-    @property
-    def key(self) -> str: ...
-
-    @property
-    def log(self) -> str: ...
-
-    @property
-    def statement(self) -> str: ...
-
-    @property
-    def recorded(self) -> int: ...
-
-
-TrainerAudit = Callable[[int, str | None], AuditAnswer]
-"""(since, the coordinator's statement or None) -> the trainer's answer; raises TrainerError where nobody answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,31 +74,6 @@ class Trainer:
     decided: Callable[[], tuple[Sequence[str], Sequence[str]]] = lambda: ((), ())
 
 
-@dataclass
-class _Log:
-    """One party's exchange. wanted: from where the coordinator wants its next statement; None: not said yet.
-
-    told: the coordinator's statement that has to go to the trainer.
-    """
-
-    wanted: int | None = None
-    told: str | None = None
-    words: str = ""
-    seen: PartyLog | None = None
-    asked: float = float("-inf")
-
-
-def courier_log(folder: Path, site: str, *, clock: Callable[[], float] = time.time) -> AuditLog:
-    """Open the courier's audit log; its key is made with it.
-
-    Raises:
-        StorageError: another process has it, or the disk refuses. AuditError: it was changed.
-    """
-    path = folder / "signing.key"
-    key = SigningKey.load(path) if path.exists() else SigningKey.create(path)
-    return AuditLog(folder / "audit.jsonl", owner=courier_name(site), key=key, clock=clock)
-
-
 class Presence:
     """The conversation; a context manager that talks while it is open, or stepped by hand.
 
@@ -144,12 +91,12 @@ class Presence:
         proxy: Proxy | None = None, pace: Pace | None = None, clock: Callable[[], float] = time.time,
         line: Callable[[SiteIdentity, bool], ControlLine] | None = None,
     ) -> None:  # fmt: skip
-        self._folder, self._identity, self._audit, self._release = folder, identity, audit, release
+        self._folder, self._identity, self._release = folder, identity, release
         self._trainer, self._pace, self._clock = trainer or Trainer(), pace or Pace(), clock
         self._make_line = line or (lambda who, enrolling: ControlLine(who, enrolling=enrolling, proxy=proxy))
         site = identity.settings.site if identity.settings.role is Role.SITE else ""
         self.inbox = Inbox(folder, site=site, release=release)
-        self._logs: dict[Party, _Log] = {COURIER: _Log(), TRAINER: _Log()}
+        self.exchange = AuditExchange(audit, self.inbox, every_s=self._pace.audit_s, clock=clock)
         self._line: ControlLine | None = None
         self._failures, self._fetched, self._renewed = 0, float("-inf"), float("-inf")
         self._studies: dict[str, StudyStatus] = {}
@@ -265,16 +212,16 @@ class Presence:
             self.inbox.pin(reply.coordinator)
         taken = self._identity.accept(answer)
         if taken:
-            self._audit.append("certificate_taken")
+            self.exchange.audit.append("certificate_taken")
         return taken
 
     def _beat(self) -> list[str]:
         approved, declined = self._trainer.decided()
         notices: list[str] = []
-        logs = [self._courier_says()]
+        logs = [self.exchange.courier_says()]
         state = self._trainer.state()
         if self._trainer.audit is not None and state.up:
-            logs += self._trainer_says(notices)
+            logs += self.exchange.trainer_says(self._trainer.audit, notices)
         request = BeatRequest(time=self._clock(), release=self._release, trainer=state, approved=tuple(approved),
                               declined=tuple(declined), logs=tuple(logs))  # fmt: skip
         reply = self._client().beat(request)
@@ -285,20 +232,7 @@ class Presence:
     def _heard(self, reply: BeatReply, notices: list[str]) -> None:
         now = self._clock()
         notices += map(plain, reply.notices)
-        for answer in reply.logs:
-            party = self._logs[answer.party]
-            party.wanted = answer.since
-            if answer.statement is None:
-                continue
-            if answer.party == TRAINER:
-                party.told, party.asked = answer.statement.to_json(), float("-inf")
-                continue
-            try:
-                self._record(answer.statement)
-                party.words = ""
-            except MammoFedError as error:
-                party.words = str(error)
-        notices += [f"audit log of the {name}: {party.words}" for name, party in self._logs.items() if party.words]
+        notices += self.exchange.heard(reply.logs)
         self._status = self._status.model_copy(update={
             "heard": now, "clock_ahead": now - reply.time, "coordinator_release": plain(reply.release),
         })  # fmt: skip
@@ -319,59 +253,6 @@ class Presence:
                 break
         self._fetched = now
         return notices
-
-    # --- audit logs ---
-
-    def _courier_says(self) -> PartyLog:
-        mine, audit = self._logs[COURIER], self._audit
-        statement = None
-        if mine.wanted is not None and not audit.news <= mine.wanted <= audit.sequence:
-            # Shorter than the coordinator has it: show just how far we are, it finds the difference.
-            statement = audit.statement(min(mine.wanted, audit.sequence))
-        coordinator = self.inbox.coordinator
-        recorded = audit.witnessed(coordinator.name) if coordinator else 0
-        mine.seen = PartyLog(party=COURIER, owner=audit.owner, log=audit.log, key=audit.key.hex, statement=statement,
-                             recorded=recorded)  # fmt: skip
-        return mine.seen
-
-    def _record(self, statement: Statement) -> None:
-        coordinator = self.inbox.coordinator
-        if coordinator is not None:
-            self._audit.record(statement, owner=coordinator.name, key=coordinator.verify_key)
-
-    def _trainer_says(self, notices: list[str]) -> list[PartyLog]:
-        """The trainer's log; asked again only when something is to be told or some time has gone by."""
-        its, audit, now = self._logs[TRAINER], self._trainer.audit, self._clock()
-        assert audit is not None
-        if its.seen is not None and 0 <= now - its.asked < self._pace.audit_s:
-            return [its.seen.model_copy(update={"statement": None})]
-        its.asked = now
-        answer = self._ask_trainer(audit, its, notices)
-        if answer is None:
-            return []
-        statement = Statement.from_json(answer.statement)
-        shown = its.wanted is not None and its.wanted != statement.signed.head.sequence
-        its.seen = PartyLog(party=TRAINER, owner=answer.owner, log=answer.log, key=answer.key, recorded=answer.recorded,
-                            statement=statement if shown else None)  # fmt: skip
-        return [its.seen]
-
-    def _ask_trainer(self, audit: TrainerAudit, its: _Log, notices: list[str]) -> AuditAnswer | None:
-        """Its answer; when it refuses what the coordinator says or wants, that is a notice, and it is asked for less.
-
-        A trainer whose log is shorter than the coordinator has it cannot answer from there; then what it has is shown,
-        and the coordinator finds the difference.
-        """
-        told, its.told = its.told, None
-        wanted, began = its.wanted or 0, time.monotonic()
-        for since, statement in dict.fromkeys(((wanted, told), (wanted, None), (0, None))):
-            try:
-                return audit(since, statement)
-            except MammoFedError as error:
-                if not notices:
-                    notices.append(plain(f"audit log of the trainer: {error}"))
-                if time.monotonic() - began > SLOW_S:  # it does not answer; the heartbeat is not to wait for it
-                    break
-        return None
 
     # --- events ---
 
@@ -412,8 +293,7 @@ class Presence:
             "time": self._clock(), "stage": standing.stage.value, "days_left": standing.days_left, "words": words,
             "certificate": standing.words, "connected": connected, "notices": tuple(notices)[:20],
             "coordinator": coordinator.name if coordinator else "", "studies": dict(self._studies),
-            "logs": {name: LogStatus(recorded=party.seen.recorded if party.seen else 0, words=party.words)
-                     for name, party in self._logs.items()},
+            "logs": self.exchange.status(),
         })  # fmt: skip
         if status.words != self._status.words or status.notices != self._status.notices:
             log.info("%s", "; ".join([words, *notices]))

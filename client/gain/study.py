@@ -25,6 +25,7 @@ from client.trainer.evaluate import PATIENTS_AT_A_TIME, ImageOnly
 from client.trainer.models import WarmModels
 from client.training.features import FeatureCache
 from client.training.local import train_round
+from shared_model.bounded import read_at_most
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import load_contract
 from shared_model.errors import CohortError, ConfigError, StorageError
@@ -171,15 +172,9 @@ def read_weights(path: Path) -> Arrays:
     Raises:
         StorageError: absent, too large or damaged.
     """
+    data = read_at_most(path, MAX_WEIGHTS_BYTES, error=StorageError, remedy="let the study end first, or give the file")
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_WEIGHTS_BYTES + 1)
-        if len(data) > MAX_WEIGHTS_BYTES:
-            raise StorageError(f"{path} is too large", expected=f"at most {MAX_WEIGHTS_BYTES} bytes")
         return dict(load_safetensors(data))
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}",
-                           remedy="let the study end first, or give the file") from None  # fmt: skip
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise StorageError(f"{path} is damaged: {type(error).__name__}", remedy="fetch it again") from None
 

@@ -1,4 +1,4 @@
-"""Turns a site's films and clinical rows into a prepared cohort; called by the importer and by simulations/launch.
+"""Turns a site's films and clinical rows into a prepared cohort; called by the importer and by simulations/cohorts.
 
 Beside the cohort stand `<cohort>.report.json` (counts) and `<cohort>.quarantine.csv` (everything that is not in it, and
 why). What is in the sources is in the cohort or in quarantine, always.

@@ -20,6 +20,7 @@ from client.ingest.outbox import OutboxTarget
 from client.ingest.settings import Settings, SitePath
 from client.ingest.sources import DicomWebSource, DimseSource
 from client.ingest.tables import ClinicalSource
+from shared_model.bounded import read_at_most
 from shared_model.errors import ConfigError
 from shared_model.imaging import AdmissionPolicy, PipelineConfig
 from shared_model.plain_yaml import check_plain
@@ -161,14 +162,7 @@ def read_site(path: Path) -> SiteFile:
     Raises:
         ConfigError: it cannot be read, or names every fault with its place, never a value.
     """
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_SITE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}",
-                          remedy="write one with `mammofed site example DIR`") from None  # fmt: skip
-    if len(data) > MAX_SITE_BYTES:
-        raise ConfigError(f"{path} is too large", expected=f"at most {MAX_SITE_BYTES} bytes")
+    data = read_at_most(path, MAX_SITE_BYTES, error=ConfigError, remedy="write one with `mammofed site example DIR`")
     try:
         text = data.decode()
         check_plain(text, source=path.name)

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from client.privacy.policy import PrivacyPolicy
+from shared_model.bounded import read_at_most
 from shared_model.errors import ConfigError
 from shared_model.signed_protocol import Coordinator
 
@@ -74,13 +75,7 @@ class SiteConfig(PrivacyPolicy):
         Raises:
             ConfigError: absent, too large, not JSON, or naming every field that is wrong.
         """
-        try:
-            with path.open("rb") as stream:
-                data = stream.read(MAX_CONFIG_BYTES + 1)
-        except OSError as error:
-            raise ConfigError(f"cannot read the site configuration {path}: {error.strerror}") from None
-        if len(data) > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{path} is too large", expected=f"at most {MAX_CONFIG_BYTES} bytes")
+        data = read_at_most(path, MAX_CONFIG_BYTES, error=ConfigError, what=f"the site configuration {path}")
         try:
             return cls.model_validate(json.loads(data))
         except ValidationError as error:

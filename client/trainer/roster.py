@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.trainer.config import SiteConfig
+from shared_model.bounded import read_at_most
 from shared_model.cohort import Cohort, split_indices
 from shared_model.errors import ConfigError
 
@@ -48,13 +49,7 @@ def read_roster(path: Path, *, parts: set[str]) -> Mapping[str, list[str]]:
     Raises:
         ConfigError: absent, too large, no JSON object of lists, other parts than `parts`, or a woman named twice.
     """
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read the roster {path}: {error.strerror}") from None
-    if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path} is too large", expected=f"at most {MAX_BYTES} bytes")
+    data = read_at_most(path, MAX_BYTES, error=ConfigError, what=f"the roster {path}")
     try:
         values: Any = json.loads(data)
     except (ValueError, RecursionError):

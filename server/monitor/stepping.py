@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from types import TracebackType
-from typing import Self
 
 from shared_model.errors import MammoFedError
+from shared_model.repeating import Repeating
 
 log = logging.getLogger("mammofed.monitor")
 
 
-class Stepping(ABC):
+class Stepping(Repeating):
     """A context manager: steps while the block runs, once more at its end, then :meth:`done`.
 
     A step that fails is said once, and again when it fails otherwise; the next one's turn comes all the same, because
@@ -24,19 +23,13 @@ class Stepping(ABC):
     """
 
     def __init__(self, name: str, *, step_s: float, end_s: float) -> None:
-        self._name, self._step_s, self._end_s, self._fault = name, step_s, end_s, ""
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+        super().__init__(name, every_s=step_s, end_s=end_s)
+        self._name, self._fault = name, ""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
-        self._thread.join(self._end_s)
+        super().__exit__(kind, error, trace)
         if self._thread.is_alive():
             log.warning("%s: slow; what is not done yet is done when this is started again", self._name)
 
@@ -44,14 +37,16 @@ class Stepping(ABC):
     def step(self, *, last: bool = False) -> None:
         """Do it once. last: nobody does it again."""
 
-    def done(self) -> None:  # noqa: B027 - most hold nothing
-        """Let go of what is held; called in the thread, after the last step."""
+    def done(self) -> None:
+        """Let go of what is held, by those that hold anything; called in the thread, after the last step."""
 
     def _run(self) -> None:
-        while not self._over.wait(self._step_s):
-            self._try()
+        super()._run()
         self._try(last=True)  # how it ended counts, too
         self.done()
+
+    def _turn(self) -> None:
+        self._try()
 
     def _try(self, *, last: bool = False) -> None:
         try:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from server.reporting.data_words import data_kind
+from shared_model.bounded import read_at_most
 from shared_model.errors import StorageError
 from shared_model.protocol import Protocol
 
@@ -130,13 +131,7 @@ def read_object(path: Path) -> Mapping[str, Any]:
     Raises:
         StorageError: absent, too large, or no JSON object.
     """
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_JSON_BYTES + 1)
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}", remedy="let the study end first") from None
-    if len(data) > MAX_JSON_BYTES:
-        raise StorageError(f"{path} is too large", expected=f"at most {MAX_JSON_BYTES} bytes")
+    data = read_at_most(path, MAX_JSON_BYTES, error=StorageError, remedy="let the study end first")
     try:
         values = json.loads(data)
     except (ValueError, RecursionError) as error:

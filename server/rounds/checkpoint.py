@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
+from shared_model.bounded import read_at_most
 from shared_model.errors import StorageError
 from shared_model.messages import MAX_FRAME_BYTES, Arrays, weights_sha256
 from shared_model.private_files import sync_folder
@@ -145,14 +146,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_CHECKPOINT_BYTES + 1)
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}", remedy="restore it from the run's backup") from None
-    if len(data) > MAX_CHECKPOINT_BYTES:
-        raise StorageError(f"{path} is too large", expected=f"at most {MAX_CHECKPOINT_BYTES} bytes")
-    return data
+    return read_at_most(path, MAX_CHECKPOINT_BYTES, error=StorageError, remedy="restore it from the run's backup")
 
 
 def _parse(path: Path, data: bytes) -> dict[str, NDArray[np.float32]]:

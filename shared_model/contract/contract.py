@@ -16,6 +16,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from shared_model.bounded import read_at_most
 from shared_model.contract.encoding import Encoded, EncodingReport, FieldCounts, encode_column
 from shared_model.contract.schema import (
     CLINICAL_COLUMNS,
@@ -198,16 +199,8 @@ def load_contract(path: Path | None = None) -> Contract:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_CONTRACT_BYTES + 1)
-    except OSError as error:
-        raise ContractError(
-            f"contract {path} cannot be read: {error.strerror}", remedy="give the path of a contract"
-        ) from None
-    if len(data) > MAX_CONTRACT_BYTES:
-        raise ContractError(f"contract {path} is too large", expected=f"at most {MAX_CONTRACT_BYTES} bytes")
-    return data
+    return read_at_most(path, MAX_CONTRACT_BYTES, error=ContractError, what=f"the contract {path}",
+                        remedy="give the path of a contract")  # fmt: skip
 
 
 def _shown(column: object) -> str:

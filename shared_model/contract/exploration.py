@@ -50,7 +50,7 @@ def layout(contract: Contract, *, fields: Sequence[str], bins: int) -> tuple[His
     unknown = sorted(set(fields) - {field.name for field in contract.fields})
     if unknown:
         raise ProtocolError("the exploration names fields that are not in the data contract", found=unknown[:8],
-                            expected="names of `mammofed contract`'s fields")  # fmt: skip
+                            expected=", ".join(field.name for field in contract.fields))  # fmt: skip
     chosen = [field for field in contract.fields if not fields or field.name in fields]
     films = tuple(f"{count} of {VIEWS}" for count in range(VIEWS + 1))
     return (Histogram(LABEL, ("no cancer", "cancer")), Histogram(FILMS, films),

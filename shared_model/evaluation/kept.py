@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from shared_model.bounded import read_at_most
 from shared_model.errors import StorageError
 from shared_model.evaluation.scores import Scores
 from shared_model.protocol import Protocol
@@ -87,13 +88,7 @@ def read_kept(path: Path) -> KeptScores:
     Raises:
         StorageError: absent, too large or damaged.
     """
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from None
-    if len(data) > MAX_BYTES:
-        raise StorageError(f"{path} is too large", expected=f"at most {MAX_BYTES} bytes")
+    data = read_at_most(path, MAX_BYTES, error=StorageError)
     try:
         tensors = load(data)
         document = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["kept"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,11 +105,7 @@ def run_job(job: Job, place: Place, tell: Tell, *, stop: Any) -> str:
     with TrainerLibrary(install_sites(config, home, protocol, cohorts), features=FEATURES.of) as library:
         arrays = read_arrays(home / "initial.safetensors")
         if job.baseline not in ONCE:
-            grid = LocalGrid(library, app=library)
-            try:
-                train(job.name, grid, protocol, home, arrays, tell, stop)
-            finally:
-                grid.close()
+            train(job.name, library, protocol, home, arrays, tell, stop)
             arrays = read_arrays(home / "model.safetensors")
             if job.baseline == FEDERATED and not (home / PASSPORT).exists():  # maps first: the passport states them
                 measure_maps(config, home, lambda line: None, lambda function, *arguments: function(*arguments))
@@ -159,7 +156,9 @@ def freeze(config: Config, home: Path, *, patients: Mapping[str, int], sigmas: S
     return protocol
 
 
-def train(name: str, grid: LocalGrid, protocol: Protocol, home: Path, arrays: Any, tell: Tell, stop: Any) -> None:
+def train(
+    name: str, library: TrainerLibrary, protocol: Protocol, home: Path, arrays: Any, tell: Tell, stop: Any
+) -> None:
     """Run the study of a job to its end, or go on with it.
 
     Raises:
@@ -170,8 +169,9 @@ def train(name: str, grid: LocalGrid, protocol: Protocol, home: Path, arrays: An
         if event.kind == "round_closed":
             tell(name, event.round, protocol.rounds)
 
-    outcome = run_study(grid=grid, protocol=protocol, run_dir=home, initial=arrays, observer=observe, stop=stop,
-                        **one_machine_signing(protocol, home))  # fmt: skip
+    with closing(LocalGrid(library, app=library)) as grid:
+        outcome = run_study(grid=grid, protocol=protocol, run_dir=home, initial=arrays, observer=observe, stop=stop,
+                            **one_machine_signing(protocol, home))  # fmt: skip
     if outcome.status != "COMPLETE":
         raise RoundError(f"the training {name} of {protocol.study} is {outcome.status}", found=outcome.reason,
                          remedy="resume the run")  # fmt: skip

@@ -23,7 +23,6 @@ from simulations.baselines.suite import Population, Tell
 from simulations.baselines.worker import CHEAPER, FEATURES, freeze, party_scores, train
 from simulations.designs.jobs import DesignJob
 from simulations.designs.roll import NamedRun, Roll
-from simulations.engine import LocalGrid
 from simulations.engine.library import TrainerLibrary
 from simulations.parties import EVALUATOR, install_sites
 from simulations.plan import Config
@@ -55,11 +54,7 @@ def run_design_job(job: DesignJob, population: Population, tell: Tell, *, stop: 
     if roll.private:
         _carry(job, run, population.folder)
     with TrainerLibrary(files, features=FEATURES.of) as library:
-        grid = LocalGrid(library, app=library)
-        try:
-            train(job.name, grid, protocol, home, read_arrays(home / "initial.safetensors"), tell, stop)
-        finally:
-            grid.close()
+        train(job.name, library, protocol, home, read_arrays(home / "initial.safetensors"), tell, stop)
         _score(run, population.cohorts, library, protocol, home)
     return job.name
 

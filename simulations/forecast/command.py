@@ -16,13 +16,14 @@ from server.rounds.checkpoint import read_arrays
 from shared_model.contract import Contract, load_contract
 from shared_model.imaging import PipelineConfig
 from shared_model.protocol import Protocol
+from simulations.cohorts import cohort_folder
 from simulations.composition import compose_study
 from simulations.designs.settings import trainings
 from simulations.forecast import child, miniature, reckon
 from simulations.forecast.measured import Measured, read
 from simulations.forecast.show import Forecast, Stage, draw
 from simulations.forecast.sizes import Party, count, population_of, training_patients
-from simulations.launch import check, cohort_folder, one_child
+from simulations.launch import check, one_child
 from simulations.parties import HELD_OUT
 from simulations.plan import Config, build_protocol
 from simulations.population.recipe import recipe_sha256

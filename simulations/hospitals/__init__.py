@@ -1,4 +1,4 @@
-"""Where a study's women come from and how hospitals differ; called by simulations/launch."""
+"""Where a study's women come from and how hospitals differ; called by simulations/cohorts."""
 
 from simulations.hospitals.defaults import default_hospitals
 from simulations.hospitals.partition import check_held_out

@@ -1,4 +1,4 @@
-"""Hospitals that differ in one thing only, or in nothing, or lack a vendor; called by simulations/launch.
+"""Hospitals that differ in one thing only, or in nothing, or lack a vendor; called by simulations/cohorts.
 
 What a kind of shift changes stands in `configs/cohort/synthetic.yaml`. The held-out women are never touched: they are
 drawn from (seed, name, number, profile) alone, so they are the same women, with the same films, whatever the sites are,

@@ -1,4 +1,4 @@
-"""Where a study's women come from: the choice by `cohort`, behind one function; called by simulations/launch."""
+"""Where a study's women come from: the choice by `cohort`, behind one function; called by simulations/cohorts."""
 
 from __future__ import annotations
 

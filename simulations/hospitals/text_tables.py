@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared_model.bounded import read_at_most
 from shared_model.errors import CohortError
 
 MAX_TABLE_BYTES = 1 << 26  # the largest table of CBIS-DDSM has 1 MB, a manifest of a million rows some 60
@@ -30,13 +31,7 @@ def read_text(path: Path) -> str:
     Raises:
         CohortError: it cannot be read, is larger than MAX_TABLE_BYTES, or is no UTF-8.
     """
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_TABLE_BYTES + 1)
-    except OSError as error:
-        raise CohortError(f"{path} cannot be read: {error.strerror}", remedy="check the path and permissions") from None
-    if len(data) > MAX_TABLE_BYTES:
-        raise CohortError(f"{path} is too large", expected=f"at most {MAX_TABLE_BYTES} bytes")
+    data = read_at_most(path, MAX_TABLE_BYTES, error=CohortError, remedy="check the path and permissions")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:

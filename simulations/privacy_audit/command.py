@@ -19,9 +19,10 @@ from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import load_contract
 from shared_model.errors import ConfigError, PromiseBrokenError
 from shared_model.protocol import Protocol
+from simulations.cohorts import cohort_folder, prepare_cohorts
 from simulations.composition import compose_study
 from simulations.hospitals import sources
-from simulations.launch import check, cohort_folder, prepare_cohorts
+from simulations.launch import check
 from simulations.live import LiveView
 from simulations.parties import HELD_OUT, split_of, write_small
 from simulations.plan import Config, build_protocol, noise_multipliers, pipeline_of, write_initial_weights

@@ -34,8 +34,8 @@ from shared_model.evaluation.auc import roc_auc
 from shared_model.fusion import FusionConfig, FusionModel, arrays_of, build_model, load_arrays, load_public_weights
 from shared_model.messages import weights_sha256
 from shared_model.protocol import Protocol
+from simulations.cohorts import cohort_folder, hospitals, prepare_cohorts
 from simulations.composition import compose_config
-from simulations.launch import cohort_folder, hospitals, prepare_cohorts
 from simulations.live import LiveView
 from simulations.parties import HELD_OUT
 from simulations.plan import Config, build_protocol, noise_multipliers, pipeline_of

@@ -20,7 +20,6 @@ from client.privacy.egress_values import PROTECTIONS, Value
 from client.trainer import service as service_module
 from client.trainer.config import SiteConfig
 from client.trainer.service import TrainerService
-from shared_model import messages
 from shared_model.audit import file as audit_file
 from shared_model.audit import verify
 from shared_model.errors import AuditError, EgressError, StorageError, TrainerError
@@ -37,6 +36,7 @@ from shared_model.messages import (
     TrainReply,
     decode,
     encode,
+    kinds,
     weights_sha256,
 )
 from shared_model.phases import PhaseSeconds
@@ -302,7 +302,7 @@ def test_a_kind_that_answers_no_such_request_stays(private_study: Study, gate: E
 
 
 def test_every_kind_of_request_has_a_rule() -> None:
-    requests = {name for name in vars(messages) if name.endswith("Request")} - {"Request"}
+    requests = {name for name in vars(kinds) if name.endswith("Request")} - {"Request"}
     assert {kind.__name__ for kind in RULES} == requests
 
 

@@ -14,17 +14,14 @@ from pydantic import Field, field_validator, model_validator
 from pydicom.dataset import Dataset
 
 from client.ingest.settings import SitePath
-from client.ingest.sources.associations import VERIFICATION
-from client.ingest.sources.collected import Collected, Progress
-from client.ingest.sources.gather import Announced, gather
-from client.ingest.sources.intake import Deidentifies, Intake
-from client.ingest.sources.lookup import STUDY_KEYS, Lookup
+from client.ingest.sources.archive import ArchiveSource
+from client.ingest.sources.gather import Announced
+from client.ingest.sources.intake import Intake
+from client.ingest.sources.lookup import STUDY_KEYS
 from client.ingest.sources.objects import is_uid
-from client.ingest.sources.quiet import quiet_network
-from client.ingest.sources.received import Received
-from client.ingest.sources.retry import Backoff, LostError
+from client.ingest.sources.retry import LostError
 from client.ingest.sources.secrets import Secret
-from client.ingest.sources.settings import Patience, Studies
+from client.ingest.sources.settings import Studies
 from client.ingest.sources.tls import https_context
 from client.ingest.sources.web import Answer, TooLargeError, Web, only_part
 from client.ingest.sources.windows import Window, all_studies
@@ -41,7 +38,7 @@ _ENVELOPE = 64 << 10  # of a multipart answer around its part
 _DICOM = 'multipart/related; type="application/dicom"; transfer-syntax=*'  # as it is stored (PS3.18 8.7.3.5.2)
 
 
-class DicomWebSource(Patience):
+class DicomWebSource(ArchiveSource):
     """An entry `kind: dicomweb` of a site's films.
 
     url: of the service, say https://archive/dicom-web. ca: PEM of who signs its certificate; null: whom this machine
@@ -80,45 +77,11 @@ class DicomWebSource(Patience):
                 raise ValueError("a secret must not travel unencrypted; use https")
         return self
 
-    def collect(
-        self,
-        store: Received,
-        deidentify: Deidentifies,
-        progress: Progress | None = None,
-        *,
-        backoff: Backoff | None = None,
-    ) -> Collected:
-        """Bring the films that are missing in `store`; see :func:`client.ingest.sources.gather.gather`.
-
-        Raises:
-            SourceError: the archive cannot be reached or refuses. StorageError: the disk. ConfigError: settings.
-        """
-        store.bind(deidentify.uid(VERIFICATION))
-        intake = Intake(store, deidentify)
-        with self._archive(intake, store.max_bytes) as archive:
-            return gather(
-                archive, store, intake, deidentify, quiet_seconds=self.quiet_seconds,
-                backoff=backoff or Backoff(self.retries), progress=progress,
-            )  # fmt: skip
-
     @contextmanager
-    def look(self) -> Iterator[Lookup]:
-        """Ask the archive without having anything delivered; see :mod:`client.ingest.sources.lookup`.
-
-        Raises:
-            SourceError, ConfigError: as :meth:`collect`.
-        """
-        with self._archive(None, 0) as archive:
-            yield archive
-
-    @contextmanager
-    def _archive(self, intake: Intake | None, max_bytes: int) -> Iterator[_WebArchive]:
+    def _open(self, intake: Intake | None, max_bytes: int) -> Iterator[_WebArchive]:
         context = https_context(self.ca) if self.url.startswith("https") else None
         name = f"the archive {urlsplit(self.url).netloc}"
-        with (
-            quiet_network(),
-            Web(name, context=context, headers=self._credentials(), timeout_seconds=self.timeout_seconds) as web,
-        ):
+        with Web(name, context=context, headers=self._credentials(), timeout_seconds=self.timeout_seconds) as web:
             yield _WebArchive(name, self, web, intake, max_bytes)
 
     def _credentials(self) -> dict[str, str]:

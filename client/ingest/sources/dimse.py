@@ -7,13 +7,14 @@ pushed into the store, because objects that were not asked for are turned away (
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from pydicom.dataset import Dataset
 from pynetdicom.presentation import build_context
 
+from client.ingest.sources.archive import ArchiveSource
 from client.ingest.sources.associations import (
     VERIFICATION,
     accept_films,
@@ -22,15 +23,12 @@ from client.ingest.sources.associations import (
     status_of,
     storage_contexts,
 )
-from client.ingest.sources.collected import Collected, Progress
-from client.ingest.sources.gather import Announced, gather
-from client.ingest.sources.intake import Deidentifies, Intake
-from client.ingest.sources.lookup import STUDY_KEYS, Lookup
+from client.ingest.sources.gather import Announced
+from client.ingest.sources.intake import Intake
+from client.ingest.sources.lookup import STUDY_KEYS
 from client.ingest.sources.objects import is_uid, text
-from client.ingest.sources.quiet import quiet_network
-from client.ingest.sources.received import Received
-from client.ingest.sources.retry import Backoff, LostError
-from client.ingest.sources.settings import AeTitle, Patience, Peer, Port, Studies
+from client.ingest.sources.retry import LostError
+from client.ingest.sources.settings import AeTitle, Peer, Port, Studies
 from client.ingest.sources.tls import answering_context
 from client.ingest.sources.windows import Window, all_studies
 from shared_model.errors import SourceError
@@ -46,7 +44,7 @@ _MAX_ANSWERS = 1_000_000  # of one query
 _UIDS_A_REQUEST = 50  # a list of UIDs in one element; some archives bound it by 4 KiB
 
 
-class DimseSource(Peer, Patience):
+class DimseSource(Peer, ArchiveSource):
     """An entry `kind: dimse` of a site's films.
 
     retrieve: `move` (C-MOVE to our receive_port) or `get` (C-GET). receive_ae: our AE title as the PACS knows it for
@@ -68,36 +66,8 @@ class DimseSource(Peer, Patience):
             raise ValueError("retrieve: move needs receive_port, where the PACS delivers")
         return self
 
-    def collect(
-        self,
-        store: Received,
-        deidentify: Deidentifies,
-        progress: Progress | None = None,
-        *,
-        backoff: Backoff | None = None,
-    ) -> Collected:
-        """Bring the films that are missing in `store`; see :func:`client.ingest.sources.gather.gather`.
-
-        Raises:
-            SourceError: the PACS cannot be reached or refuses. StorageError: the disk refuses. ConfigError: settings.
-        """
-        store.bind(deidentify.uid(VERIFICATION))
-        intake = Intake(store, deidentify)
-        with quiet_network(), _Pacs(self, intake, store.max_bytes) as pacs:
-            return gather(
-                pacs, store, intake, deidentify, quiet_seconds=self.quiet_seconds,
-                backoff=backoff or Backoff(self.retries), progress=progress,
-            )  # fmt: skip
-
-    @contextmanager
-    def look(self) -> Iterator[Lookup]:
-        """Ask the PACS without having anything delivered; see :mod:`client.ingest.sources.lookup`.
-
-        Raises:
-            SourceError, ConfigError: as :meth:`collect`.
-        """
-        with quiet_network(), _Pacs(self, None, 0) as pacs:
-            yield pacs
+    def _open(self, intake: Intake | None, max_bytes: int) -> _Pacs:
+        return _Pacs(self, intake, max_bytes)
 
 
 class _Pacs:

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from client.ingest.settings import Settings, SitePath
+from shared_model.bounded import read_at_most
 from shared_model.errors import ConfigError
 
 MAX_LIST_BYTES = 64 << 20
@@ -69,13 +70,7 @@ class Studies(Settings):
 
 def read_ids(path: Path) -> list[str]:
     """The ids of a CSV file; see :class:`Studies`."""
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_LIST_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"the list of patients {path} cannot be read: {error.strerror}") from None
-    if len(data) > MAX_LIST_BYTES:
-        raise ConfigError(f"the list of patients {path} is too large", expected=f"at most {MAX_LIST_BYTES} bytes")
+    data = read_at_most(path, MAX_LIST_BYTES, error=ConfigError, what=f"the list of patients {path}")
     try:
         rows = [row for row in csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True) if row]
     except (UnicodeDecodeError, csv.Error) as error:

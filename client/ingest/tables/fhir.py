@@ -19,25 +19,18 @@ from pydantic import BaseModel, ConfigDict
 
 from client.ingest.settings import SitePath
 from client.ingest.tables.dates import Span, days_after, days_between, parse_fhir_date
-from client.ingest.tables.facts import Content, Fact, How, Identities, LeftOut
+from client.ingest.tables.facts import Content, Fact, Identities, LeftOut
 from client.ingest.tables.fhir_elements import (
     LeftOutError,
-    affirmed,
-    check_status,
-    codings_of,
-    dicts,
     identifier_of,
-    period_of,
-    quantity_of,
     reference_key,
-    when,
 )
-from client.ingest.tables.fhir_rules import DIAGNOSIS, FhirRule, Match, RuleBook
+from client.ingest.tables.fhir_resources import RawFact, Wanted, raw_facts
+from client.ingest.tables.fhir_rules import DIAGNOSIS, FhirRule, RuleBook
 from client.ingest.tables.json_stream import JsonFaultError, resources_of
 from shared_model.contract import Contract
 from shared_model.errors import ConfigError, ContractError
 
-_GREATEST = 1e6  # no clinical value is above it, in any unit of the rules; JSON has 1e999 too
 SUFFIXES = (".json", ".ndjson")
 UNUSED = {
     "unknown_patient": "facts are of a patient whom no Patient resource names; export Patient with them",
@@ -83,30 +76,15 @@ class FhirSource(BaseModel):
     rules: tuple[FhirRule, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Raw:
-    """A fact before it is known whose it is. known, since, until: unshifted days."""
-
-    field: str
-    how: How
-    cell: str
-    known: str
-    since: Span
-    until: str
-    same_day: bool
-    within_days: int | None
-    key: str
-
-
 @dataclass
 class _Reading:
     """State of one source. ids: reference -> patient ids that Patient resources gave it, births likewise."""
 
     source: FhirSource
-    book: RuleBook
+    wanted: Wanted
     ids: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     births: dict[str, Span] = field(default_factory=dict)
-    facts: dict[str, list[_Raw]] = field(default_factory=lambda: defaultdict(list))
+    facts: dict[str, list[RawFact]] = field(default_factory=lambda: defaultdict(list))
     counts: Counter[str] = field(default_factory=Counter)
 
 
@@ -121,7 +99,7 @@ def read_fhir(source: FhirSource, *, contract: Contract, identities: Identities,
     if unknown := sorted(set(source.complete) - set(book.fields)):
         raise ConfigError(f"{name}: complete names fields that no rule gives", found=", ".join(unknown),
                           expected=", ".join(book.fields), remedy="correct it in site.yaml")  # fmt: skip
-    reading = _Reading(source, book)
+    reading = _Reading(source, Wanted(book, source.onset_as_recorded, diagnoses=source.labels == "diagnoses"))
     left_out: list[LeftOut] = []
     files = _files(source.path, name)
     for ordinal, path in enumerate(files, start=1):
@@ -157,15 +135,12 @@ def _files(path: Path, name: str) -> list[Path]:
 
 
 def _take(reading: _Reading, url: str, resource: dict[str, Any]) -> None:
-    kind = resource["resourceType"]
     try:
-        if kind == "Patient":
+        if resource["resourceType"] == "Patient":
             _patient(reading, url, resource)
-        elif kind in _READERS:
-            facts = list(_READERS[kind](reading, resource))
-            if facts:
-                reading.facts[_subject(resource)] += facts
-                reading.counts["used"] += 1
+        elif facts := raw_facts(reading.wanted, resource):
+            reading.facts[_subject(resource)] += facts
+            reading.counts["used"] += 1
     except LeftOutError as reason:
         reading.counts[str(reason)] += 1
 
@@ -195,126 +170,6 @@ def _subject(resource: dict[str, Any]) -> str:
     if isinstance(identifier, dict) and isinstance(identifier.get("value"), str) and identifier["value"].strip():
         return f"identifier {identifier.get('system')} {identifier['value'].strip()}"
     raise LeftOutError("no_subject")
-
-
-# What it says
-
-
-def _observation(reading: _Reading, resource: dict[str, Any]) -> Iterator[_Raw]:
-    for part in (resource, *dicts(resource.get("component"))):
-        codings = codings_of(part.get("code"))
-        value = codings_of(part.get("valueCodeableConcept"))
-        by_value = [m for m in reading.book.matches("Observation", value) if m.cell is not None]
-        by_code = [m for m in reading.book.matches("Observation", codings) if m.cell is None or affirmed(part)]
-        for match in (*by_value, *by_code):
-            check_status(resource)
-            if resource.get("focus"):  # it is about somebody else: a fetus, a relative
-                raise LeftOutError("about_another")
-            about = when(resource, "effective")
-            issued = parse_fhir_date(resource.get("issued"))
-            known = max((span.last for span in (about, issued) if span is not None), default=None)
-            if known is None:
-                raise LeftOutError("no_date")
-            cell = match.cell if match.cell is not None else _measured(match.rule, part)
-            if cell is not None:
-                yield _raw(match, cell, known, about or Span(known, known))
-
-
-def _measured(rule: FhirRule, part: dict[str, Any]) -> str | None:
-    """The value in the contract's unit; None where the rule has no cell for it.
-
-    Raises:
-        LeftOutError: no number, or an unknown unit.
-    """
-    quantity, integer = part.get("valueQuantity"), part.get("valueInteger")
-    number, unit = (integer, "1") if quantity is None else quantity_of(quantity)
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) < _GREATEST:
-        raise LeftOutError("no_value")
-    if unit not in rule.units:
-        raise LeftOutError("unknown_unit")
-    scaled = number * rule.units[unit]
-    text = str(int(scaled)) if scaled == int(scaled) else repr(round(scaled, 6))
-    return rule.numbers.get(text) if rule.numbers else text
-
-
-def _condition(reading: _Reading, resource: dict[str, Any]) -> Iterator[_Raw]:
-    for match in reading.book.matches("Condition", codings_of(resource.get("code"))):
-        _condition_holds(resource)
-        onset, recorded = when(resource, "onset"), parse_fhir_date(resource.get("recordedDate"))
-        if recorded is None and reading.source.onset_as_recorded:
-            recorded = onset
-        if match.rule.field == DIAGNOSIS:
-            if reading.source.labels == "none":
-                continue
-            about = onset or recorded  # the day of the disease counts, whenever it was written down
-            if about is None:
-                raise LeftOutError("no_date")
-            yield _raw(match, "1", about.last, about)
-        elif recorded is None:
-            raise LeftOutError("no_date")
-        else:
-            ended = when(resource, "abatement")
-            yield _raw(match, match.cell or "yes", recorded.last, onset or recorded, until=ended.first if ended else "")
-
-
-def _condition_holds(resource: dict[str, Any]) -> None:
-    """verificationStatus (R4 condition-ver-status) must be `confirmed` where it is given."""
-    given = codings_of(resource.get("verificationStatus"))
-    if given and not any(code == "confirmed" for _, code in given):
-        raise LeftOutError("status")
-
-
-def _procedure(reading: _Reading, resource: dict[str, Any]) -> Iterator[_Raw]:
-    for match in reading.book.matches("Procedure", codings_of(resource.get("code"))):
-        check_status(resource)
-        done = when(resource, "performed")
-        if done is None:
-            raise LeftOutError("no_date")
-        yield _raw(match, match.cell or "yes", done.last, done, key=done.last)
-
-
-def _medication(reading: _Reading, resource: dict[str, Any]) -> Iterator[_Raw]:
-    for match in reading.book.matches("MedicationStatement", codings_of(resource.get("medicationCodeableConcept"))):
-        check_status(resource)
-        used, asserted = period_of(resource, "effective"), parse_fhir_date(resource.get("dateAsserted"))
-        if used is None:
-            raise LeftOutError("no_date")
-        start, end = used
-        if not end and resource["status"] != "active":
-            raise LeftOutError("no_date")  # it ended, nobody says when
-        yield _raw(match, match.cell or "yes", asserted.last if asserted else start.last, start, until=end)
-
-
-def _relative(reading: _Reading, resource: dict[str, Any]) -> Iterator[_Raw]:
-    relation = codings_of(resource.get("relationship"))
-    for match in reading.book.matches("FamilyMemberHistory", relation):
-        check_status(resource)
-        told = parse_fhir_date(resource.get("date"))
-        if told is None:
-            raise LeftOutError("no_date")
-        ill = any(reading.book.names(match.rule.codes, codings_of(condition.get("code")))
-                  for condition in dicts(resource.get("condition")))  # fmt: skip
-        yield _raw(match, str(int(ill)), told.last, told, key=_relative_key(resource, relation))
-
-
-def _relative_key(resource: dict[str, Any], relation: list[tuple[str, str]]) -> str:
-    """Equal for two records of one relative: there is one mother, others are told apart by name, birth or id."""
-    codes = {code for _, code in relation}
-    if codes & {"MTH", "NMTH"}:
-        return "mother"
-    told = next((str(resource[part]) for part in ("name", "bornDate", "bornString", "id") if resource.get(part)), "")
-    return f"{sorted(codes)} {told.casefold()}"
-
-
-_READERS = {
-    "Observation": _observation, "Condition": _condition, "Procedure": _procedure,
-    "MedicationStatement": _medication, "FamilyMemberHistory": _relative,
-}  # fmt: skip
-
-
-def _raw(match: Match, cell: str, known: str, since: Span, *, until: str = "", key: str = "") -> _Raw:
-    rule = match.rule
-    return _Raw(rule.field, rule.how, cell, known, since, until, rule.same_day, rule.within_days, key)
 
 
 # Put together
@@ -356,8 +211,8 @@ def _content(
     clear = {p: identities.date(p, negatives.until.strftime("%Y%m%d")) for p in women} if negatives and whole else {}
     return Content(
         name, facts={p: _unrepeated(listed) for p, listed in facts.items()}, diagnoses=dict(diagnoses),
-        clear_until=clear, fields=reading.book.fields,
-        complete=reading.book.hows(reading.source.complete if whole else ()),
+        clear_until=clear, fields=reading.wanted.book.fields,
+        complete=reading.wanted.book.hows(reading.source.complete if whole else ()),
         left_out=left_out, counts=reading.counts + Counter(files=files),
         warnings=tuple(_warnings(reading, name, left_out)),
     )  # fmt: skip

@@ -11,10 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from client.cli import site as site_group
+from client.deploy.audit_exchange import courier_log
 from client.deploy.home import SiteHome
 from client.deploy.overview import show, status_of
 from client.deploy.own import own_record
-from client.deploy.presence import STATUS, courier_log
+from client.deploy.presence import STATUS
 from client.deploy.status import CourierStatus, StudyStatus
 from client.privacy.ledger import Ledger, LedgerEntry
 from client.trainer import record

@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from client.cli import site as site_group
+from client.deploy.audit_exchange import courier_log
 from client.deploy.home import SiteHome
 from client.deploy.overview import status_of
-from client.deploy.presence import STATUS, courier_log
+from client.deploy.presence import STATUS
 from client.deploy.status import CourierStatus
 from shared_model.certificates import Member, Role
 from shared_model.errors import CohortError, ConfigError, EnrolmentError, MammoFedError

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from shared_model.imaging import PipelineConfig
+from tests import films as module
 
 
 @pytest.fixture(scope="session")
 def films() -> ModuleType:
     """The module tests/films.py, which writes small DICOM mammograms."""
-    path = Path(__file__).resolve().parents[2] / "films.py"
-    spec = importlib.util.spec_from_file_location("films", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     return module
 
 

@@ -54,7 +54,7 @@ def cohorts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def given(cohorts: dict[str, Path]) -> Any:
     """The launcher as it is, with these cohorts in place of films that it would make."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "_cohorts_of", lambda *_: cohorts)
+        patch.setattr(launch, "cohorts_of", lambda *_: cohorts)
         yield cohorts
 
 

@@ -152,7 +152,7 @@ def test_a_list_that_could_mean_other_women_is_refused_unseen(tmp_path: Path, te
 
 
 def test_a_list_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot read the list of patients"):
         Studies(**PERIOD, patients=tmp_path / "no.csv").patient_ids()
     (tmp_path / "latin.csv").write_bytes(b"\xff\xfe\xe4")
     with pytest.raises(ConfigError, match="UTF-8"):

@@ -1,37 +1,18 @@
-"""What crosses between coordinator and site: declared fields and named tensors, bounded and checked before allocation.
-
-Used by the courier's shim, the trainer and the server; needs neither torch nor Flower. On the wire a message is one
-safetensors file whose metadata holds kind and fields as JSON, so that both ends decode into declared types only. Where
-a coordinator signs, the metadata holds its envelope (`shared_model.signed_request`) as well, which is opaque here.
-"""
+"""The kinds of messages, and the declared fields of each."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors.numpy import save as save_safetensors
+from pydantic import BaseModel, ConfigDict, Field
 
 from shared_model.errors import MessageError
 from shared_model.phases import PhaseSeconds
-from shared_model.tensors import CORRECTION as CORRECTION
-from shared_model.tensors import MASKED as MASKED
-from shared_model.tensors import MAX_TENSOR_BYTES, load, typed
-from shared_model.tensors import Arrays as Arrays
 
-MAX_HEADER_BYTES = 1 << 20
-MAX_FRAME_BYTES = MAX_TENSOR_BYTES
 MAX_REPORT_BYTES = 8 << 20
-MAX_ENVELOPE_BYTES = 16 << 10
 MAX_DOCUMENT_CHARS = 1 << 20  # shared_model.secagg.documents.MAX_DOCUMENT_BYTES, all ASCII (a test says so)
 MAX_STATEMENT_CHARS = 384 << 10  # shared_model.audit.heads.MAX_STATEMENT_BYTES fits (a test says so)
-CHUNK_BYTES = 1 << 20
 
 Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
 OptionalSha256 = Field(default=None, pattern=r"^[0-9a-f]{64}$")
@@ -264,135 +245,12 @@ Request = DescribeRequest | TrainRequest | EvaluateRequest | SecureSumRequest | 
 Reply = DescribeReply | TrainReply | EvaluateReply | SecureSumReply | AuditReply | ErrorReply
 Message = Request | Reply
 
-_FIELDS, _ENVELOPE = "message", "envelope"  # in the metadata of the safetensors file
-
-_TYPES: dict[str, type[Fields]] = {
+KINDS: dict[str, type[Fields]] = {
     "describe": DescribeRequest, "described": DescribeReply, "train": TrainRequest, "trained": TrainReply,
     "evaluate": EvaluateRequest, "evaluated": EvaluateReply, "audit": AuditRequest, "audited": AuditReply,
     "secure_sum": SecureSumRequest, "secure_summed": SecureSumReply, "error": ErrorReply,
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One message: its fields and, where the kind has them, named float32 tensors.
-
-    envelope: the coordinator's signature over a request (`SignedRequest.to_json`), ASCII; None: unsigned.
-    """
-
-    message: Message
-    arrays: Arrays = field(default_factory=dict)
-    envelope: bytes | None = None
-
-
-def weights_sha256(arrays: Arrays) -> str:
-    """Hex SHA-256 over names, shapes and float32 bytes in name order; the identity of a set of weights."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.asarray(arrays[name], dtype="<f4", order="C")
-        digest.update(f"{name}:{array.shape};".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def split_correction(arrays: Arrays) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
-    """Tensors of a training request -> weights, and the correction beside them under the weights' own names."""
-    weights = {name: array for name, array in arrays.items() if not name.startswith(CORRECTION)}
-    beside = {name.removeprefix(CORRECTION): arrays[name] for name in arrays if name.startswith(CORRECTION)}
-    return weights, beside
-
-
-def encode(frame: Frame) -> bytes:
-    """Frame -> bytes.
-
-    Raises:
-        MessageError: above `MAX_FRAME_BYTES`, or the envelope is no ASCII text of at most `MAX_ENVELOPE_BYTES`.
-    """
-    tensors = {name: typed(name, array) for name, array in frame.arrays.items()}
-    metadata = {_FIELDS: frame.message.model_dump_json()}
-    if frame.envelope is not None:
-        if len(frame.envelope) > MAX_ENVELOPE_BYTES or not frame.envelope.isascii():
-            raise MessageError("the request's envelope is too large or no text", found=f"{len(frame.envelope)} bytes",
-                               expected=f"at most {MAX_ENVELOPE_BYTES}, ASCII")  # fmt: skip
-        metadata[_ENVELOPE] = frame.envelope.decode("ascii")
-    data = save_safetensors(tensors, metadata=metadata)
-    if len(data) > MAX_FRAME_BYTES:
-        raise MessageError("message is too large", found=f"{len(data)} bytes", expected=f"at most {MAX_FRAME_BYTES}",
-                           remedy="choose a smaller model size")  # fmt: skip
-    return data
-
-
-def decode(data: bytes) -> Frame:
-    """Bytes that are not trusted -> Frame. Only float32 tensors; unknown kinds and fields are refused.
-
-    Raises:
-        MessageError: in words, never with the content.
-    """
-    metadata = _metadata(data)
-    message, envelope = parse_message(metadata[_FIELDS]), metadata.get(_ENVELOPE)
-    arrays = load(data)
-    return Frame(message, arrays, None if envelope is None else envelope.encode("ascii"))
-
-
-def parse_fields(data: bytes) -> Message:
-    """The fields of an encoded frame alone, without touching its tensors (what the courier needs for its log)."""
-    return parse_message(_metadata(data)[_FIELDS])
-
-
-def _metadata(data: bytes) -> dict[str, str]:
-    """The texts in the header of an encoded frame: the message's fields, and its envelope where there is one."""
-    if len(data) > MAX_FRAME_BYTES:
-        raise MessageError("message is too large", found=len(data), expected=f"at most {MAX_FRAME_BYTES} bytes")
-    length = int.from_bytes(data[:8], "little") if len(data) >= 8 else -1
-    if not 2 <= length <= MAX_HEADER_BYTES + MAX_REPORT_BYTES or 8 + length > len(data):
-        raise MessageError("message is damaged: bad header length", found=length)
-    try:
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        metadata = None
-    if not isinstance(metadata, dict) or set(metadata) not in ({_FIELDS}, {_FIELDS, _ENVELOPE}) or not all(
-        isinstance(text, str) for text in metadata.values()
-    ):  # fmt: skip
-        raise MessageError("message is damaged: header is not what a MammoFed message has")
-    envelope = metadata.get(_ENVELOPE, "")
-    if len(envelope) > MAX_ENVELOPE_BYTES or not envelope.isascii():
-        raise MessageError("the request's envelope is too large or no text", found=f"{len(envelope)} characters",
-                           expected=f"at most {MAX_ENVELOPE_BYTES}, ASCII")  # fmt: skip
-    return metadata
-
-
-def parse_message(text: str) -> Message:
-    """JSON text of a message's fields -> typed message.
-
-    Raises:
-        MessageError: unknown kind, or a field is missing, unknown or out of bounds.
-    """
-    try:
-        values = json.loads(text)
-        kind = values["kind"]
-        declared = _TYPES[kind]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise MessageError("message of an unknown kind", expected=sorted(_TYPES)) from None
-    try:
-        return declared.model_validate(values)  # type: ignore[return-value]
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)[:5])
-        raise MessageError(f"message of kind {kind!r} breaks its schema: {faults}") from None
-
-
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def check_shapes(arrays: Arrays, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse tensors that are not exactly those expected (no broadcasting, none missing, none more).
-
-    Raises:
-        MessageError: naming the first difference.
-    """
-    if set(arrays) != set(expected):
-        missing, extra = sorted(set(expected) - set(arrays)), sorted(set(arrays) - set(expected))
-        raise MessageError("tensors are not those of the model", found=f"missing {missing[:3]}, unknown {extra[:3]}")
-    for name, shape in expected.items():
-        if arrays[name].shape != shape:
-            raise MessageError(f"tensor {name} has a wrong shape", found=arrays[name].shape, expected=shape)
