@@ -21,6 +21,7 @@ _LEAST_MM = 20.0  # of edge: two or three letters
 _LEAST_PAIRS = 100  # and not below so many pixels: on a coarse film a skin line is as steep as a letter
 _LETTER_MM = 2.5  # calcifications are below 1 mm, a lead pellet on the skin has 2 mm
 _STROKE_MM = 4.0  # a letter that is thicker
+_ABOVE_TISSUE = 0.2  # of the way from nearly all tissue to the letters' grey
 _ONE_GREY = 0.75  # has at least this share of its pixels of one grey
 _NEIGHBOURS, _PROMINENCE = 16, 5.0  # the grey of letters stands out among the greys beside it
 _GREYS = 128  # steps of the breast's contrast that count as one grey, for lossy compression blurs letters
@@ -57,20 +58,18 @@ def text_length_mm(
     greys, mask = pixels_HW[box], mask_HW[box]
     low, high = np.percentile(greys[::3, ::3][mask[::3, ::3]], (5.0, 95.0)) if mask[::3, ::3].any() else (0.0, 0.0)
     search = _Search(
-        greys, mask, high=float(high), least=max(4, int(_STEEP * (high - low))),
-        step=max(1, int((high - low) / _GREYS)), spacing_mm=spacing_mm,
+        greys, mask, least=max(4, int(_STEEP * (high - low))), step=max(1, int((high - low) / _GREYS)),
+        spacing_mm=spacing_mm,
     )  # fmt: skip
     return search.length_mm(mask, bright=True), search.length_mm(_shrunk(mask, rim=_RIM_MM / spacing_mm), bright=False)
 
 
 @dataclass(frozen=True)
 class _Search:
-    """One film cut to its breast. high: its brightest grey but for 5 %; least: grey difference of a steep edge; step:
-    greys that count as one."""
+    """One film cut to its breast. least: grey difference of a steep edge; step: greys that count as one."""
 
     greys: NDArray[np.uint16]
     mask: NDArray[np.bool_]
-    high: float
     least: int
     step: int
     spacing_mm: float
@@ -114,9 +113,14 @@ class _Search:
         return keep[labels]
 
     def _speckled(self, drawn: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Where all is brighter than the breast's own contrast for _STROKE_MM both ways, but not of one grey."""
+        """Where all is clearly brighter than the rest of the breast for _STROKE_MM both ways, but not of one grey."""
         size = max(3, round(_STROKE_MM / self.spacing_mm))
-        bright = ((self.greys > self.high) & self.mask).view(np.uint8)
+        elsewhere = self.mask & (ndimage.maximum_filter(drawn.view(np.uint8), 2 * size + 1) == 0)
+        if not elsewhere.any():
+            return np.zeros_like(self.mask)
+        tissue = float(np.percentile(self.greys[elsewhere], 95.0))
+        level = tissue + _ABOVE_TISSUE * (float(self.greys[drawn].mean()) - tissue)
+        bright = (self.mask & (self.greys > level)).view(np.uint8)
         core = ndimage.minimum_filter(bright, size, mode="constant", cval=0)
         area = ndimage.maximum_filter(core, size + 2 + size % 2, mode="constant", cval=0)
         labels, count = ndimage.label(area)
