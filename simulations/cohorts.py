@@ -16,7 +16,7 @@ from simulations.parties import EVALUATOR, HELD_OUT
 from simulations.plan import Config, importer_key, pipeline_of
 from simulations.readers import synthetic_readings
 
-COHORT_FORM = 3  # of what is prepared beside the tensors; 2: the evaluator's `lesion_type`, 3: and readings
+COHORT_FORM = 4  # 2: the evaluator's `lesion_type` beside the tensors, 3: readings; 4: no dense mass is taken for text
 
 
 def cohorts_of(config: Config, view: LiveView) -> dict[str, Path]:

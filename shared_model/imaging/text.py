@@ -20,6 +20,8 @@ _STEEP = 0.4  # of the breast's own contrast, between pixels two apart
 _LEAST_MM = 20.0  # of edge: two or three letters
 _LEAST_PAIRS = 100  # and not below so many pixels: on a coarse film a skin line is as steep as a letter
 _LETTER_MM = 2.5  # calcifications are below 1 mm, a lead pellet on the skin has 2 mm
+_STROKE_MM = 4.0  # a letter that is thicker
+_ONE_GREY = 0.75  # has at least this share of its pixels of one grey
 _NEIGHBOURS, _PROMINENCE = 16, 5.0  # the grey of letters stands out among the greys beside it
 _GREYS = 128  # steps of the breast's contrast that count as one grey, for lossy compression blurs letters
 _RIM_MM = 4.0  # along the skin everything falls to the same air, so dark letters are looked for further inside
@@ -55,18 +57,20 @@ def text_length_mm(
     greys, mask = pixels_HW[box], mask_HW[box]
     low, high = np.percentile(greys[::3, ::3][mask[::3, ::3]], (5.0, 95.0)) if mask[::3, ::3].any() else (0.0, 0.0)
     search = _Search(
-        greys, mask, least=max(4, int(_STEEP * (high - low))), step=max(1, int((high - low) / _GREYS)),
-        spacing_mm=spacing_mm,
+        greys, mask, high=float(high), least=max(4, int(_STEEP * (high - low))),
+        step=max(1, int((high - low) / _GREYS)), spacing_mm=spacing_mm,
     )  # fmt: skip
     return search.length_mm(mask, bright=True), search.length_mm(_shrunk(mask, rim=_RIM_MM / spacing_mm), bright=False)
 
 
 @dataclass(frozen=True)
 class _Search:
-    """One film cut to its breast. least: grey difference of a steep edge; step: greys that count as one."""
+    """One film cut to its breast. high: its brightest grey but for 5 %; least: grey difference of a steep edge; step:
+    greys that count as one."""
 
     greys: NDArray[np.uint16]
     mask: NDArray[np.bool_]
+    high: float
     least: int
     step: int
     spacing_mm: float
@@ -76,8 +80,12 @@ class _Search:
         sides = self._sides(where, bright=bright)
         grey, count = _one_grey(sides, self.step)
         if count * self.spacing_mm / 2 >= _least_mm(self.spacing_mm):
-            # Calcifications that are clipped have one grey too, but each of them is small. This is rarely looked at.
-            letters = self._large((self.greys // np.uint16(self.step) == grey) & self.mask)
+            # Clipped calcifications have one grey too, but each is small; so have the speckles of a mass in which
+            # hardly a photon was counted, but it is bright between them too. This is rarely looked at.
+            drawn = (self.greys // np.uint16(self.step) == grey) & self.mask
+            letters = self._large(drawn)
+            if bright:
+                letters &= ~self._speckled(drawn)
             count = _one_grey(self._sides(where, bright=bright, touching=letters), self.step)[1]
         return count * self.spacing_mm / 2  # a step of one pixel is seen by two pairs
 
@@ -104,6 +112,16 @@ class _Search:
         for number, box in enumerate(ndimage.find_objects(labels), start=1):
             keep[number] = max(part.stop - part.start for part in box) >= least
         return keep[labels]
+
+    def _speckled(self, drawn: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Where all is brighter than the breast's own contrast for _STROKE_MM both ways, but not of one grey."""
+        size = max(3, round(_STROKE_MM / self.spacing_mm))
+        bright = ((self.greys > self.high) & self.mask).view(np.uint8)
+        core = ndimage.minimum_filter(bright, size, mode="constant", cval=0)
+        area = ndimage.maximum_filter(core, size + 2 + size % 2, mode="constant", cval=0)
+        labels, count = ndimage.label(area)
+        share = ndimage.mean(drawn, np.where(core, labels, 0), np.arange(1, count + 1))
+        return np.concatenate(([False], share < _ONE_GREY))[labels]
 
 
 def _one_grey(values: NDArray[np.uint16], step: int) -> tuple[int, int]:

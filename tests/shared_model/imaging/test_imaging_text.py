@@ -126,5 +126,18 @@ def test_a_lead_pellet_and_calcifications_are_no_text(films: ModuleType) -> None
     assert max(text_length_mm(film, mask, spacing_mm=0.18)) < 20.0
 
 
+def test_a_dense_mass_in_which_hardly_a_photon_was_counted_is_no_text(films: ModuleType) -> None:
+    """Its speckles reach the whitest grey; beside it letters are letters."""
+    film = films.breast_film(rows=320, columns=256, bits=12, seed=5)
+    mask = find_breast(film, spacing_mm=0.7, padding=None, chest_left=None).mask_HW
+    rng, (rows, columns) = np.random.default_rng(5), np.mgrid[: film.shape[0], : film.shape[1]]
+    core = mask & (np.hypot(rows - 160, columns - 60) < 16)  # 22 mm
+    film = (film * (1800 / film.max())).astype(np.uint16)
+    film[core] = np.where(rng.random(core.sum()) < 0.4, 4095, rng.integers(2000, 3500, core.sum()))
+    assert max(text_length_mm(film, mask, spacing_mm=0.7)) < 5.0
+    marked, _ = drawn(film, "DOE 1947", at=(110, 20), height_mm=8, grey=4095, boxed=False, spacing_mm=0.7)
+    assert max(text_length_mm(marked, mask, spacing_mm=0.7)) > 40.0
+
+
 def test_an_empty_mask_has_no_text() -> None:
     assert text_length_mm(np.zeros((50, 50), np.uint16), np.zeros((50, 50), bool), spacing_mm=1.0) == (0.0, 0.0)
