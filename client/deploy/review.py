@@ -31,13 +31,12 @@ def show_review(home: SiteHome, signed: SignedProtocol, found: Review, console: 
     table.add_column()
     table.add_row("Proposed by", f"{signed.coordinator.name}, key {signed.coordinator.key[:16]}, "
                   f"protocol {signed.sha256[:16]}")  # fmt: skip
-    made_of = " and ".join(("films", "the clinical table", *protocol.model.others))
-    table.add_row("What is trained", f"a {protocol.model.size} {protocol.model.fusion}-fusion model of {made_of}, "
-                  f"{found.parameters:,} weights, begun from {protocol.initial_weights.origin} ones")  # fmt: skip
-    table.add_row("How", f"{protocol.rounds} rounds, {protocol.federation.strategy}, "
-                  f"{len(protocol.federation.sites)} sites, quorum {protocol.federation.quorum}, "
-                  f"a deadline of {protocol.federation.deadline_s:g} s a round")  # fmt: skip
-    table.add_row("On your patients", f"{found.patients} women {'are trained on' if trains else 'are held out'}")
+    if protocol.exploration is not None:
+        _add_counting(table, protocol)
+    else:
+        _add_training(table, found)
+    done = "are held out" if not trains else "are counted" if protocol.exploration is not None else "are trained on"
+    table.add_row("On your patients", f"{found.patients} women {done}")
     for words in found.leaves:
         table.add_row("Leaves the building", words)
     if found.epsilon_after is not None:
@@ -46,7 +45,8 @@ def show_review(home: SiteHome, signed: SignedProtocol, found: Review, console: 
                       f"(delta {protocol.privacy.delta:g}, add or remove one patient, PRV accountant, "
                       "noise added at this site)")  # fmt: skip
     elif trains:
-        table.add_row("Costs each patient", "[red]no differential privacy: nothing bounds what the weights tell[/red]")
+        what = "the sum is exact" if protocol.exploration is not None else "nothing bounds what the weights tell"
+        table.add_row("Costs each patient", f"[red]no differential privacy: {what}[/red]")
     others = [site.name for site in protocol.federation.sites]
     table.add_row("Sites", ", ".join(others))
     for site, words in sorted(_fingerprints(home).items()):
@@ -59,12 +59,29 @@ def show_review(home: SiteHome, signed: SignedProtocol, found: Review, console: 
     there.print(table)
 
 
+def _add_training(table: Table, found: Review) -> None:
+    protocol = found.protocol
+    made_of = " and ".join(("films", "the clinical table", *protocol.model.others))
+    table.add_row("What is trained", f"a {protocol.model.size} {protocol.model.fusion}-fusion model of {made_of}, "
+                  f"{found.parameters:,} weights, begun from {protocol.initial_weights.origin} ones")  # fmt: skip
+    table.add_row("How", f"{protocol.rounds} rounds, {protocol.federation.strategy}, "
+                  f"{len(protocol.federation.sites)} sites, quorum {protocol.federation.quorum}, "
+                  f"a deadline of {protocol.federation.deadline_s:g} s a round")  # fmt: skip
+
+
+def _add_counting(table: Table, protocol: Protocol) -> None:
+    table.add_row("What is trained", "nothing: it is an exploration, which counts women once, before a study")
+    table.add_row("How", f"one masked sum over {len(protocol.federation.sites)} sites, quorum "
+                  f"{protocol.federation.quorum}, a deadline of {protocol.federation.deadline_s:g} s")  # fmt: skip
+
+
 def _add_trainer_keys(table: Table, home: SiteHome, protocol: Protocol) -> None:
     """For a secure sum: the words that the sites' people compare with each other, and what the sum excludes."""
     if not protocol.summed or home.identity().settings.role.value != "site":
         return
     excluded = ", ".join(name for name, why in SECURE_SUM_MATRIX.items() if why)
-    table.add_row("Secure sum", "updates reach the coordinator as their sum over three sites or more. It excludes "
+    what = "counts" if protocol.exploration is not None else "updates"
+    table.add_row("Secure sum", f"{what} reach the coordinator as their sum over three sites or more. It excludes "
                   f"rules that look at single updates ({excluded}), and finding out who sent false values")  # fmt: skip
     own = read_published(published(home))
     words = f"{VerifyKey.from_hex(own).fingerprint} (read it to the others)" if own else "made by `mammofed site join`"

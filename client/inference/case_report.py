@@ -32,7 +32,7 @@ from shared_model.imaging import PipelineConfig
 
 LEAST_SHARE = 0.005  # logits; smaller shares are summed up in one line
 BINS = 30
-SCREENING = 0.006  # cancers found among screened women (BCSC: 5 to 6 in 1,000)
+SCREENING = 0.006  # of cancer among screened women (BCSC: 5 to 6 in 1,000), where the protocol states none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,7 @@ def explain(
 def page(explanation: Explanation, scorer: Scorer, reference: SiteReference | None) -> str:
     """The page as HTML text."""
     one, release = explanation.prediction, scorer.released.release
+    screening = scorer.released.protocol.evaluation.prevalence or SCREENING
     text: str = _template().render(
         disclaimer=DISCLAIMER, without=scorer.without, case=one.case, score=one.score, prediction=one, release=release,
         vouched=scorer.released.vouched, protocol=scorer.released.protocol,
@@ -68,7 +69,7 @@ def page(explanation: Explanation, scorer: Scorer, reference: SiteReference | No
         films=[_film(film) for film in explanation.films.values()], factors=_factors(explanation, scorer.contract),
         shares=explanation.shares, ablation=explanation.ablation, parts=_parts(explanation),
         missing=missing_of(one.case, scorer.contract), histogram=_histogram(one, reference), method=explanation.method,
-        at_screening=scorer.probability(one.score.logit, prevalence=SCREENING),
+        screening=screening, at_screening=scorer.probability(one.score.logit, prevalence=screening),
         women=len(reference.scores) if reference else 0,
     )  # fmt: skip
     return text

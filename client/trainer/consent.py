@@ -256,6 +256,8 @@ def _parameters(protocol: Protocol) -> int:
 
 
 def _leaves(protocol: Protocol, parameters: int, *, trains: bool, metrics: bool) -> list[str]:
+    if not trains and protocol.exploration is not None:
+        return ["nothing: an exploration counts the women of hospitals that train"]
     if not trains:
         return ["scores' summary (AUC, thresholds, calibration) of the held-out cohort, no row of a patient"]
     if protocol.exploration is not None:

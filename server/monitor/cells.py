@@ -164,13 +164,13 @@ def _heard(rows: Rows | None) -> tuple[dict[str, float], dict[str, str]]:
 
 
 def privacy_of(protocol: Protocol, row: Row | None, outcome: Outcome) -> SitePrivacy | None:
-    """What a site has spent and where that leads; None without privacy.
+    """What a site has spent and where that leads; None without privacy, and in an exploration, which reports none.
 
     Args:
         row: of its last report: (site, round, epsilon, budget, delta, steps); None before the first.
         outcome: its part in the newest round.
     """
-    if not protocol.private:
+    if not protocol.private or protocol.exploration is not None:
         return None
     budget, delta = protocol.privacy.epsilon, protocol.privacy.delta
     number, epsilon, steps = 0, 0.0, 0
@@ -189,6 +189,8 @@ def privacy_of(protocol: Protocol, row: Row | None, outcome: Outcome) -> SitePri
 
 def gives(protocol: Protocol) -> str:
     """What leaves a site in this study, in words: the same for all, because it is the protocol that they approved."""
+    if protocol.exploration is not None:
+        return "once, counts of its women, " + ("noised there and " if protocol.private else "") + "masked in the sum"
     update = "a clipped and noised update a round" if protocol.private else "an update and its mean loss a round"
     end = {
         "final": "; at the end, once, metrics of its own test women", "none": "",

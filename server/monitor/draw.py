@@ -85,6 +85,8 @@ def _line(text: str, style: str) -> Text:
 
 
 def _progress(view: StudyView) -> Text:
+    if view.explores:
+        return Text("an exploration: women are counted once, there are no rounds", style="dim")
     filled = min(BAR, round(BAR * view.closed / view.planned)) if view.planned else 0
     bar = Text.assemble(("━" * filled, "blue"), ("━" * (BAR - filled), "grey30"))
     bar.append(f"  {view.closed} of {view.planned} rounds closed")

@@ -90,6 +90,7 @@ def _view(
         deployed=there.home is not None, daemon=there.daemon, wish=there.wish, stepped=rows.stepped if rows else None,
         missed=cells.missed(rows), missed_round=int(rows.latest[0][0]) if rows and rows.latest else 0,
         activity="the initial weights are being measured" if rows and not rows.newest else "",
+        explores=bool(protocol and protocol.exploration),
     )  # fmt: skip
     status: Status
     status, sentence = standing(facts)
@@ -116,7 +117,7 @@ def _view(
         score=protocol.evaluation.score if protocol else "fused",
         collapse_auc=protocol.evaluation.collapse_auc if protocol else None,
         private=bool(protocol and protocol.private), coarse_times=bool(protocol and protocol.coarse_times),
-        privacy_words=privacy_words(protocol),
+        privacy_words=privacy_words(protocol), explores=facts.explores,
         release=protocol.release if protocol else "", protocol_sha256=kept.sha256,
         best=_best(protocol, rows), test=_test(rows), bytes_up=up + sum(row[4] for row in totals),
         bytes_down=down + sum(row[5] for row in totals), sites=sites, evaluators=evaluators,
@@ -177,6 +178,13 @@ def privacy_words(protocol: Protocol | None) -> str:
     """What the study's epsilon means, or that there is none."""
     if protocol is None:
         return "The study's protocol cannot be read here, so that it is not known what privacy it asks for."
+    if protocol.exploration is not None:
+        if protocol.private:
+            return (
+                "Each site noises its counts itself and charges its own ledger for them, beside what studies cost "
+                "there: `mammofed site ledger show` at the site. The coordinator is told the noise, and no epsilon."
+            )
+        return "Exact in the masked sum: nobody but a site saw its own counts, and no epsilon covers the sum."
     if not protocol.private:
         return "Without privacy: updates are not noised, and nothing bounds what they tell of one patient."
     return meaning(protocol.privacy.epsilon, protocol.privacy.delta)

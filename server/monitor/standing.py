@@ -21,7 +21,8 @@ class Facts:
     planned: rounds of the protocol; 0 where it cannot be read, and then resume refuses. present, sites: parties that
     are there, of all. round_open: an attempt is running. waits: words of the loop itself, while it waits for lost
     parties. missed: (site, outcome) of sites that were asked in the last round with replies and are not in it.
-    unmeasured: likewise (evaluator, seconds) of silent ones while the loop waits for a measurement.
+    unmeasured: likewise (evaluator, seconds) of silent ones while the loop waits for a measurement. explores: it is one
+    sum of the sites' counts, without rounds, model or test.
     """
 
     now: float
@@ -51,18 +52,21 @@ class Facts:
     missed: Sequence[tuple[str, str]] = ()
     unmeasured: Sequence[tuple[str, float | None]] = ()
     missed_round: int = 0
+    explores: bool = False
 
 
 def standing(facts: Facts) -> tuple[Status, str]:
     """The word and the sentence."""
     match facts.state:
         case "COMPLETE":
+            if facts.explores:
+                return "complete", "complete: the counts of the sites together are there"
             return "complete", f"complete: {_all(facts)} rounds are closed, the held-out test is opened"
         case "INCOMPLETE":
-            return "incomplete", f"incomplete after round {_of(facts)}: {facts.reason or 'no reason was given'}"
+            return "incomplete", f"incomplete {_so_far(facts)}: {facts.reason or 'no reason was given'}"
         case "STOPPED":
             again = "; resume goes on" if facts.planned else ""
-            return "incomplete", f"stopped by request after round {_of(facts)}{again}"
+            return "incomplete", f"stopped by request {_so_far(facts)}{again}"
         case "none" | "new":
             return _before(facts)
     if not facts.alive:
@@ -89,9 +93,10 @@ def _lost(facts: Facts) -> tuple[Status, str]:
     if facts.deployed and facts.daemon and facts.wish == "running":
         return "stalled", f"stalled: its process was lost in {where}; the coordinator starts it again"
     if facts.wish == "stopped":
-        return "incomplete", f"stopped after round {_of(facts)}{f': {facts.reason}' if facts.reason else ''}"
+        return "incomplete", f"stopped {_so_far(facts)}{f': {facts.reason}' if facts.reason else ''}"
     who = "the coordinator's daemon does not run" if facts.deployed and not facts.daemon else "its process is gone"
-    again = "; closed rounds are safe, resume goes on" if facts.planned else ""
+    safe = "" if facts.explores else "closed rounds are safe, "
+    again = f"; {safe}resume goes on" if facts.planned else ""
     return "failed", f"failed: {who}, {seconds_words(since)} after the last step in {where}{again}"
 
 
@@ -111,6 +116,10 @@ def _running(facts: Facts) -> tuple[Status, str]:
         if facts.round_s is not None and gone > max(QUIET_S, QUIET_FACTOR * facts.round_s):
             usual = f"rounds before took {seconds_words(facts.round_s)}"
             return "stalled", _join(f"stalled: round {facts.round} is open for {seconds_words(gone)}", usual, deadline)
+    if facts.explores:
+        if facts.state == "tested":
+            return "running", "the counts of the sites together are there"
+        return "running", f"the women of {facts.sites} sites are counted in one sum, which needs {facts.quorum} of them"
     if facts.state == "chosen":
         return "running", f"{_all(facts)} rounds are closed; the held-out test is being opened"
     if facts.state == "tested":
@@ -138,6 +147,11 @@ def _missed(facts: Facts) -> str:
     names = [f"{site} {outcome.replace('_', ' ')}" for site, outcome in facts.missed[:MAX_NAMES]]
     more = len(facts.missed) - MAX_NAMES
     return f"; {', '.join(names)}{f' and {more} others' if more > 0 else ''} in round {facts.missed_round}"
+
+
+def _so_far(facts: Facts) -> str:
+    """How far it came."""
+    return "before there were counts" if facts.explores else f"after round {_of(facts)}"
 
 
 def _of(facts: Facts, number: int | None = None) -> str:

@@ -135,6 +135,7 @@ class Look:
             waits=study.waits, reason=study.reason, alive=True, preparing=False, deployed=True, daemon=True,
             wish="running", stepped=study.heard, activity="", missed=missed,
             missed_round=newest.number - self.is_open if newest is not None else 0,
+            explores=bool(protocol and protocol.exploration),
         )  # fmt: skip
         status, sentence = standing(facts)
         if not line.up and status in GOES_ON:
@@ -151,7 +152,7 @@ class Look:
             score=protocol.evaluation.score if protocol else "fused",
             collapse_auc=protocol.evaluation.collapse_auc if protocol else None,
             private=bool(protocol and protocol.private), coarse_times=bool(protocol and protocol.coarse_times),
-            privacy_words=privacy_words(protocol),
+            privacy_words=privacy_words(protocol), explores=facts.explores,
             release=protocol.release if protocol else "", protocol_sha256=protocol.sha256 if protocol else "",
             best=self.best(), test={model: Auc(value=value) for model, value in study.tested.items()},
             bytes_up=study.bytes_up, bytes_down=study.bytes_down, sites=sites, rounds=tuple(self.views),

@@ -240,7 +240,8 @@ class StudyView:
     due: sites that the open round waits for. evaluators: who measures, mostly one. rounds, events: all, or what is new
     since the cursor that was given.
     whole: both are from the beginning (no cursor was given, or it is another study's). cursor: for the next `read`.
-    coarse_times: seconds of sites are told in steps (`Protocol.coarse_times`).
+    coarse_times: seconds of sites are told in steps (`Protocol.coarse_times`). explores: it counts women, once, and has
+    no rounds, model or test; its replies' bytes and epsilon are not in the journal.
     missing: parts of the run directory that could not be read, in words. member: who watches, None at the coordinator.
     """
 
@@ -277,6 +278,7 @@ class StudyView:
     release: str = ""
     protocol_sha256: str = ""
     coarse_times: bool = False
+    explores: bool = False
     best: Best | None = None
     test: Mapping[str, Auc] = field(default_factory=dict)
     bytes_up: int = 0

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from server.reporting import evidence_plots, plots
 from server.reporting.answer import answer, model_rows, unheard_sites
 from server.reporting.data_words import data_words
+from server.reporting.exploration import render_exploration
 from server.reporting.facts import Facts, mapping, read_facts
 from server.reporting.federated import federated_parts
 from server.reporting.replaced import replacement_part
@@ -39,6 +40,8 @@ def write_report(run_dir: Path) -> Path:
 
 def render(facts: Facts) -> str:
     """The page as text; the same facts give the same bytes."""
+    if facts.protocol.exploration is not None:
+        return render_exploration(facts)
     patients = {site.name: site.patients for site in facts.protocol.federation.sites}
     sites_metrics = _sites_metrics(facts)
     return template("report.html.j2").render(

@@ -20,6 +20,8 @@ from client.privacy.ledger import Ledger
 from client.trainer.service import TrainerService
 from server.cli import server as server_group
 from server.deploy.explore import exploration_of
+from server.monitor.reading import read
+from server.reporting.report import write_report
 from server.rounds.explore import read_exploration
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import load_contract
@@ -135,6 +137,12 @@ def test_without_noise_the_sum_is_exact_and_nothing_is_charged(small_study: Make
         assert not (study.config(site).state / "ledger.json").exists()
     again, later = run(study, tmp_path / "run")
     assert again.status == "COMPLETE" and not later.told, "what is done is not asked again"
+    view, page = read(tmp_path / "run"), write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert view.sentence == "complete: the counts of the sites together are there", "nothing was opened or closed"
+    assert "no epsilon covers the sum" in view.privacy_words and "no epsilon covers the sum" in page
+    assert {site.gives for site in view.sites} == {"once, counts of its women, masked in the sum"}
+    first = document["histograms"][0]["counts"]
+    assert "held-out" not in page and all(f"<td>{value:,.0f}</td>" in page for value in first if value is not None)
     shown = CliRunner().invoke(server_group, ["explore", "show", str(tmp_path / "run")], env={"COLUMNS": "120"})
     assert shown.exit_code == 0 and "no epsilon covers the sum" in shown.output and "age" in shown.output
 
@@ -150,6 +158,11 @@ def test_with_noise_each_site_adds_all_of_it_and_is_charged_once(small_study: Ma
     off = np.array(flat(document)) - counts(study, *sites)
     assert np.abs(off).max() < 6 * std and not np.allclose(off, off.round())
     assert 0.4 * std < off.std() < 2 * std
+    view, page = read(tmp_path / "run"), write_report(tmp_path / "run").read_text(encoding="utf-8")
+    for words in (view.privacy_words, page):
+        assert "charges its own ledger" in words and "No privacy was spent" not in words
+    assert {site.privacy for site in view.sites} == {None}, "no epsilon is told, so none is shown as 0"
+    assert {site.gives for site in view.sites} == {"once, counts of its women, noised there and masked in the sum"}
     expected = Account().add(noise_multiplier=4.0, sample_rate=1.0, steps=1).epsilon(delta=1e-5)
     for site in sites:
         ledger = Ledger(study.config(site).state / "ledger.json")
@@ -166,6 +179,8 @@ def test_a_site_that_falls_out_is_not_in_it_and_too_few_reveal_nothing(small_stu
     few = explored(small_study, "few")
     outcome, _ = run(few, tmp_path / "few", before=lose(("site-04", "mask"), ("site-03", "mask")))
     assert outcome.status == "INCOMPLETE" and "no sum" in outcome.reason
+    assert read(tmp_path / "few").sentence.startswith("incomplete before there were counts: the exploration has no sum")
+    assert "there are no counts" in write_report(tmp_path / "few").read_text(encoding="utf-8")
     with pytest.raises(ConfigError, match="no exploration"):
         read_exploration(tmp_path / "few")
 

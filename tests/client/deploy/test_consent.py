@@ -26,6 +26,7 @@ from client.trainer.consent import approve, decline, proposals, refusals, refuse
 from client.trainer.models import WarmModels
 from client.trainer.site import Site, release
 from client.trainer.train import answer_train
+from server.deploy.explore import exploration_of
 from shared_model.certificates import Member, Role
 from shared_model.errors import (
     BudgetExhaustedError,
@@ -229,6 +230,19 @@ def test_the_review_names_who_proposes_what_it_costs_and_who_takes_part(scene: S
                   f"{told.patients} women are trained on", "epsilon 0.00 so far", f"{told.epsilon_after:.2f} after it",
                   "this site's limit 8", "delta 1e-05"):  # fmt: skip
         assert words in shown, words
+
+
+@pytest.mark.parametrize("noise", [0.0, 4.0])
+def test_the_review_of_an_exploration_says_that_women_are_counted_and_nothing_is_trained(
+    scene: Scene, noise: float
+) -> None:
+    third = [{"name": f"site-0{n}", "patients": 30, "weight": 1.0} for n in (1, 2, 3)]
+    study = Protocol.create(changed(federation__sites=third, federation__sites_per_round=3)(scene.study))
+    shown = screen(scene.home, scene.propose(exploration_of(study, noise=noise)))
+    assert "nothing: it is an exploration" in shown and "women are counted" in shown
+    assert "one masked sum over 3" in shown
+    assert [word for word in ("trained on", "weights", "fusion") if word in shown] == []
+    assert ("the sum is exact" in shown, "after it, of" in shown) == (noise == 0, noise > 0)
 
 
 # --- what is refused: the review says it, and the trainer does it ---

@@ -6,6 +6,7 @@ import re
 import shutil
 import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +151,7 @@ def test_a_real_orthanc_takes_them(
 
 
 def test_the_case_report_explains_without_naming(
-    hospital: Hospital, scorer: Scorer, chosen: Prediction
+    hospital: Hospital, scorer: Scorer, chosen: Prediction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = hospital.site
     films = explained_films(scorer, chosen.case, pipeline=site.imaging.pipeline(), policy=site.film_policy.admission(),
@@ -164,6 +165,12 @@ def test_the_case_report_explains_without_naming(
     assert text.count("<img") == 8 and "Research use only" in text
     assert "It was not measured how well" in text, "a model without a figure says so beside its maps"
     assert "attention" in text and "worse than chance" in text
+    assert "At a screening prevalence of 0.6 %" in text
+    protocol = scorer.released.protocol
+    terms = protocol.evaluation.model_copy(update={"prevalence": 0.02})
+    other = replace(scorer.released, protocol=protocol.model_copy(update={"evaluation": terms}))
+    monkeypatch.setattr(scorer, "released", other)
+    assert "At a screening prevalence of 2 %" in page(explanation, scorer, None), "the one that the study's report has"
 
 
 def test_pages_and_a_board_list(hospital: Hospital, model_folder: Path, tmp_path: Path) -> None:

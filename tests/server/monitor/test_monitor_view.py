@@ -21,7 +21,7 @@ from server.monitor.cells import auc_of, outcome_of
 from server.monitor.outlook import Outlook
 from server.monitor.reading import parse_cursor, read
 from server.monitor.rules import MonitorFile
-from server.monitor.standing import clock_words, seconds_words
+from server.monitor.standing import Facts, clock_words, seconds_words, standing
 from server.monitor.view import PhasesView, StudyView, from_json, merge, to_json
 from server.rounds.journal import Journal
 from server.rounds.states import RoundStep, StudyStep
@@ -539,3 +539,21 @@ def test_words_and_intervals() -> None:
     auc = auc_of(0.893, 109, 58)
     assert auc.low == pytest.approx(0.812, abs=0.01) and auc.high == pytest.approx(0.942, abs=0.01)
     assert auc_of(1.0, 100, 50).low is None and auc_of(0.8, None, None).low is None and auc_of(0.8, 5, 5).low is None
+
+
+@pytest.mark.parametrize(("changes", "word", "sentence"), [
+    ({"state": "rounds"}, "running", "the women of 4 sites are counted in one sum, which needs 3 of them"),
+    ({"state": "tested"}, "running", "the counts of the sites together are there"),
+    ({"state": "COMPLETE"}, "complete", "complete: the counts of the sites together are there"),
+    ({"state": "STOPPED"}, "incomplete", "stopped by request before there were counts; resume goes on"),
+    ({"state": "rounds", "alive": False, "stepped": 95.0}, "failed",
+     "failed: its process is gone, 5 s after the last step in the start; resume goes on"),
+])  # fmt: skip
+def test_an_exploration_never_speaks_of_rounds_or_a_test(changes: dict[str, Any], word: str, sentence: str) -> None:
+    facts: dict[str, Any] = {
+        "now": 100.0, "planned": 1, "closed": 0, "round": 0, "quorum": 3, "sites": 4, "asked": 0, "round_open": False,
+        "round_opened": None, "deadline": None, "ends": None, "round_s": None, "contributed": 0, "silent": (),
+        "waits": "", "reason": "", "alive": True, "preparing": False, "deployed": False, "daemon": False, "wish": "",
+        "stepped": None, "activity": "", "explores": True,
+    }  # fmt: skip
+    assert standing(Facts(**{**facts, **changes})) == (word, sentence)

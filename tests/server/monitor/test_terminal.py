@@ -104,6 +104,11 @@ def test_a_study_without_a_curve_or_privacy_is_shown_all_the_same() -> None:
     assert "not measured yet" in text and "psilon" not in text
 
 
+def test_an_exploration_has_no_rounds_in_the_terminal() -> None:
+    counted = shown(study(explores=True, planned=1, closed=0, rounds=(), sites=(site(privacy=None),), best=None))
+    assert "women are counted once" in counted and "rounds closed" not in counted
+
+
 def test_the_interval_stands_with_the_score_that_the_study_is_about() -> None:
     (last,) = study().rounds[-1:]
     with_interval = replace(last, auc={"fused": Auc(value=0.8, low=0.7, high=0.9), "image": Auc(value=0.7, low=0.6)})

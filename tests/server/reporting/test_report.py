@@ -106,6 +106,7 @@ def test_evidence_of_a_study(page: Page) -> None:
     for words in (
         "0.94 against 0.88 0.873 (0.843 to 0.898) against 0.842", "n = 400, 80 with cancer", "54 % of false recalls",
         "Sensitivity at 85 % specificity 92 % 77 % (67 % to 85 %)", "carried over to a prevalence of 0.6 %",
+        "Partial AUC at false positive rates up to 15 %",
         "fused against films alone *", "the primary endpoint, declared in the protocol", "low 0 % to 2 %",
         "Model card", "Primary endpoint not declared", "Datasheet of each hospital", "north 300 61 12 12 7.43",
         "TRIPOD+AI 2024", "18a-b Funding, conflicts of interest not done", "CLAIM 2024",

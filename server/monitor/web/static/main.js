@@ -51,9 +51,10 @@ function header() {
   setText(byId("word"), `${status.icon} ${status.word}`);
   setText(byId("sentence"), besideWord(head));
   document.body.dataset.status = head.status || "";
-  const title = `${status.word}: ${head.name || "MammoFed"}${head.planned ? ` ${head.closed}/${head.planned}` : ""}`;
+  const title = `${status.word}: ${head.name || "MammoFed"}${head.planned && !head.explores ? ` ${head.closed}/${head.planned}` : ""}`;
   if (document.title !== title) document.title = title;
   const bar = byId("progress");
+  bar.hidden = Boolean(head.explores);  // no rounds
   bar.setAttribute("aria-valuemax", head.planned || 1); bar.setAttribute("aria-valuenow", head.closed || 0);
   bar.setAttribute("aria-valuetext", `${head.closed || 0} of ${head.planned || 0} rounds closed`);
   byId("done").style.width = `${head.planned ? (100 * head.closed) / head.planned : 0}%`;

@@ -24,11 +24,11 @@ function chart(sites, most) {
 }
 
 export function show(node, state) {
-  if (!state.head.private) {
-    renew(node, h("h2", null, "Privacy"), h("p", { class: "notice bad" }, state.head.privacy_words));
+  const sites = state.sites.filter((site) => site.privacy);
+  if (!state.head.private || !sites.length) {  // an exploration has privacy and reports no epsilon
+    renew(node, h("h2", null, "Privacy"), h("p", { class: state.head.private ? "" : "notice bad" }, state.head.privacy_words));
     return;
   }
-  const sites = state.sites.filter((site) => site.privacy);
   const most = 1.08 * Math.max(...sites.map((site) => Math.max(site.privacy.budget, site.privacy.projected)), 0.1);
   const rows = sites.map(({ name, privacy: p }) => [name, number(p.epsilon, 2), number(p.budget, 2), `${(100 * p.share).toFixed(0)} %`, `≈ ${number(p.projected, 2)}`,
     p.last_round === null ? "can afford all rounds" : `drops out after round ${p.last_round}`]);

@@ -73,7 +73,7 @@ export function pick(round) { wanted = round; }
 
 export async function show(node, state, go, ask) {
   const numbers = state.rounds.filter((r) => r.n > 0).map((r) => r.n), last = numbers.at(-1);
-  if (!last) { renew(node, h("h2", null, "Rounds"), h("p", { class: "quiet" }, "No round is open yet.")); return; }
+  if (!last) { renew(node, h("h2", null, "Rounds"), h("p", { class: "quiet" }, state.head.explores ? "An exploration has no rounds." : "No round is open yet.")); return; }
   const n = wanted && numbers.includes(wanted) ? wanted : last;
   const line = state.rounds.find((r) => r.n === n), version = `${state.run}/${n}/${line.a}/${line.st}/${line.s}/${line.o}`;
   if (loaded?.version !== version) {

@@ -1,7 +1,7 @@
 // The first view: how it stands, the curves, what was kept.
 import { h, details, table, renew } from "./dom.js";
 import { lines, legend } from "./charts.js";
-import { MODELS, bytes, clock, interval, number, outOf, short, span } from "./words.js";
+import { MODELS, bytes, clock, count, interval, number, outOf, short, span } from "./words.js";
 
 export function seriesOf(rounds) {
   return Object.entries(MODELS).map(([model, label]) => ({
@@ -13,6 +13,8 @@ export function seriesOf(rounds) {
 const fact = (name, value, more) => h("div", { class: "fact" }, h("dt", null, name), h("dd", null, value, more ? h("span", { class: "quiet" }, ` ${more}`) : null));
 
 export function facts(state) {
+  if (state.head.explores) return h("dl", { class: "facts" }, fact("Sites", count(state.sites.length), `quorum ${state.head.quorum}`),
+    fact("Privacy", state.head.private ? "patient-level" : "none", state.head.private ? "charged in each site's ledger" : "the sum is exact"));
   const head = state.head, best = head.best, last = state.rounds.filter((r) => r.st === "closed").at(-1);
   return h("dl", { class: "facts" },
     fact("Round", outOf(head.round, head.planned), head.attempt > 1 ? `attempt ${head.attempt}` : head.phase),
@@ -28,7 +30,9 @@ export function show(node, state) {
   const models = Object.keys(MODELS).filter((m) => rounds.some((r) => r.auc[m]));
   const words = models.map((m) => `${MODELS[m]} ${interval(rounds.filter((r) => r.auc[m]).at(-1).auc[m])}`).join("; ");
   const rows = [...rounds].reverse().filter((r) => Object.keys(r.auc).length).map((r) => [r.n === 0 ? "initial" : String(r.n), ...models.map((m) => interval(r.auc[m]))]);
-  const parts = [facts(state), h("h2", null, "Held-out AUC by round")];
+  const parts = [facts(state)];
+  if (state.head.explores) parts.push(h("p", null, "An exploration counts women before a study: it has no rounds, and no model is trained or tested. `mammofed server explore show` prints the counts."));
+  else parts.push(h("h2", null, "Held-out AUC by round"));
   if (series.length) {
     const best = state.head.best, newest = rounds.at(-1).n;  // early in a long study the curve is not a dot at the edge
     const chart = lines({ title: "AUC by round", series, yLabel: "AUC on selection", xMax: Math.min(state.head.planned, Math.max(10, 2 * newest)),
@@ -40,7 +44,7 @@ export function show(node, state) {
     });
     parts.push(h("figure", null, chart.picture, h("figcaption", { class: "legend" }, legend(series).map((pair) => h("span", null, pair))), readout),
       details("auc-table", "The same as a table", table("AUC on selection by round, newest first", ["Round", ...models.map((m) => MODELS[m])], rows.slice(0, 500))));
-  } else parts.push(h("p", { class: "quiet" }, "Nothing is measured yet."));
+  } else if (!state.head.explores) parts.push(h("p", { class: "quiet" }, "Nothing is measured yet."));
   const test = Object.entries(state.head.test || {});
   if (test.length) {
     parts.push(h("h2", null, "The held-out test, opened once"), table("AUC of the chosen model on the test split", ["Model", "AUC (95 %)"], test.map(([m, auc]) => [MODELS[m] || m, interval(auc)])));
