@@ -24,6 +24,7 @@ from shared_model.passport import PASSPORT, Passport, SignedPassport, Verified, 
 from shared_model.passport.document import FilePart, PrivacyPart, SpentPart
 from shared_model.released import RELEASE
 
+NEW = {"made", "files", "limits", "privacy", "record", "replaces"}  # in a passport that was signed again
 RESTORE = "restore the run directory from its backup"
 
 
@@ -49,6 +50,22 @@ def sign_again(before: Verified, signature: Signature) -> SignedPassport:
     write_bytes(run_dir / former_name(former.sha256), former.to_json())
     write_bytes(run_dir / PASSPORT, signed.to_json())
     return signed
+
+
+def is_or_follows(found: Verified, sha256: str) -> bool:
+    """Whether a passport is the one of this hash, or was signed again after it.
+
+    Anybody can sign a passport that claims to replace another. Believed is the former one itself, which lies beside it:
+    it has that hash, and says the same of model, study and figures.
+    """
+    now = found.signed.passport
+    if sha256 == found.signed.sha256:
+        return True
+    if sha256 not in now.replaces or not (found.folder / former_name(sha256)).exists():
+        return False
+    former = SignedPassport.read(found.folder / former_name(sha256))
+    same = all(getattr(former.passport, name) == getattr(now, name) for name in Passport.model_fields.keys() - NEW)
+    return former.sha256 == sha256 and same
 
 
 def files_now(before: Verified) -> tuple[FilePart, ...]:
