@@ -57,6 +57,8 @@ def localise_model(folder: Path, source: Path | None, *, women: int, methods: Se
         task = bar.add_task("Explain", total=None)
         found = localise_run(folder, run, place, women=women, methods=chosen, name=name,
                              progress=lambda done, total: bar.update(task, completed=done, total=total))  # fmt: skip
+    if found.reason and former is not None:
+        write_private(folder / LOCALISATION, former)  # no figures do not take the place of those that are signed
     signed = None if before is None else _signed(before, former)
     if found.reason:
         raise ConfigError(f"{place} has too few women with a lesion", found=found.reason, expected="at least 2")

@@ -21,8 +21,8 @@ from server.reporting.report import write_report
 from server.rounds import summary
 from shared_model.audit import verify as verify_log
 from shared_model.contract import load_contract
-from shared_model.errors import PassportError, StorageError
-from shared_model.map_figures import LOCALISATION, NOT_HERE, NOT_MEASURED, UNSIGNED
+from shared_model.errors import ConfigError, PassportError, StorageError
+from shared_model.map_figures import LOCALISATION, NOT_HERE, NOT_MEASURED, UNSIGNED, write_reason
 from shared_model.passport import PASSPORT, SignedPassport, former_name, verify
 from shared_model.passport.cli import passport as passport_command
 from shared_model.released import ReleasedModel
@@ -201,6 +201,21 @@ def test_a_coordinator_signs_no_passport_of_another_key(run: Path, measuring: li
     said: list[str] = []
     assert measure_and_sign({}, run, said.append, lambda *arguments: "").sha256 == forged.sha256
     assert "another key" in said[0] and "passport_signed" not in home.audit_file.read_text()
+
+
+@pytest.mark.usefixtures("quick_localise")
+def test_too_few_women_do_not_take_figures_away_that_are_signed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def few(folder: Path, run: Any, source: Path, *, name: str, **options: Any) -> Any:
+        sha256 = json.loads((folder / name).read_text())["model_sha256"]
+        write_reason(folder / name, model_sha256=sha256, cohort="women", reason="1 woman, fewer than 2")
+        return localise_cli.MapFigures.model_validate_json((folder / name).read_bytes())
+
+    measure(run, pointing=0.6)
+    first = write_passport(run, Signature.of_run())
+    monkeypatch.setattr(localise_cli, "localise_run", few)
+    with pytest.raises(ConfigError, match="too few women"):
+        localise(run)
+    assert LOCALISATION in verify(run).checked and verify(run).signed == first
 
 
 @pytest.mark.usefixtures("quick_localise")
