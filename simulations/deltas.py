@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from server.reporting.facts import DELTAS_NAME
+from server.rounds.checkpoint import write_bytes
+from shared_model.passport import PASSPORT, SignedPassport
 from shared_model.protocol import Protocol
 
 Deltas = dict[str, dict[str, float]]
@@ -21,20 +23,28 @@ TOLERANCE = 1e-6
 
 
 def write_other_deltas(run_dir: Path, summary: Mapping[str, Any], deltas: Sequence[float]) -> None:
-    """Write `privacy-deltas.json` for all sites that spent anything; nothing without privacy.
+    """Write `privacy-deltas.json` for all sites that spent anything; nothing without privacy. One that the passport
+    names stays as it was signed: a later release may reckon finer, and would make the passport void.
 
     Args:
         summary: the content of `summary.json`.
         deltas: each in (0, 1).
     """
     spent = {site: row for site, row in summary["privacy"].items() if row["steps"]}
-    if not spent or not deltas:
+    if not spent or not deltas or _signed(run_dir):
         return
     protocol = Protocol.read(run_dir / "protocol.json")
     rows = {site: {**row, "mechanisms": spent_in_order(protocol, row["steps"])} for site, row in spent.items()}
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
         found = child.submit(other_deltas, rows, list(deltas)).result()
-    (run_dir / DELTAS_NAME).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_bytes(run_dir / DELTAS_NAME, (json.dumps(found, indent=2) + "\n").encode())
+
+
+def _signed(run_dir: Path) -> bool:
+    """Whether the passport of a run names the file, which lies there."""
+    if not (run_dir / PASSPORT).exists() or not (run_dir / DELTAS_NAME).exists():
+        return False
+    return any(part.name == DELTAS_NAME for part in SignedPassport.read(run_dir / PASSPORT).passport.files)
 
 
 def spent_in_order(protocol: Protocol, steps: int) -> list[tuple[float, float, int]]:

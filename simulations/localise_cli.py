@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from shared_model.errors import ConfigError
+from shared_model.errors import ConfigError, MammoFedError
 from shared_model.map_figures import LOCALISATION, MapFigures, ShareFigure
 from shared_model.passport import PASSPORT, SignedPassport, Verified, former_name, verify
+from shared_model.private_files import write_private
 from shared_model.released import ReleasedModel
 from simulations.localisation import default_pipeline
 from simulations.localise import (
@@ -51,16 +52,31 @@ def localise_model(folder: Path, source: Path | None, *, women: int, methods: Se
     before = verify(folder) if (folder / PASSPORT).exists() else None
     apart = before is not None and LOCALISATION in (*before.checked, *before.absent) and not can_sign(before)
     name = APART if apart else LOCALISATION
+    former = (folder / LOCALISATION).read_bytes() if before is not None and LOCALISATION in before.checked else None
     with Bar(console=Console(stderr=True)) as bar:
         task = bar.add_task("Explain", total=None)
         found = localise_run(folder, run, place, women=women, methods=chosen, name=name,
                              progress=lambda done, total: bar.update(task, completed=done, total=total))  # fmt: skip
-    signed = None if before is None else sign_measured(before)
+    if found.reason and former is not None:
+        write_private(folder / LOCALISATION, former)  # no figures do not take the place of those that are signed
+    signed = None if before is None else _signed(before, former)
     if found.reason:
         raise ConfigError(f"{place} has too few women with a lesion", found=found.reason, expected="at least 2")
     show(found)
     for line in _written(folder, name, before, signed):
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _signed(before: Verified, former: bytes | None) -> SignedPassport | None:
+    """Sign over new figures; where that fails, those that the passport names come back, and the new ones lie apart.
+    former: the file that it names, None where it names none."""
+    try:
+        return sign_measured(before)
+    except MammoFedError:
+        if former is not None and can_sign(before):
+            (before.folder / LOCALISATION).replace(before.folder / APART)
+            write_private(before.folder / LOCALISATION, former)
+        raise
 
 
 def _written(

@@ -13,9 +13,8 @@ from typing import Any, Final
 from server.deploy import passports
 from server.deploy.home import CoordinatorHome
 from server.reporting import Signature, write_passport
-from server.reporting.passport import files_part
-from server.reporting.passport_again import sign_again
-from shared_model.errors import PassportError
+from server.reporting.passport_again import files_now, sign_again
+from shared_model.errors import PassportError, SignatureError
 from shared_model.map_figures import LOCALISATION
 from shared_model.passport import PASSPORT, SignedPassport, Verified, verify
 from simulations.maps_at_end import measure_maps
@@ -43,7 +42,11 @@ def measure_and_sign(
         return SignedPassport.read(run_dir / PASSPORT)
     if LOCALISATION not in before.checked:
         measure_maps(config, run_dir, say, call)
-    return sign_measured(before) or before.signed
+    try:
+        return sign_measured(before) or before.signed
+    except (PassportError, SignatureError) as error:  # changed while maps were measured
+        say(f"The passport is not signed again: {error}")
+        return before.signed
 
 
 def sign_measured(before: Verified) -> SignedPassport | None:
@@ -54,9 +57,12 @@ def sign_measured(before: Verified) -> SignedPassport | None:
 
     Returns:
         the new one; None where nothing is to be signed, or where this machine cannot.
+
+    Raises:
+        PassportError, SignatureError: something else was changed, too, or the key is not the rehearsed coordinator's.
     """
     signed = before.signed
-    if not can_sign(before) or signed.passport.files == files_part(before.folder):
+    if not can_sign(before) or set(signed.passport.files) == set(files_now(before)):
         return None
     if signed.signer.kind == "run":
         return sign_again(before, Signature.of_run())

@@ -34,14 +34,17 @@ class TrainerLink:
     Args:
         key: file of the trainer's public key (`client.deploy.peer_keys`).
         beat_s, call_s: seconds that a heartbeat waits for it, and after which it counts as down.
+        first_s: that the first heartbeat waits, before which nothing is known of it; None: as long as the call.
     """
 
     def __init__(
-        self, socket: Path, site: str, *, key: Path | None = None, beat_s: float = BEAT_S, call_s: float = CALL_S
-    ) -> None:
+        self, socket: Path, site: str, *, key: Path | None = None, beat_s: float = BEAT_S, call_s: float = CALL_S,
+        first_s: float | None = None,
+    ) -> None:  # fmt: skip
         self._socket, self._site, self._key, self._beat_s, self._call_s = socket, site, key, beat_s, call_s
+        self._first_s = call_s if first_s is None else first_s
         self._approved: tuple[str, ...] = ()
-        self._found = TrainerState(up=False)
+        self._found: TrainerState | None = None
         self._asking: threading.Thread | None = None
 
     def as_trainer(self) -> Trainer:
@@ -51,35 +54,39 @@ class TrainerLink:
     def state(self) -> TrainerState:
         """Whether it answers, on what device, and its key. One that is being started again is down, and no error.
 
-        One that does not answer at once stays what it was until its time is over: it may be busy, or hang.
+        One that does not answer at once stays what it was until its time is over: it may be busy, or hang. The first
+        answer is waited for that long, so that one that is just slow is not told of as down when the courier begins.
         """
         if self._asking is None:
             self._asking = threading.Thread(target=self._look, name="trainer", daemon=True)
             self._asking.start()
-        self._asking.join(self._beat_s)
+        self._asking.join(self._first_s if self._found is None else self._beat_s)
         if not self._asking.is_alive():
             self._asking = None
-        return self._found
+        return self._found or self._down()
+
+    def _down(self) -> TrainerState:
+        return TrainerState(up=False, key=read_published(self._key) if self._key is not None else None)
 
     def _look(self) -> None:
-        found = TrainerState(up=False)
+        found = self._down()
         try:
             found = self._ask_state()
         finally:
             self._found = found
 
     def _ask_state(self) -> TrainerState:
-        key = read_published(self._key) if self._key is not None else None
+        down = self._down()
         if not listens(self._socket):
-            return TrainerState(up=False, key=key)
+            return down
         try:
             reply = self._ask(DescribeRequest())
         except (TrainerError, MessageError):
-            return TrainerState(up=False, key=key)
+            return down
         if not isinstance(reply, DescribeReply):
-            return TrainerState(up=False, key=key)
+            return down
         self._approved = reply.protocols
-        return TrainerState(up=True, device=reply.device, key=key)
+        return down.model_copy(update={"up": True, "device": reply.device})
 
     def decided(self) -> tuple[Sequence[str], Sequence[str]]:
         """SHA-256 of the protocols that it serves. What was declined never reaches the courier: it stays proposed."""

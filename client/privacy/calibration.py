@@ -45,7 +45,7 @@ def noise_multipliers_for(
         asked: called before each question to the accountant, for who shows how far it is.
 
     Raises:
-        PrivacyError: shares that do not sum to 1, or no sigma up to 1000 suffices.
+        PrivacyError: shares that do not sum to 1, no sigma up to 1000 suffices, or together they cost more.
     """
     if not phases or abs(sum(p.share for p in phases) - 1.0) > 1e-6 or any(p.share <= 0 for p in phases):
         raise PrivacyError("the phases' shares of epsilon must be above 0 and add up to 1",
@@ -69,8 +69,11 @@ def noise_multipliers_for(
             account = account.add(noise_multiplier=sigma, sample_rate=p.sample_rate, steps=p.steps)
         return account.epsilon(delta=delta)
 
-    # The larger end always holds the budget.
-    return scaled(_least(spent, epsilon, low=0, high=SCALE_STEPS, guess=round(0.8 * SCALE_STEPS)))
+    found = _least(spent, epsilon, low=0, high=SCALE_STEPS, guess=round(0.8 * SCALE_STEPS))
+    if found == SCALE_STEPS and spent(found) > epsilon:  # not to be expected; it was not asked yet, and is a promise
+        raise PrivacyError("the phases together cost more than epsilon", found=epsilon,
+                           remedy="give the phases more equal shares of epsilon")  # fmt: skip
+    return scaled(found)
 
 
 def noise_multiplier_for(

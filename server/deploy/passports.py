@@ -12,7 +12,7 @@ from server.reporting.passport_again import sign_again
 from server.rounds.states import StudyState
 from shared_model.audit.heads import Head, SignedHead
 from shared_model.audit.verify import verify as verify_log
-from shared_model.errors import ConfigError
+from shared_model.errors import ConfigError, SignatureError
 from shared_model.passport import PASSPORT, SignedPassport, Verified, verify
 
 
@@ -39,7 +39,16 @@ def sign_passport(home: CoordinatorHome, name: str) -> tuple[Path, SignedPasspor
 
 
 def sign_measured(home: CoordinatorHome, before: Verified) -> SignedPassport:
-    """Sign the passport of a study again, over what was measured since. before: the coordinator's own, as it was."""
+    """Sign the passport of a study again, over what was measured since. before: the coordinator's own, as it was.
+
+    Raises:
+        SignatureError: somebody else signed it, whatever name it bears.
+        PassportError, StorageError: as :func:`server.reporting.passport_again.sign_again`.
+    """
+    signer = before.signed.signer
+    if signer.verify_key != home.signing_key.public:
+        raise SignatureError(f"the passport of {before.signed.passport.study} is signed with another key",
+                             found=signer.key[:16], expected=home.signing_key.public.hex[:16])  # fmt: skip
     signed = sign_again(before, _signature(home))
     home.record("passport_signed", study=signed.passport.study, sha256=signed.sha256)
     return signed

@@ -113,7 +113,9 @@ def _silent(rules: Rules, view: StudyView, machine: Machine) -> Iterator[Found]:
                         since=party.heard)  # fmt: skip
         elif party.present is False and party.heard is None:
             yield Found(text=f"{who} was not heard of since the coordinator's daemon began", site=party.name)
-        elif party.trainer_up is False and (party.name in view.due or not isinstance(party, SiteView)):
+        elif party.silent_s is None and party.trainer_up is False and (
+            party.name in view.due or not isinstance(party, SiteView)
+        ):  # fmt: skip
             yield Found(text=f"{who} is there, and its trainer does not answer", site=party.name)
         elif isinstance(party, SiteView) and not beats and len(decided) == terms.rounds:
             outcomes = [_outcome(round_, party.name) for round_ in decided]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from server.reporting.data_words import data_words
 from server.reporting.facts import Facts, mapping
 from server.reporting.maps import sentence_of
 from server.reporting.words import level
 
+MAPS = "Heat maps, where a site shows them"  # begins that limit, in passports of earlier releases too
 FEW_POSITIVES = 50  # women with cancer below which an AUC's interval is some 0.15 wide
 
 
@@ -16,7 +19,8 @@ def limits_of(facts: Facts) -> tuple[str, ...]:
         "This model is no medical device and no diagnosis: no authority has assessed it, and no film may go unread "
         "because of it.",
         data_words(facts.data).caution,
-        *_study(facts), *_privacy(facts), *_input(facts), *_maps(facts), *_groups(facts),
+        *_study(facts), *_privacy(facts), *_input(facts),
+        maps_limit(facts.run_dir, mapping(facts.summary.get("model")).get("sha256")), *_groups(facts),
     ]  # fmt: skip
     return tuple(found)
 
@@ -70,9 +74,10 @@ def _input(facts: Facts) -> list[str]:
     ]  # fmt: skip
 
 
-def _maps(facts: Facts) -> list[str]:
-    words = sentence_of(facts.run_dir, mapping(facts.summary.get("model")).get("sha256"))
-    return [f"Heat maps, where a site shows them (as known when this was signed): {words}"[:1000]]
+def maps_limit(run_dir: Path, model_sha256: object) -> str:
+    """What heat maps of this model are worth; it begins with `MAPS`."""
+    words = sentence_of(run_dir, model_sha256)
+    return f"{MAPS} (as known when this was signed): {words}"[:1000]
 
 
 def _groups(facts: Facts) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from server.reporting.passport_again import is_or_follows
 from server.rounds.checkpoint import write_bytes
 from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import load_contract
@@ -102,7 +103,7 @@ def decide(
     if terms is None:
         raise ProtocolError(f"{protocol.study} does not say when its model may replace another",
                             expected="a study from a released model: `mammofed server retrain`")  # fmt: skip
-    if terms.passport_sha256 not in (before.signed.sha256, *before.signed.passport.replaces):
+    if not is_or_follows(before, terms.passport_sha256):
         raise PassportError(f"{protocol.study} began from another model", found=before.signed.sha256[:16],
                             expected=terms.passport_sha256[:16],
                             remedy="name the passport that its protocol names")  # fmt: skip

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from client.privacy import accountant
+from client.privacy import accountant, calibration
 from client.privacy.accountant import COARSE, FINE, Account
 from client.privacy.calibration import LEAST, Spending, _least, noise_multiplier_for, noise_multipliers_for
+from shared_model.errors import PrivacyError
 
 DELTA = 1e-5
 
@@ -62,6 +63,24 @@ def test_phases_are_scaled_by_the_least_that_holds() -> None:
         return account.epsilon(delta=DELTA)
 
     assert together(1.0) <= 6.0 < together(0.998)
+
+
+def test_phases_that_cost_more_together_than_each_alone_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No accountant should say so; what is promised does not rest on that."""
+    class Grudging(Account):
+        def add(self, *, noise_multiplier: float, sample_rate: float, steps: int) -> Account:
+            rows = (*self.rows, accountant.Row(noise_multiplier, sample_rate, steps))
+            return Grudging(rows)
+
+        def epsilon(self, *, delta: float) -> float:
+            return sum(1 / row.noise_multiplier for row in self.rows) * 1.01 ** (len(self.rows) - 1)
+
+        estimate = epsilon
+
+    monkeypatch.setattr(calibration, "Account", Grudging)
+    phases = [Spending(share=0.5, sample_rate=0.1, steps=10), Spending(share=0.5, sample_rate=0.2, steps=12)]
+    with pytest.raises(PrivacyError, match="the phases together cost more than epsilon"):
+        noise_multipliers_for(epsilon=2.0, delta=DELTA, phases=phases)
 
 
 @pytest.mark.parametrize("place", [1, 7, 41, 500, 999, 1000])

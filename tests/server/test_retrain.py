@@ -15,16 +15,18 @@ from click.testing import CliRunner
 
 from server.cli import server
 from server.reporting import Signature, write_passport, write_report
+from server.reporting.passport_again import sign_again
 from server.reporting.replacement import decide, words_of
 from server.retrain import Margins, retrain
 from shared_model.cohort import Cohort, split_indices
 from shared_model.errors import ConfigError, PassportError, ProtocolError, RoundError, StorageError
 from shared_model.evaluation import Scores
 from shared_model.evaluation.kept import keep_scores, kept_path
-from shared_model.passport import verify
+from shared_model.passport import PASSPORT, SignedPassport, former_name, verify
 from shared_model.proposal import read_protocol
 from shared_model.protocol import Protocol
-from tests.finished import finish
+from shared_model.signing import SigningKey
+from tests.finished import finish, measure
 
 ROUNDS = [{"name": "all", "rounds": 3, "objective": "fusion", "learning_rate": 0.05, "encoder_rate": 1.0}]
 MARGINS = Margins(0.02, 0.05, 20)
@@ -106,6 +108,35 @@ def test_a_protocol_names_what_it_replaces_or_nothing(old: Any, tmp_path: Path) 
         Protocol.create({**values, "replacement": {**values["replacement"], "model_sha256": "0" * 64}})
     with pytest.raises(ProtocolError, match=r"nothing of privacy\.epsilon is left"):
         Protocol.create({**values, "privacy": {**values["privacy"], "epsilon": 8.0}})
+
+
+def test_the_model_that_it_began_from_may_have_been_signed_again(old: Any, tmp_path: Path) -> None:
+    study, state = next_study(old, tmp_path / "second"), old.config("evaluator").state
+    keep(old, state)
+    keep(study, state, noise=0.05)
+    measure(old.root, pointing=0.6)
+    sign_again(verify(old.root), Signature.of_run())
+    assert decide(old.root, study.root, evaluator=old.files["evaluator"]).verdict.replaces
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_passport_that_claims_to_replace_the_one_it_began_from_is_not_believed(
+    old: Any, tmp_path: Path, study_maker: Maker, beside: bool
+) -> None:
+    """Anybody can write the hash into a passport, and lay a passport of that name beside it."""
+    study, genuine = next_study(old, tmp_path / "second"), verify(old.root).signed
+    other = study_maker(tmp_path / "other", held_out=240, training__phases=ROUNDS)
+    write_passport(finish(other), Signature.of_run())
+    made = verify(other.root).signed.passport
+    claims = made.model_copy(update={"replaces": (genuine.sha256,)})
+    forged = SignedPassport.sign(claims, kind="run", name="run", key=SigningKey.generate())
+    (other.root / PASSPORT).write_bytes(forged.to_json())
+    if beside:
+        (other.root / former_name(genuine.sha256)).write_bytes(genuine.to_json())
+    for one in (other, study):
+        keep(one, old.config("evaluator").state)
+    with pytest.raises(PassportError, match="began from another model"):
+        decide(other.root, study.root, evaluator=old.files["evaluator"])
 
 
 @pytest.mark.parametrize(("noise", "replaces"), [(0.05, True), (3.0, False)])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from client.privacy.accountant import Account
+from server.reporting import Signature, write_passport
+from shared_model.passport import verify
 from shared_model.protocol import Protocol
 from simulations.deltas import other_deltas, spent_in_order, write_other_deltas
 from tests.client.conftest import make_protocol
+from tests.finished import finish
 
 
 def protocol() -> Protocol:
@@ -48,3 +52,12 @@ def test_a_site_that_spent_elsewhere_is_left_out() -> None:
 def test_without_privacy_nothing_is_written(tmp_path: Path) -> None:
     write_other_deltas(tmp_path, {"privacy": {}}, [1e-6])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_passport_names_stays_as_it_was_signed(tmp_path: Path, study_maker: Callable[..., Any]) -> None:
+    """A run that ended is resumed by a later release, which may reckon finer."""
+    run = finish(study_maker(tmp_path / "study", private=True))
+    (run / "privacy-deltas.json").write_text("{}\n")
+    write_passport(run, Signature.of_run())
+    write_other_deltas(run, {"privacy": {"north": row(steps=60)}}, [1e-6])
+    assert "privacy-deltas.json" in verify(run).checked

@@ -21,11 +21,12 @@ from server.reporting.report import write_report
 from server.rounds import summary
 from shared_model.audit import verify as verify_log
 from shared_model.contract import load_contract
-from shared_model.errors import PassportError
-from shared_model.map_figures import LOCALISATION, NOT_HERE, NOT_MEASURED, UNSIGNED
-from shared_model.passport import PASSPORT, former_name, verify
+from shared_model.errors import ConfigError, PassportError, StorageError
+from shared_model.map_figures import LOCALISATION, NOT_HERE, NOT_MEASURED, UNSIGNED, write_reason
+from shared_model.passport import PASSPORT, SignedPassport, former_name, verify
 from shared_model.passport.cli import passport as passport_command
 from shared_model.released import ReleasedModel
+from shared_model.signing import SigningKey
 from simulations import localise_cli, vouching
 from simulations.localise_cli import localise_model
 from simulations.vouching import APART, HUB, measure_and_sign
@@ -52,6 +53,19 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     found: list[float] = []
     monkeypatch.setattr(vouching, "measure_maps", lambda c, run_dir, say, call: measure(run_dir, pointing=found.pop(0)))
     return found
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Any]]:
+    """What somebody else does while maps are measured, measurement by measurement."""
+    acts: list[Callable[[], Any]] = []
+
+    def measured(config: Any, run_dir: Path, say: Any, call: Any) -> None:
+        measure(run_dir, pointing=0.6)
+        acts.pop(0)()
+
+    monkeypatch.setattr(vouching, "measure_maps", measured)
+    return acts
 
 
 def hub_of(run_dir: Path) -> CoordinatorHome:
@@ -119,6 +133,104 @@ def test_an_end_that_finds_something_changed_says_so_and_signs_nothing(run: Path
     assert measure_and_sign({}, run, said.append, lambda *arguments: "").sha256 == first.sha256
     assert len(said) == 1 and "not signed again" in said[0] and "summary.json" in said[0]
     assert not (run / LOCALISATION).exists() and (run / PASSPORT).read_bytes() == first.to_json()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "release.json", "summary.json"])
+def test_what_is_changed_while_maps_are_measured_is_not_signed(run: Path, name: str, meanwhile: list[Any]) -> None:
+    """Minutes lie between the check of a directory and its new signature."""
+    first = write_passport(run, Signature.of_run())
+    meanwhile.append(lambda: (run / name).write_bytes((run / name).read_bytes() + b" "))
+    said: list[str] = []
+    assert measure_and_sign({}, run, said.append, lambda *arguments: "").sha256 == first.sha256
+    assert len(said) == 1 and "not signed again" in said[0] and name in said[0]
+    assert (run / PASSPORT).read_bytes() == first.to_json()
+    with pytest.raises(PassportError, match=name):
+        verify(run)
+
+
+def test_a_file_that_is_gone_stays_named_and_another_in_its_place_is_found(
+    run: Path, measuring: list[float]
+) -> None:
+    write_passport(run, Signature.of_run())
+    genuine = (run / "release.json").read_bytes()
+    (run / "release.json").unlink()
+    measuring.append(0.6)
+    said = end(run)
+    assert "release.json" in {part.name for part in said.files} and "release.json" in verify(run).absent
+    (run / "release.json").write_bytes(genuine.replace(b"0.", b"0.9", 1))
+    assert end(run) == said, "nothing is signed over it"
+    with pytest.raises(PassportError, match=r"release\.json"):
+        verify(run)
+    (run / "release.json").write_bytes(genuine)
+    assert "release.json" in verify(run).checked
+
+
+def test_a_release_that_came_later_is_signed_only_as_the_journal_gives_it(run: Path, meanwhile: list[Any]) -> None:
+    """A passport of an earlier release names none."""
+    write_passport(run, Signature.of_run())
+    genuine, named = (run / "release.json").read_bytes(), SignedPassport.read(run / PASSPORT).passport
+    older = named.model_copy(update={"files": tuple(part for part in named.files if part.name != "release.json")})
+    first = SignedPassport.sign(older, kind="run", name="run", key=SigningKey.generate())
+    (run / PASSPORT).write_bytes(first.to_json())
+    (run / "release.json").write_bytes(genuine.replace(b"0.", b"0.9", 1))
+    meanwhile += [lambda: None, lambda: None]
+    said: list[str] = []
+    assert measure_and_sign({}, run, said.append, lambda *arguments: "").sha256 == first.sha256
+    assert "release.json is not what the study's journal gives" in said[0]
+    (run / "release.json").write_bytes(genuine)
+    assert "release.json" in {part.name for part in end(run).files}
+
+
+def test_only_what_is_said_of_maps_is_said_anew(run: Path, measuring: list[float]) -> None:
+    """Which women there were is no longer asked: launch.json is not signed."""
+    first = write_passport(run, Signature.of_run()).passport
+    (run / "launch.json").write_text(json.dumps({"cohort": {"kind": "synthetic"}}))
+    measuring.append(0.6)
+    said = end(run)
+    others = [[words for words in one.limits if not words.startswith("Heat maps")] for one in (first, said)]
+    assert others[0] == others[1] and said.privacy == first.privacy
+    assert [words[:9] for words in said.limits] == [words[:9] for words in first.limits], "in its place"
+
+
+def test_a_coordinator_signs_no_passport_of_another_key(run: Path, measuring: list[float]) -> None:
+    home = hub_of(run)
+    made = write_passport(run, Signature.of_run()).passport
+    forged = SignedPassport.sign(made, kind="coordinator", name="hub", key=SigningKey.generate())
+    (run / PASSPORT).write_bytes(forged.to_json())
+    measuring.append(0.6)
+    said: list[str] = []
+    assert measure_and_sign({}, run, said.append, lambda *arguments: "").sha256 == forged.sha256
+    assert "another key" in said[0] and "passport_signed" not in home.audit_file.read_text()
+
+
+@pytest.mark.usefixtures("quick_localise")
+def test_too_few_women_do_not_take_figures_away_that_are_signed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def few(folder: Path, run: Any, source: Path, *, name: str, **options: Any) -> Any:
+        sha256 = json.loads((folder / name).read_text())["model_sha256"]
+        write_reason(folder / name, model_sha256=sha256, cohort="women", reason="1 woman, fewer than 2")
+        return localise_cli.MapFigures.model_validate_json((folder / name).read_bytes())
+
+    measure(run, pointing=0.6)
+    first = write_passport(run, Signature.of_run())
+    monkeypatch.setattr(localise_cli, "localise_run", few)
+    with pytest.raises(ConfigError, match="too few women"):
+        localise(run)
+    assert LOCALISATION in verify(run).checked and verify(run).signed == first
+
+
+@pytest.mark.usefixtures("quick_localise")
+def test_figures_that_cannot_be_signed_leave_those_that_are(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(before: Any, signature: Signature) -> Any:
+        raise StorageError("no space left")
+
+    measure(run, pointing=0.6)
+    write_passport(run, Signature.of_run())
+    kept = (run / LOCALISATION).read_bytes()
+    monkeypatch.setattr(vouching, "sign_again", full)
+    with pytest.raises(StorageError, match="no space"):
+        localise(run)
+    assert (run / LOCALISATION).read_bytes() == kept and LOCALISATION in verify(run).checked
+    assert b"0.9" in (run / APART).read_bytes(), "what was measured is not lost"
 
 
 @pytest.mark.usefixtures("quick_localise")

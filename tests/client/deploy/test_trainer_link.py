@@ -22,6 +22,7 @@ from shared_model.control import TrainerState
 from shared_model.errors import TrainerError
 from shared_model.flower_gate import BUNDLES, bundle_sha256
 from shared_model.messages import DescribeReply, ErrorReply, Frame, encode
+from shared_model.signing import SigningKey
 from tests.conftest import write_cohort
 from tests.enrolled import HANG_S, Coordinator
 
@@ -90,7 +91,7 @@ def test_one_that_hangs_is_told_of_and_the_heartbeat_does_not_wait_for_it(tmp_pa
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as hangs:
         hangs.bind(str(path))
         hangs.listen(8)
-        link = TrainerLink(path, "north", beat_s=0.0, call_s=HANG_S)
+        link = TrainerLink(path, "north", beat_s=0.0, call_s=HANG_S, first_s=0.0)
         for _ in range(3):
             assert link.state() == TrainerState(up=False)
             with pytest.raises(TrainerError, match="has not answered yet"):
@@ -108,6 +109,29 @@ def test_one_that_is_slow_stays_up_until_its_time_is_over(answers: Answers) -> N
     answers.answer = TrainerError("trainer of north did not answer in time")
     answers.may.set()
     until(lambda: not link.state().up)
+
+
+def test_the_first_heartbeat_waits_for_one_that_is_slow(answers: Answers) -> None:
+    """A courier that begins beside a busy trainer does not tell the coordinator that it is down."""
+    link = TrainerLink(Path("/nowhere.sock"), "north", beat_s=0.0, call_s=HANG_S)
+    answers.may.clear()
+    found: list[TrainerState] = []
+    beat = threading.Thread(target=lambda: found.append(link.state()))
+    beat.start()
+    until(lambda: answers.asked == 1)
+    answers.may.set()
+    beat.join(HANG_S)
+    assert found == [TrainerState(up=True, device="cpu")]
+
+
+def test_one_of_which_nothing_is_known_yet_keeps_its_published_key(answers: Answers, tmp_path: Path) -> None:
+    """Other sites compare it: it must not be missing because the trainer is slow."""
+    key = SigningKey.generate().public.hex
+    (tmp_path / "trainer.pub").write_text(key)
+    answers.may.clear()
+    link = TrainerLink(Path("/nowhere.sock"), "north", key=tmp_path / "trainer.pub", beat_s=0.0, first_s=0.0)
+    assert link.state() == TrainerState(up=False, key=key)
+    answers.may.set()
 
 
 def test_who_does_not_listen_is_not_asked(answers: Answers, link: TrainerLink) -> None:

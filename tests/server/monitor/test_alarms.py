@@ -72,7 +72,8 @@ CASES: dict[str, tuple[list[tuple[StudyView, Machine | None]], list[tuple[StudyV
          (replace(north(trainer_up=False), due=("north",)), None)],
         [(measured(silent_s=59.0, heard=NOW - 59), None), (replace(measured(silent_s=600.0), status="failed"), None),
          (north(silent_s=59.0), None), (outcomes("late", "contributed", "late"), None), (outcomes("late"), None),
-         (north(trainer_up=False), None), (replace(north(silent_s=600.0), status="complete"), None),
+         (north(trainer_up=False), None), (replace(north(trainer_up=False, silent_s=59.0), due=("north",)), None),
+         (replace(north(silent_s=600.0), status="complete"), None),
          (outcomes("abstained", "abstained"), None)],
     ),
     "image_collapsed": (
