@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from shared_model.errors import MammoFedError
 
@@ -28,3 +30,18 @@ def read_at_most(
     if len(data) > limit:
         raise error(f"{name} is too large", expected=f"at most {limit} bytes")
     return data
+
+
+def json_object(data: bytes | str, *, error: type[MammoFedError], source: str) -> dict[str, Any]:
+    """A JSON object from bytes or text that were bounded before.
+
+    Raises:
+        MammoFedError: `error`: no JSON, nested too deeply, or no object. source: what it says of where they are from.
+    """
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as fault:
+        raise error(f"{source} is not JSON: {fault}") from None
+    if not isinstance(values, dict):
+        raise error(f"{source} is not a JSON object", found=type(values).__name__)
+    return values

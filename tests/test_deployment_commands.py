@@ -168,6 +168,11 @@ class Consortium:
         assert done.code == 0, done.err
         Inbox(self.site(name) / "courier", site=name, release="0.1.0").pin(CoordinatorHome.open(self.hub).coordinator)
 
+    def enrol_all(self) -> None:
+        for name in ("site-01", "site-02"):
+            self.enrol(name)
+        self.enrol("evaluator", "evaluator")
+
     def propose(self) -> Done:
         (self.folder / "p.json").write_text(self.study.protocol.to_json())
         save_file(dict(self.study.arrays), self.folder / "w.safetensors")
@@ -193,9 +198,7 @@ def consortium(run: Run, tmp_path: Path, small_study: Callable[..., Study]) -> C
 
 def test_a_study_from_two_empty_folders_to_its_start_each_command_naming_the_next(consortium: Consortium) -> None:
     run, hub = consortium.run, consortium.hub
-    for name in ("site-01", "site-02"):
-        consortium.enrol(name)
-    consortium.enrol("evaluator", "evaluator")
+    consortium.enrol_all()
     done = consortium.propose()
     assert done.code == 0 and f"mammofed server start {hub} unit" in done.out
     consortium.deliver("site-01")
@@ -327,9 +330,7 @@ def test_a_person_who_says_no_to_the_question_has_approved_nothing(
 ) -> None:
     import io
 
-    for name in ("site-01", "site-02"):
-        consortium.enrol(name)
-    consortium.enrol("evaluator", "evaluator")
+    consortium.enrol_all()
     consortium.propose()
     consortium.deliver("site-01")
     monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
@@ -339,9 +340,7 @@ def test_a_person_who_says_no_to_the_question_has_approved_nothing(
 
 
 def test_what_the_trainer_would_refuse_is_said_at_the_approval(consortium: Consortium) -> None:
-    for name in ("site-01", "site-02"):
-        consortium.enrol(name)
-    consortium.enrol("evaluator", "evaluator")
+    consortium.enrol_all()
     consortium.propose()
     consortium.deliver("site-01")
     policy = SiteHome.open(consortium.site("site-01")).policy_file
@@ -352,9 +351,7 @@ def test_what_the_trainer_would_refuse_is_said_at_the_approval(consortium: Conso
 
 
 def test_an_exchanged_coordinator_is_said_by_status_and_refused_by_the_rest(consortium: Consortium) -> None:
-    for name in ("site-01", "site-02"):
-        consortium.enrol(name)
-    consortium.enrol("evaluator", "evaluator")
+    consortium.enrol_all()
     consortium.propose()
     consortium.deliver("site-01")
     home = consortium.site("site-01")
@@ -374,9 +371,7 @@ def test_an_exchanged_coordinator_is_said_by_status_and_refused_by_the_rest(cons
 def test_a_proposal_of_sites_that_are_not_there_and_one_that_changed(consortium: Consortium) -> None:
     done = consortium.propose()
     assert done.code == ProtocolError.exit_code and "site-01, site-02" in done.err and "server invite" in done.err
-    for name in ("site-01", "site-02"):
-        consortium.enrol(name)
-    consortium.enrol("evaluator", "evaluator")
+    consortium.enrol_all()
     assert consortium.propose().code == 0 == consortium.propose().code
     consortium.study = replace(
         consortium.study, protocol=Protocol.create(consortium.study.protocol.model_dump(mode="json") | {"seed": 9})
@@ -386,9 +381,7 @@ def test_a_proposal_of_sites_that_are_not_there_and_one_that_changed(consortium:
 
 
 def test_start_stop_resume_in_their_order_and_out_of_it(consortium: Consortium) -> None:
-    for name in ("site-01", "site-02"):
-        consortium.enrol(name)
-    consortium.enrol("evaluator", "evaluator")
+    consortium.enrol_all()
     consortium.propose()
     study = StudyFolder(CoordinatorHome.open(consortium.hub).study("unit"))
     for command, code, words, wish in (
@@ -405,9 +398,7 @@ def test_start_stop_resume_in_their_order_and_out_of_it(consortium: Consortium) 
 def test_a_study_that_begins_brings_the_page_where_it_is_asked_for(
     consortium: Consortium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("site-01", "site-02"):
-        consortium.enrol(name)
-    consortium.enrol("evaluator", "evaluator")
+    consortium.enrol_all()
     consortium.propose()
     served: list[object] = []
     monkeypatch.setattr("server.monitor.cli.monitor.callback", lambda **options: served.append(options))
@@ -437,9 +428,7 @@ def test_what_a_site_says_of_itself_gives_no_orders_to_the_operators_terminal(co
 
 
 def test_status_goes_on_beside_damaged_files_and_does_not_take_the_daemons_log(consortium: Consortium) -> None:
-    for name in ("site-01", "site-02"):
-        consortium.enrol(name)
-    consortium.enrol("evaluator", "evaluator")
+    consortium.enrol_all()
     consortium.propose()
     home = CoordinatorHome.open(consortium.hub)
     for path in (home.run / FILE, home.run / "processes.json", home.study("unit") / "wanted.json"):
@@ -454,9 +443,7 @@ def test_status_goes_on_beside_damaged_files_and_does_not_take_the_daemons_log(c
 
 
 def test_status_tells_who_is_here_and_what_each_has_approved(consortium: Consortium) -> None:
-    for name in ("site-01", "site-02"):
-        consortium.enrol(name)
-    consortium.enrol("evaluator", "evaluator")
+    consortium.enrol_all()
     consortium.propose()
     home, sha256 = CoordinatorHome.open(consortium.hub), consortium.study.protocol.sha256
     roll = Roll(home.run / FILE)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from server.reporting.data_words import data_kind
-from shared_model.bounded import read_at_most
+from shared_model.bounded import json_object, read_at_most
 from shared_model.errors import StorageError
 from shared_model.protocol import Protocol
 
@@ -132,13 +132,7 @@ def read_object(path: Path) -> Mapping[str, Any]:
         StorageError: absent, too large, or no JSON object.
     """
     data = read_at_most(path, MAX_JSON_BYTES, error=StorageError, remedy="let the study end first")
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise StorageError(f"{path} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise StorageError(f"{path} is not a JSON object", found=type(values).__name__)
-    return values
+    return json_object(data, error=StorageError, source=str(path))
 
 
 def _from_journal(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -34,15 +36,7 @@ def load_key(pem: bytes, curve: type[ec.EllipticCurve]) -> ec.EllipticCurvePriva
     Raises:
         CertificateError: damaged, or of another kind.
     """
-    try:
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, curve):
-        raise CertificateError("a private key is damaged or of another kind", reason="unknown",
-                               expected=f"{curve.name} as PKCS8",
-                               remedy="restore it from a backup, or enrol again")  # fmt: skip
-    return key
+    return _loaded(serialization.load_pem_private_key, pem, curve, what="a private key", form=f"{curve.name} as PKCS8")
 
 
 def node_key_file(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -58,13 +52,19 @@ def load_node_key(data: bytes) -> ec.EllipticCurvePrivateKey:
     Raises:
         CertificateError: damaged, or of another kind.
     """
+    return _loaded(serialization.load_ssh_private_key, data, ec.SECP384R1, what="the node key",
+                   form="EC P-384 in OpenSSH's format")  # fmt: skip
+
+
+def _loaded(
+    load: Callable[..., object], data: bytes, curve: type[ec.EllipticCurve], *, what: str, form: str
+) -> ec.EllipticCurvePrivateKey:  # fmt: skip
     try:
-        key = serialization.load_ssh_private_key(data, password=None)
+        key = load(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise CertificateError("the node key is damaged or of another kind", reason="unknown",
-                               expected="EC P-384 in OpenSSH's format",
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, curve):
+        raise CertificateError(f"{what} is damaged or of another kind", reason="unknown", expected=form,
                                remedy="restore it from a backup, or enrol again")  # fmt: skip
     return key
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shared_model.bounded import read_at_most
+from shared_model.bounded import json_object, read_at_most
 from shared_model.errors import ProtocolError
 
 MAX_PROTOCOL_BYTES = 1 << 20  # a protocol of a hundred sites has some 30 KB
@@ -36,12 +36,7 @@ def content_of(data: bytes | str, source: str) -> tuple[dict[str, Any], Any]:
     """
     if len(data) > MAX_PROTOCOL_BYTES:
         raise ProtocolError(f"{source} is too large", found=len(data), expected=f"at most {MAX_PROTOCOL_BYTES} bytes")
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"{source} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ProtocolError(f"{source} is not a JSON object", found=type(values).__name__)
+    values = json_object(data, error=ProtocolError, source=source)
     if set(values) == {"protocol", "sha256"}:
         return values["protocol"], values["sha256"]
     return values, None

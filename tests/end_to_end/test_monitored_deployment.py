@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,11 +19,11 @@ from shared_model.protocol import Protocol
 from simulations.engine.deployment import Rehearsal
 from simulations.engine.deployment.run import parties
 from tests.browser import Sight, chromium
+from tests.typed import typed
 
 pytestmark = pytest.mark.slow
 VICTIM = "site-02"
 HANG_S = 400  # a bound for a machine that is busy
-ROOT = Path(__file__).resolve().parents[2]
 PHASES = [{"name": "all", "rounds": 200, "objective": "fusion", "learning_rate": 0.05, "encoder_rate": 1.0}]
 ROWS = "[...document.querySelectorAll('#sites-table tr')]"
 
@@ -38,22 +37,12 @@ def shows(sight: Sight, name: str, kind: str, words: str) -> None:
 @contextmanager
 def started(home: Path, study: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """`mammofed server start --monitor` as a coordinator types it; gives the page's address, and the process."""
-    command = [sys.executable, "-m", "mammofed", "server", "start", str(home), study, "--monitor", "--port", "0",
-               "--no-open"]  # fmt: skip
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # Whoever runs tests in a shell's background has Ctrl-C ignored, and so would have this.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    try:
+    with typed("server", "start", home, study, "--monitor", "--port", 0, "--no-open") as process:
         assert process.stdout is not None
         said = [process.stdout.readline() for _ in range(2)]
         assert said[0].startswith(f"{study} begins."), process.communicate(timeout=HANG_S)
         assert said[1].startswith("Monitor  http://127.0.0.1:"), process.communicate(timeout=HANG_S)
         yield said[1].split()[1], process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_a_site_without_power_is_named_and_seen_back(small_study: Callable[..., Any], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared_model.bounded import read_at_most
+from shared_model.bounded import json_object, read_at_most
 from shared_model.errors import ConfigError, StorageError
 
 
@@ -26,3 +26,14 @@ def test_one_that_cannot_be_read_says_why_and_what_to_do(tmp_path: Path) -> None
         read_at_most(tmp_path / "gone", 4, error=ConfigError, remedy="make one")
     with pytest.raises(ConfigError, match=r"^cannot read /.*: Is a directory$"):
         read_at_most(tmp_path, 4, error=ConfigError)
+
+
+@pytest.mark.parametrize(("data", "words"), [
+    (b"{", "^the list is not JSON: "),
+    (b"\xff", "^the list is not JSON: "), (b"[" * 100_000, "^the list is not JSON: "),
+    (b"[]", "^the list is not a JSON object; found: list"),
+])  # fmt: skip
+def test_what_is_no_json_object_is_refused(data: bytes, words: str) -> None:
+    with pytest.raises(StorageError, match=words):
+        json_object(data, error=StorageError, source="the list")
+    assert json_object(b'{"a": 1}', error=StorageError, source="the list") == {"a": 1}

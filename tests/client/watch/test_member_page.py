@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -25,9 +24,9 @@ from tests.browser import Sight, chromium
 from tests.conftest import write_cohort
 from tests.controlled import Hub
 from tests.enrolled import HANG_S, words
+from tests.typed import typed
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[3]
 SITES = ("east", "north", "south", "west")
 BACK_MS = 30_000  # a line is made anew every 5 s
 WORDS_OF_SOUTH = "the trainer of south says so"
@@ -60,21 +59,11 @@ def member_home(hub: Hub, folder: Path) -> SiteHome:
 @contextmanager
 def watching(home: SiteHome, port: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """`mammofed monitor https://...` as a member calls it; gives the page's address, and the process."""
-    command = [sys.executable, "-m", "mammofed", "monitor", f"https://localhost:{port}", "--home", str(home.folder),
-               "--no-open", "--port", "0"]  # fmt: skip
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # Whoever runs tests in a shell's background has Ctrl-C ignored, and so would have this.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    try:
+    with typed("monitor", f"https://localhost:{port}", "--home", home.folder, "--no-open", "--port", 0) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("Monitor  http://127.0.0.1:"), process.communicate(timeout=HANG_S)
         yield line.split()[1], process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
