@@ -35,8 +35,8 @@ def member_page(
         except MammoFedError as error:
             if not story.studies:
                 raise
-            say(f"Nothing more will come: {error.problem}. The page keeps what was heard until Ctrl-C.")
-            try:
+            try:  # around the words too: who reads them may press Ctrl-C before this waits
+                say(f"Nothing more will come: {error.problem}. The page keeps what was heard until Ctrl-C.")
                 threading.Event().wait()
             except KeyboardInterrupt:
                 raise error from None
