@@ -58,7 +58,8 @@ def show(status: Mapping[str, Any], *, as_json: bool) -> None:
     table = Table("Study", "Wanted", "Status", "Rounds", "Words", title="Studies", title_justify="left")
     for study in status["studies"]:
         words = study["sentence"] if study["reason"] in study["sentence"] else f"{study['sentence']}; {study['reason']}"
-        _row(table, study["study"], study["wanted"], study["status"], f"{study['closed']} of {study['rounds']}", words)
+        rounds = "none: it counts" if study["exploration"] else f"{study['closed']} of {study['rounds']}"
+        _row(table, study["study"], study["wanted"], study["status"], rounds, words)
     console.print(table)
     for name, there in status["processes"].items() if status["daemon"] else ():
         if there["starts"] > 1:
@@ -100,13 +101,15 @@ def _processes(home: CoordinatorHome) -> dict[str, Any]:
 def _study(study: StudyFolder) -> dict[str, Any]:
     """One study; one that is damaged is shown with what is wrong, beside the others."""
     unknown = {"study": study.name, "wanted": "?", "state": "damaged", "closed": 0, "rounds": 0, "sites": [],
-               "protocol_sha256": "", "folder": str(study.path), "status": "damaged", "sentence": ""}  # fmt: skip
+               "exploration": False, "protocol_sha256": "", "folder": str(study.path), "status": "damaged",
+               "sentence": ""}  # fmt: skip
     try:
         wanted, (protocol, sha256) = study.wanted(), Protocol.read_kept(study.path / "protocol.json")
         view = read(study.path, LATEST)  # as page, terminal and `mammofed status` say it
         return {
             "study": study.name, "wanted": wanted.wish.value, "state": study.state().value, "closed": study.closed(),
-            "rounds": protocol.rounds, "sites": [site.name for site in protocol.federation.sites],
+            "rounds": protocol.rounds, "exploration": protocol.exploration is not None,
+            "sites": [site.name for site in protocol.federation.sites],
             "protocol_sha256": sha256, "folder": str(study.path), "reason": wanted.reason,
             "status": view.status, "sentence": view.sentence,
         }  # fmt: skip

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from server.deploy.board import StudyBoard
+from server.deploy.explore import exploration_of
 from server.deploy.home import CoordinatorFile, CoordinatorHome
 from server.deploy.link import RunStatus
 from server.deploy.status import show, status_of
@@ -427,6 +428,24 @@ def test_what_a_site_says_of_itself_is_no_markup_at_the_coordinator(
         study["reason"] = words
     show(status, as_json=False)
     assert "\x1b[2J" not in capsys.readouterr().out
+
+
+def test_an_exploration_has_no_round_to_count(
+    home: CoordinatorHome, study_terms: Study, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was shown as "0 of 1" after its end."""
+    three = [{"name": f"site-0{n}", "patients": 30, "weight": 1.0} for n in (1, 2, 3)]
+    terms = study_terms.protocol.model_dump(mode="json")
+    terms["federation"] |= {"sites": three, "sites_per_round": 3}
+    for site in three:
+        enrol(home, site["name"])
+    enrol(home, "evaluator", Role.EVALUATOR)
+    propose(home, exploration_of(Protocol.create(terms)), weights)
+    (study,) = (status := status_of(home))["studies"]
+    assert study["exploration"] is True
+    show(status, as_json=False)
+    shown = capsys.readouterr().out
+    assert "it counts" in shown and "0 of" not in shown
 
 
 @pytest.fixture(autouse=True)
