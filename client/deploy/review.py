@@ -39,6 +39,8 @@ def show_review(home: SiteHome, signed: SignedProtocol, found: Review, console: 
     table.add_row("On your patients", f"{found.patients} women {done}")
     for words in found.leaves:
         table.add_row("Leaves the building", words)
+    for words in found.apart:
+        table.add_row("With an earlier sum", f"[red]{escape(words)}[/red]")
     if found.epsilon_after is not None:
         table.add_row("Costs each patient", f"epsilon {found.epsilon_before or 0:.2f} so far, "
                       f"{found.epsilon_after:.2f} after it, of {_limit(found.epsilon_limit)} "

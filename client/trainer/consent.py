@@ -18,6 +18,7 @@ from client.deploy.policy_file import Policy
 from client.privacy.ledger import Ledger
 from client.privacy.policy import decide
 from client.privacy.what_if import outlook
+from client.trainer.apart import told_apart
 from client.trainer.peers import NOBODY, Confirmed, confirm_peers, read_peers
 from client.trainer.withdrawn import check_not_withdrawn
 from shared_model.cohort import Cohort, split_indices
@@ -36,7 +37,8 @@ class Review:
 
     patients: of this site that would be trained on (evaluated, at the evaluator). epsilon_before, epsilon_after: of
     each of them over all studies, at the protocol's delta; None where nothing is trained or nothing is private.
-    leaves: what would leave the building, in words. changes: what this site's policy does otherwise than it is asked.
+    leaves: what would leave the building, in words. apart: what this sum and an earlier one would tell together.
+    changes: what this site's policy does otherwise than it is asked.
     faults: why the trainer would refuse it; empty: it would not.
     """
 
@@ -48,6 +50,7 @@ class Review:
     epsilon_after: float | None
     epsilon_limit: float | None
     leaves: Sequence[str]
+    apart: Sequence[str]
     changes: Sequence[str]
     faults: Sequence[str]
 
@@ -134,6 +137,7 @@ def review(home: SiteHome, signed: SignedProtocol) -> Review:
         protocol=protocol, standing=standing(home, protocol), patients=len(women), parameters=parameters,
         epsilon_before=before, epsilon_after=after, epsilon_limit=policy.epsilon_limit,
         leaves=_leaves(protocol, parameters, trains=trains, metrics=decision.metrics),
+        apart=told_apart(protocol, home.protocols) if trains else [],
         changes=[str(clamp) for clamp in decision.clamps] if trains else [],
         faults=_faults(home, protocol, policy, cohort, len(women), after, trains=trains),
     )  # fmt: skip

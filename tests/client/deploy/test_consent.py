@@ -245,6 +245,40 @@ def test_the_review_of_an_exploration_says_that_women_are_counted_and_nothing_is
     assert ("the sum is exact" in shown, "after it, of" in shown) == (noise == 0, noise > 0)
 
 
+@pytest.mark.parametrize(("sites", "noise", "told"), [
+    ((1, 2, 3, 4), 0.0, ["site-04"]),
+    ((1, 2, 4), 0.0, ["site-03", "site-04"]),
+    ((1, 2, 3), 0.0, []),  # the same sites: a difference tells what changed at all of them
+    ((1, 2, 3, 4, 5, 6), 0.0, []),  # three hide each other
+    ((1, 2, 3, 4), 4.0, []),  # each site's own noise stays, whatever is subtracted
+])  # fmt: skip
+def test_the_review_says_what_the_difference_to_an_earlier_sum_would_tell(
+    scene: Scene, sites: tuple[int, ...], noise: float, told: list[str]
+) -> None:
+    first, second = exploring(scene, "first", (1, 2, 3)), exploring(scene, "second", sites, noise)
+    assert review(scene.home, second).apart == [], "nothing else is approved"
+    write_private(scene.home.protocols / "first.json", first.to_json().encode())
+    found = review(scene.home, second)
+    assert len(found.apart) == bool(told) and all(site in found.apart[0] for site in told)
+    shown = " ".join(screen(scene.home, second).split())
+    assert ("first sums counts of women exactly over nearly the same sites" in shown) == bool(told)
+    assert review(scene.home, scene.signed).apart == [], "a study that sums nothing exactly"
+
+
+def test_an_approved_protocol_that_cannot_be_read_is_not_passed_over(scene: Scene) -> None:
+    for name, data in (("torn", b"{"), ("old", b'{"protocol": {"study": "old"}}'), ("list", b"[]")):
+        write_private(scene.home.protocols / f"{name}.json", data)
+    found = review(scene.home, exploring(scene, "second", (1, 2, 3))).apart
+    assert [words.split()[0] for words in found] == ["list", "old", "torn"]
+    assert all("not compared" in words for words in found)
+
+
+def exploring(scene: Scene, name: str, sites: tuple[int, ...], noise: float = 0.0) -> SignedProtocol:
+    rows = [{"name": f"site-0{n}", "patients": 30, "weight": 1.0} for n in sites]
+    study = Protocol.create(changed(federation__sites=rows, federation__sites_per_round=len(rows))(scene.study))
+    return sign(exploration_of(study, name=name, noise=noise))
+
+
 # --- what is refused: the review says it, and the trainer does it ---
 
 
