@@ -101,5 +101,9 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 
 def typed(name: str, array: NDArray[Any]) -> NDArray[Any]:
-    """The array in the type that its name has, contiguous."""
-    return np.asarray(array, dtype=dtype_of(name), order="C")
+    """The array in the type that its name has, contiguous.
+
+    Raises:
+        TypeError: real numbers under the name of a secure sum's words, which would be rounded.
+    """
+    return np.asarray(array).astype(dtype_of(name), order="C", casting="same_kind", copy=False)

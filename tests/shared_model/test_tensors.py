@@ -14,9 +14,18 @@ from hypothesis.extra import numpy as arrays
 from safetensors.numpy import save
 
 from shared_model.errors import MessageError
-from shared_model.tensors import CORRECTION, MAX_NAMES_BYTES, MAX_TENSOR_BYTES, pack, pack_parts, unpack, unpack_parts
+from shared_model.tensors import (
+    CORRECTION,
+    MASKED,
+    MAX_NAMES_BYTES,
+    MAX_TENSOR_BYTES,
+    pack,
+    pack_parts,
+    unpack,
+    unpack_parts,
+)
 
-NAMES = st.text(min_size=1, max_size=12).filter(lambda name: name != "__metadata__")
+NAMES = st.text(min_size=1, max_size=12).filter(lambda name: name not in {"__metadata__", MASKED})
 TENSORS = st.dictionaries(NAMES, arrays.arrays(np.float32, arrays.array_shapes(min_dims=0, min_side=0)), max_size=5)
 
 
@@ -31,6 +40,13 @@ def test_tensors_come_back_to_the_bit_from_their_blocks(weights: Any, beside: An
     both = weights | {f"{CORRECTION}{name}": array for name, array in beside.items()}
     assert same(unpack(pack(both)), both)
     assert same(unpack_parts(pack_parts(both)), both)
+
+
+def test_a_tensor_with_the_name_of_a_secure_sum_s_words_is_not_rounded_to_words() -> None:
+    words = {MASKED: np.arange(3, dtype=np.uint32)}
+    assert same(unpack(pack(words)), words)
+    with pytest.raises(TypeError, match="float32"):
+        pack({MASKED: np.array([1.5], np.float32)})
 
 
 def test_the_bytes_depend_on_the_content_alone() -> None:
