@@ -18,7 +18,7 @@ from typing import Any, Final
 from shared_model import guard
 
 LAST_LOOK_S: Final = 2.5  # a page looks once a second: its readers see the end before it goes
-STOP_S: Final = 5.0
+STOP_S: Final = guard.GRACE_S + guard.KILL_S + 5.0  # a guard that is killed leaves the page behind
 START_S: Final = 20.0  # an interpreter and a socket; a second on a machine that is not busy
 
 

@@ -18,10 +18,16 @@ from shared_model.protocol import ReplacementTerms
 TERMS = ReplacementTerms(study="old", passport_sha256="a" * 64, model_sha256="b" * 64, margin=0.02, group_margin=0.05,
                          least_positives=20, epsilon_before=0.0)  # fmt: skip
 N = 1200
-RANDOM = np.random.default_rng(3)
+
+
+def noise(seed: int, n: int = N) -> np.ndarray:  # type: ignore[type-arg]
+    """Of its own seed: what a test draws does not depend on which tests drew before it."""
+    return np.random.default_rng(seed).normal(size=n)
+
+
 LABELS = (np.arange(N) % 3 == 0).astype(np.uint8)
-OLD = RANDOM.normal(size=N) + 1.4 * LABELS
-SAME = OLD + 0.05 * RANDOM.normal(size=N)
+OLD = noise(3) + 1.4 * LABELS
+SAME = OLD + 0.05 * noise(4)
 EVERYBODY = {"all": np.ones(N, dtype=bool)}
 
 
@@ -30,7 +36,7 @@ def judge(new: np.ndarray, groups: dict[str, np.ndarray] | None = None) -> Verdi
 
 
 def test_a_model_as_good_replaces_and_one_that_is_worse_does_not() -> None:
-    good, worse = judge(SAME), judge(OLD * 0.5 + 0.7 * RANDOM.normal(size=N))
+    good, worse = judge(SAME), judge(OLD * 0.5 + 0.7 * noise(5))
     assert good.replaces and good.comparisons[0].verdict == "not inferior"
     assert not worse.replaces and worse.comparisons[0].verdict == "not shown"
     gap = paired_delong(LABELS, SAME, OLD, confidence=0.95)
@@ -40,7 +46,7 @@ def test_a_model_as_good_replaces_and_one_that_is_worse_does_not() -> None:
 
 def test_uncertainty_alone_is_enough_to_say_no() -> None:
     few = np.arange(N) < 60
-    verdict = Verdict(on_the_same_women(LABELS[few], OLD[few] + 0.6 * RANDOM.normal(size=60), OLD[few], {},
+    verdict = Verdict(on_the_same_women(LABELS[few], OLD[few] + 0.6 * noise(6, 60), OLD[few], {},
                                         terms=TERMS, confidence=0.95))  # fmt: skip
     assert verdict.comparisons[0].low is not None and verdict.comparisons[0].low < -TERMS.margin
     assert not verdict.replaces
@@ -48,7 +54,7 @@ def test_uncertainty_alone_is_enough_to_say_no() -> None:
 
 def test_one_subgroup_that_lost_is_enough_to_say_no() -> None:
     group = np.arange(N) < 240
-    new = np.where(group, RANDOM.normal(size=N), SAME + 0.4 * LABELS)  # better overall, useless in the group
+    new = np.where(group, noise(7), SAME + 0.4 * LABELS)  # better overall, useless in the group
     verdict = judge(new, {"density d": group, "density a": ~group})
     assert {c.name: c.verdict for c in verdict.comparisons if c.where == "subgroup"} == {
         "density a": "not inferior", "density d": "not shown",

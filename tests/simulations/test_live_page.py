@@ -16,6 +16,15 @@ from simulations.benchmarks.staged_run import StagedRun, staged_protocol
 from simulations.composition import compose_config
 from simulations.page import live_page
 
+LONG_S = 300.0
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study does not wait long for a page that does not come; here it comes, on a busy machine too."""
+    monkeypatch.setattr(page, "START_S", LONG_S)
+    monkeypatch.setattr(page, "STOP_S", LONG_S)
+
 
 def test_the_page_of_a_study_is_served_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "LAST_LOOK_S", 0.0)
@@ -25,10 +34,10 @@ def test_the_page_of_a_study_is_served_while_it_runs(tmp_path: Path, monkeypatch
         with live_page({"kind": "web", "port": 0, "open": False}, run.run_dir, said.append):
             url = re.search(r"http://127\.0\.0\.1:\d+/", said[0])
             assert url is not None, said
-            with urllib.request.urlopen(f"{url[0]}api/runs", timeout=20) as answer:
+            with urllib.request.urlopen(f"{url[0]}api/runs", timeout=LONG_S) as answer:
                 assert json.load(answer)["runs"][0]["status"] == "running"
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(url[0], timeout=5)
+        urllib.request.urlopen(url[0], timeout=LONG_S)
 
 
 def test_a_page_that_cannot_be_served_is_said_and_costs_nothing(

@@ -145,6 +145,7 @@ def test_too_few_rounds_and_wrong_shares_are_refused() -> None:
 
 
 @given(n=st.integers(0, 10_000), to=st.integers(1, 100))
+@settings(deadline=None)
 def test_public_sizes_are_multiples_and_never_zero(n: int, to: int) -> None:
     assert rounded(n, to) % to == 0
     assert rounded(n, to) >= to

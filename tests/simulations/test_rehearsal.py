@@ -82,10 +82,11 @@ def test_a_rehearsal_that_cannot_begin_leaves_no_supervisor(tmp_path: Path, monk
         raise ConfigError("no")
 
     monkeypatch.setattr(Rehearsal, "_begin", fails)
-    there = Rehearsal(tmp_path, [], timeout_s=1.0)
+    there, before = Rehearsal(tmp_path, [], timeout_s=1.0), set(threading.enumerate())
     with pytest.raises(ConfigError, match="no"):
         there.__enter__()
-    assert not any(thread.name == "supervisor" and thread.is_alive() for thread in threading.enumerate())
+    left = set(threading.enumerate()) - before  # and not those of other tests in this process
+    assert not any(thread.name == "supervisor" and thread.is_alive() for thread in left)
 
 
 def test_a_command_is_called_as_it_is_typed_and_its_errors_are_errors() -> None:

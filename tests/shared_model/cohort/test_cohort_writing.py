@@ -257,7 +257,7 @@ def run_writer(target: Path, *, prepare: str = "pass", last: str = "pass") -> su
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )

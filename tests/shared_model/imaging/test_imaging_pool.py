@@ -110,7 +110,16 @@ def test_a_film_that_takes_for_ever_is_given_up(
 ) -> None:
     deadly(monkeypatch, paths[2], signal.SIGSTOP, times=1)
     monkeypatch.setattr(pool, "_AHEAD", 1)
-    with FilmPool(config, workers=1, film_seconds=3.0) as films:
+    give = pool._Worker.give
+
+    def long_ago(self: pool._Worker, index: int, work: str, path: Path) -> None:
+        """The film that stands still was begun an hour ago; the others have all the time that a busy machine takes."""
+        give(self, index, work, path)
+        if path == paths[2]:
+            self.since -= 3600.0
+
+    monkeypatch.setattr(pool._Worker, "give", long_ago)
+    with FilmPool(config, workers=1, film_seconds=600.0) as films:
         results = [result for _, result in films.run("prepare", paths[:5])]
     assert [getattr(result, "reason", "view") for result in results] == ["view", "view", "timed_out", "view", "view"]
 
@@ -141,7 +150,7 @@ def test_memory_of_finished_views_is_bounded(
         give(self, index, work, path)
 
     monkeypatch.setattr(pool._Worker, "give", counted)
-    with FilmPool(config, workers=2, film_seconds=3.0) as films:
+    with FilmPool(config, workers=2, film_seconds=3.0) as films:  # of the first alone it matters
         run = films.run("prepare", paths)
         _, first = next(run)
         assert isinstance(first, ImagingError) and first.reason == "timed_out"

@@ -130,7 +130,7 @@ def test_the_federated_job_is_the_study_itself_to_the_bit(
         (tmp_path / party.site).mkdir()
         files.append(tmp_path / f"{party.site}.json")
         files[-1].write_text(party.model_copy(update={"state": tmp_path / party.site}).to_json())
-    with TrainerPool(files, log_dir=tmp_path / "logs", processes=2, start_timeout_s=90.0) as pool:
+    with TrainerPool(files, log_dir=tmp_path / "logs", processes=2, start_timeout_s=300.0) as pool:
         outcome = run_study(
             grid=LocalGrid(pool), protocol=protocol, run_dir=tmp_path / "run", stop=threading.Event(),
             initial=read_arrays(home / "initial.safetensors"), observer=lambda _: None,
