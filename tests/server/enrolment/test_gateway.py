@@ -250,10 +250,10 @@ async def test_strangers_who_do_not_shake_hands_are_few_and_bounded(coordinator:
             for _, end in silent:
                 end.transport.abort()
             await until(lambda door=door: door._handshakes == 0)
-            reader, writer = await dial(door, north.context())
-            writer.write(post(north))
-            assert (await response(reader))[0] == 200
-            writer.transport.abort()
+            request, answer = post(north, Connection="close"), b""
+            while not answer:  # a member's own handshake may take a busy machine longer, too
+                answer = await knock(door, north.context(), request)
+            assert answer.startswith(b"HTTP/1.1 200")
 
 
 # --- live connections ---
