@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from client.trainer.config import SiteConfig
 from shared_model.cohort import CohortWriter
@@ -17,6 +18,10 @@ from shared_model.contract import load_contract
 from shared_model.messages import EvaluateRequest, TrainRequest, weights_sha256
 from shared_model.protocol import Protocol
 from tests import shares
+
+# How long an example takes says how busy the machine is; `@settings` of a test begin from these.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 HEIGHT, WIDTH = 32, 32
 PIPELINE = "1" * 64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from shared_model.signed_protocol import SignedProtocol
 from shared_model.signing import SigningKey
 from tests.enrolled import HANG_S, Coordinator, words
 from tests.handmade_run import protocol_values
+from tests.ports import hold_port, port_of
 
 NAME = "hub"
 RELEASE = "0.1.0"
@@ -91,6 +93,7 @@ class Hub:
         control_limits: ControlLimits | None = None, roles: frozenset[Role] = frozenset(Role), port: int = 0,
         enrol_port: int = 0, threads: int = 32,
     ) -> Iterator[Hub]:  # fmt: skip
+        port, enrol_port = port or self._hold(), enrol_port or self._hold()
         witness = Witness(self.audit, pause_s=0.0, alarm=lambda site, said: self.alarms.append((site, said)))
         self.service = ControlService(
             peers=self.peers, registry=self.home.registry, enrolment=self.home.enrolment, board=self.board,
@@ -111,6 +114,12 @@ class Hub:
                                   report=self.home.events.append)  # fmt: skip
             with in_a_thread(self._doors):
                 yield self
+
+    def _hold(self) -> int:
+        """A port that stays this coordinator's while its doors are shut: it may be opened there again."""
+        holder = hold_port()
+        weakref.finalize(self, holder.close)
+        return port_of(holder)
 
     async def _doors(self, ready: Callable[[], None], over: asyncio.Event) -> None:
         async with self.gateway, self.door:

@@ -25,7 +25,7 @@ device: auto              # auto | cpu | cuda | cuda:<n>
 {limits}
 # Who is trained on, patient-wise by salted hash. Never change these two while the site's state lives: women of `test`
 # would have been trained on, and the trainer refuses it.
-salt: {salt}
+salt: "{salt}"
 test_fraction: {test_fraction}        # {what}
 """
 

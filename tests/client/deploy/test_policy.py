@@ -67,6 +67,15 @@ def test_making_it_again_keeps_the_policy_and_two_sites_have_two_salts(tmp_path:
     assert Policy.read(other.policy_file).salt != Policy.read(first.policy_file).salt
 
 
+@pytest.mark.parametrize("salt", ["1" * 32, "0" * 32, "12e" + "3" * 29])
+def test_a_salt_that_looks_like_a_number_is_a_text(
+    tmp_path: Path, cohort: Path, monkeypatch: pytest.MonkeyPatch, salt: str
+) -> None:
+    """A salt of digits alone is drawn once in some millions of homes."""
+    monkeypatch.setattr("client.deploy.policy_file.secrets.token_hex", lambda size: salt)
+    assert Policy.read(made(tmp_path, cohort).policy_file).salt == salt
+
+
 def test_the_policy_is_what_the_trainer_is_configured_with(home: SiteHome) -> None:
     values = yaml.safe_load(home.policy_file.read_text())
     changed = {"epsilon_limit": 2, "delta_limit": None, "private_only": False, "device": "cuda:1", "test_fraction": 0.5}

@@ -308,6 +308,7 @@ def test_a_pin_that_is_damaged_is_said(tmp_path: Path) -> None:
 
 
 def test_it_runs_by_itself_follows_studies_and_ends_at_once(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
     hub = Hub(tmp_path, time.time)
     identity = hub.home.enrol("north")
     north = Site(hub, identity, clock=time.time)  # type: ignore[arg-type]
@@ -322,7 +323,8 @@ def test_it_runs_by_itself_follows_studies_and_ends_at_once(tmp_path: Path) -> N
             study = north.presence.status.studies["quick"]
             assert (study.number, study.words) == (2, "finished done?[2J")
         assert not any(thread.is_alive() for thread in north.presence._threads)
-    assert not [thread for thread in threading.enumerate() if thread.name in ("presence", "control-line")]
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if thread.name in ("presence", "control-line")]
     north.audit.close()
 
 

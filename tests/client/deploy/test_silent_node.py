@@ -11,6 +11,7 @@ import pytest
 
 from client.deploy import join
 from client.deploy.join import SILENT_S, SUPERNODE, CourierSide
+from tests.enrolled import HANG_S
 
 
 class FakeSupervisor:
@@ -34,7 +35,7 @@ class FakeSupervisor:
         assert name == SUPERNODE
         self.again += 1
         self.began.set()
-        assert self.may_end.wait(10.0)
+        assert self.may_end.wait(HANG_S)
         self.age = 0.0
 
 
@@ -72,10 +73,10 @@ def test_who_says_nothing_for_long_is_started_again_and_meanwhile_nobody_waits(
     assert there.again == 0
     now.silence = SILENT_S + 1
     courier.step()
-    assert there.began.wait(10.0)
+    assert there.began.wait(HANG_S)
     courier.step()  # while the old one is ended
     there.may_end.set()
     assert courier._again is not None
-    courier._again.join(10.0)
+    courier._again.join(HANG_S)
     courier.step()  # a new one
     assert (there.started, there.again) == (1, 1)

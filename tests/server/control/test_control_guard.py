@@ -27,7 +27,7 @@ from shared_model.certificates import CONTROL_ALPN, Role, der, enrolling_server_
 from shared_model.control import SERVICE, DocumentsRequest, LeaveRequest, Refusal, WatchRequest
 from shared_model.errors import CertificateError, ConfigError, ControlError, MammoFedError
 from tests.controlled import Hub, beat
-from tests.enrolled import DAY, Clock
+from tests.enrolled import DAY, HANG_S, Clock
 
 MEMBERS = {"Renew", "Documents", "Beat", "Leave", "Watch"}
 STRANGERS = {"Enrol"}
@@ -54,8 +54,8 @@ def call(address: str, method: str, data: bytes = b"{}", *, streams: bool = Fals
     with grpc.insecure_channel(address, options=[("grpc.enable_retries", 0)]) as channel:
         try:
             if streams:
-                return next(iter(channel.unary_stream(method)(data, timeout=20)))
-            answer: bytes = channel.unary_unary(method)(data, timeout=20)
+                return next(iter(channel.unary_stream(method)(data, timeout=HANG_S)))
+            answer: bytes = channel.unary_unary(method)(data, timeout=HANG_S)
             return answer
         except grpc.RpcError as error:
             assert isinstance(error, grpc.Call)
@@ -138,9 +138,9 @@ def test_what_is_too_large_is_refused_by_every_call(hub: Hub, name: str) -> None
             with pytest.raises(grpc.RpcError) as refused:
                 method = f"/{SERVICE}/{name}"
                 if name == "Watch":
-                    next(iter(channel.unary_stream(method)(b"x" * (2 << 20), timeout=20)))
+                    next(iter(channel.unary_stream(method)(b"x" * (2 << 20), timeout=HANG_S)))
                 else:
-                    channel.unary_unary(method)(b"x" * (2 << 20), timeout=20)
+                    channel.unary_unary(method)(b"x" * (2 << 20), timeout=HANG_S)
     assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
 
 
@@ -190,7 +190,7 @@ def knock(port: int, context: ssl.SSLContext, *, source: str = "127.0.0.1") -> I
     """A TLS connection of our own to a door."""
     with socket.create_connection(("127.0.0.1", port), source_address=(source, 0)) as plain:
         with context.wrap_socket(plain, server_hostname="localhost") as spoken:
-            spoken.settimeout(20)  # a connection that does not end fails the test
+            spoken.settimeout(HANG_S)  # a connection that does not end fails the test
             yield spoken
 
 
@@ -325,12 +325,12 @@ def test_a_stranger_has_little_time_and_few_bytes(tmp_path: Path, bounds: dict[s
     hub = Hub(tmp_path)
     north = hub.home.enrol("north")
     with hub.open(enrol_limits=EnrolLimits(**bounds)), socket.create_server(("127.0.0.1", 0)) as service:
-        service.settimeout(20)
+        service.settimeout(HANG_S)
         hub.door._control = ControlUpstream(port=service.getsockname()[1], peers=hub.peers)
         with knock(hub.door.port, north.enrolling_context(alpn=CONTROL_ALPN)) as spoken:
             behind, _ = service.accept()
             with behind:
-                behind.settimeout(20)
+                behind.settimeout(HANG_S)
                 if "bytes_up" in bounds:
                     with contextlib.suppress(OSError):  # it may be cut while this is sent
                         spoken.sendall(b"x" * 100_000)
@@ -347,10 +347,10 @@ def test_strangers_are_few_at_a_time_and_members_do_not_wait_for_them(tmp_path: 
             plain = socket.create_connection(("127.0.0.1", hub.door.port))
             context = north.enrolling_context(alpn=CONTROL_ALPN)
             held.append(context.wrap_socket(plain, server_hostname="localhost"))
-            held[-1].settimeout(20)
+            held[-1].settimeout(HANG_S)
             assert held[-1].recv(9), "gRPC's first frame: the connection is all the way through"
         third = socket.create_connection(("127.0.0.1", hub.door.port))
-        third.settimeout(20)
+        third.settimeout(HANG_S)
         assert third.recv(1) == b""
         with hub.line(north) as line:
             assert line.client.beat(beat(hub.home.clock)).release

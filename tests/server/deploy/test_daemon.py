@@ -21,7 +21,7 @@ import pytest
 
 from server.deploy import daemon
 from server.deploy.daemon import Housekeeper
-from server.deploy.home import CoordinatorFile, CoordinatorHome, free_ports
+from server.deploy.home import CoordinatorFile, CoordinatorHome
 from server.deploy.link import SUPERLINK
 from server.deploy.record import Doorkeeper
 from shared_model.audit import AuditLog
@@ -30,14 +30,15 @@ from shared_model.guard import descendants
 from shared_model.supervisor import ServiceState
 from tests.fake_superlink import FakeLink, FakeSuperLink
 from tests.flower_processes import PATIENCE_S, ROOT
+from tests.ports import held_ports
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> CoordinatorHome:
-    port, enrol_port, link_port = free_ports(3)
-    settings = CoordinatorFile(name="hub", title="Hub", hosts=("localhost",), listen="127.0.0.1", port=port,
-                               enrol_port=enrol_port, link_port=link_port)  # fmt: skip
-    return CoordinatorHome.create(tmp_path / "hub", settings)
+def home(tmp_path: Path) -> Iterator[CoordinatorHome]:
+    with held_ports(3) as (port, enrol_port, link_port):
+        settings = CoordinatorFile(name="hub", title="Hub", hosts=("localhost",), listen="127.0.0.1", port=port,
+                                   enrol_port=enrol_port, link_port=link_port)  # fmt: skip
+        yield CoordinatorHome.create(tmp_path / "hub", settings)
 
 
 def entries(home: CoordinatorHome) -> list[str]:
@@ -190,7 +191,7 @@ def both_doors_are_open(home: CoordinatorHome) -> bool:
     for port in (home.settings.port, home.settings.enrol_port):
         context = ssl.create_default_context(cadata=home.authority().ca_pem)
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as raw:
+            with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as raw:
                 context.wrap_socket(raw, server_hostname="localhost").close()
         except OSError:
             return False
@@ -198,7 +199,8 @@ def both_doors_are_open(home: CoordinatorHome) -> bool:
 
 
 def superlink_listens(home: CoordinatorHome) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", home.settings.link_port), timeout=5):
+    place = ("127.0.0.1", home.settings.link_port)
+    with contextlib.suppress(OSError), socket.create_connection(place, timeout=PATIENCE_S):
         return True
     return False
 

@@ -21,7 +21,7 @@ from cryptography import x509
 from client.deploy.identity import SiteIdentity
 from client.deploy.line import measure
 from client.deploy.tunnel import Tunnel
-from server.deploy.home import CoordinatorFile, CoordinatorHome, free_ports
+from server.deploy.home import CoordinatorFile, CoordinatorHome
 from server.deploy.nginx import REFRESH_S, NginxFront, crl, lists
 from server.enrolment.authority import Authority
 from server.enrolment.http_guard import FLEET_ROUTES, MAX_TRANSFER_BYTES
@@ -29,6 +29,7 @@ from shared_model.certificates import CONTROL_ALPN, der
 from shared_model.errors import CertificateError, ConfigError, TunnelError
 from shared_model.private_files import write_private
 from tests.enrolled import DAY, Clock, Coordinator, SuperLink, in_a_loop, post, rest, superlink, until
+from tests.ports import held_ports
 from tests.server.enrolment.test_gateway import forged
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
@@ -83,25 +84,25 @@ class Front:
 @asynccontextmanager
 async def fronted(folder: Path, *, clock: Clock | None = None) -> AsyncIterator[Front]:
     coordinator = Coordinator(folder / "hub", clock)
-    port, enrol_port, inner, inner_enrol = free_ports(4)
     async with superlink(folder) as link:
-        settings = CoordinatorFile(name="hub", title="Hub", hosts=("localhost", "127.0.0.1"), listen="127.0.0.1",
-                                   port=inner, enrol_port=inner_enrol, link_port=link.port)  # fmt: skip
-        home = CoordinatorHome.create(folder / "hub", settings)
-        pem = (folder / "superlink.pem").read_bytes()
-        write_private(home.link / "link.pem", pem[pem.index(b"-----BEGIN CERTIFICATE") :])
-        front = NginxFront(home, clock=coordinator.clock)
-        path = front.write(listen="127.0.0.1", port=port, enrol_port=enrol_port)
-        process = await asyncio.create_subprocess_exec(str(NGINX), "-c", str(path), "-g", "daemon off;")
-        try:
-            while not (front.folder / "nginx.pid").exists() or not _listens(port):
-                assert process.returncode is None, (front.folder / "error.log").read_text()
-                await asyncio.sleep(0.02)
-            yield Front(coordinator, home, front, link, port, process)
-        finally:
-            if process.returncode is None:
-                process.terminate()
-            await process.wait()
+        with held_ports(4) as (port, enrol_port, inner, inner_enrol):
+            settings = CoordinatorFile(name="hub", title="Hub", hosts=("localhost", "127.0.0.1"), listen="127.0.0.1",
+                                       port=inner, enrol_port=inner_enrol, link_port=link.port)  # fmt: skip
+            home = CoordinatorHome.create(folder / "hub", settings)
+            pem = (folder / "superlink.pem").read_bytes()
+            write_private(home.link / "link.pem", pem[pem.index(b"-----BEGIN CERTIFICATE") :])
+            front = NginxFront(home, clock=coordinator.clock)
+            path = front.write(listen="127.0.0.1", port=port, enrol_port=enrol_port)
+            process = await asyncio.create_subprocess_exec(str(NGINX), "-c", str(path), "-g", "daemon off;")
+            try:
+                while not (front.folder / "nginx.pid").exists() or not _listens(port):
+                    assert process.returncode is None, (front.folder / "error.log").read_text()
+                    await asyncio.sleep(0.02)
+                yield Front(coordinator, home, front, link, port, process)
+            finally:
+                if process.returncode is None:
+                    process.terminate()
+                await process.wait()
 
 
 def _listens(port: int) -> bool:

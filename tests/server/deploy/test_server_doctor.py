@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from server import doctor
-from server.deploy.home import CoordinatorFile, CoordinatorHome, free_ports
+from server.deploy.home import CoordinatorFile, CoordinatorHome
 from server.doctor import Seen, examine
 from server.enrolment.gateway import Gateway, Upstream
 from shared_model.certificates import loopback_credentials, server_context
@@ -24,14 +24,15 @@ from shared_model.doctor import Check, Level
 from shared_model.doctor.page import as_html
 from shared_model.errors import ConfigError, DoctorError
 from tests.enrolled import DAY, Coordinator, in_a_loop
+from tests.ports import held_ports
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> CoordinatorHome:
-    port, enrol_port, link_port = free_ports(3)
-    settings = CoordinatorFile(name="hub", title="Hub", hosts=("localhost",), listen="127.0.0.1", port=port,
-                               enrol_port=enrol_port, link_port=link_port)  # fmt: skip
-    return CoordinatorHome.create(tmp_path / "hub", settings)
+def home(tmp_path: Path) -> Iterator[CoordinatorHome]:
+    with held_ports(3) as (port, enrol_port, link_port):
+        settings = CoordinatorFile(name="hub", title="Hub", hosts=("localhost",), listen="127.0.0.1", port=port,
+                                   enrol_port=enrol_port, link_port=link_port)  # fmt: skip
+        yield CoordinatorHome.create(tmp_path / "hub", settings)
 
 
 def named(checks: Any, name: str) -> Check:

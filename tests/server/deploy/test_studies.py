@@ -6,6 +6,7 @@ SuperLink is a stand-in here, so that each of its answers can be had at will; th
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -373,6 +374,8 @@ def test_a_journal_that_nobody_writes_is_not_opened_again_and_again(
 ) -> None:
     """Each site that watches asks for events every second, through months in which nothing happens."""
     scene.journal(StudyStep.START)
+    for path in scene.study.path.glob("journal.sqlite*"):
+        os.utime(path, (1e9, 1e9))  # what is written later has another time, however coarse the file system's are
     now = Clock(0.0)
     reader, opened, read = EventReader(now), list[int](), follow.read_events
     monkeypatch.setattr(follow, "read_events", lambda *a, **k: opened.append(1) or read(*a, **k))
