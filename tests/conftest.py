@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -17,6 +18,11 @@ from shared_model.contract import load_contract
 from shared_model.messages import EvaluateRequest, TrainRequest, weights_sha256
 from shared_model.protocol import Protocol
 from tests import shares
+
+# Hypothesis fails an example of more than 0.2 s, and a test whose first examples are drawn slowly. On a loaded machine
+# that says nothing of the test.
+hypothesis.settings.register_profile("loaded", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("loaded")
 
 HEIGHT, WIDTH = 32, 32
 PIPELINE = "1" * 64
