@@ -22,8 +22,8 @@ from client.training import local
 from client.training.local import train_round
 from shared_model.fusion import FusionModel, patient_loss_B
 
-STEPS, SIGMA, CLIP, RATE, EXPECTED = 24, 1.5, 0.2, 0.5, 40.0
-ALPHA = 1e-6
+STEPS, SIGMA, CLIP, RATE, EXPECTED = 32, 1.5, 0.2, 0.5, 40.0
+ALPHA = 1e-8  # each of four kinds of test, for each engine: the noise is new in each run, and good noise must pass
 Make = Callable[..., Any]
 
 

@@ -39,7 +39,7 @@ FIELDS = ("age", load_contract().fields[1].name)
 
 def explored(make: Make, name: str = "study", *, noise: float = 0.0, sites: int = 4, **policy: Any) -> Any:
     """A study's sites, enrolled for its exploration."""
-    study = with_true_weights(make(name, sites=sites, federation__deadline_s=30.0, federation__quorum=3))
+    study = with_true_weights(make(name, sites=sites, federation__deadline_s=600.0, federation__quorum=3))
     protocol = exploration_of(study.protocol, fields=FIELDS, noise=noise)
     for path in study.files.values():
         (path.parent / "protocols" / "approved.json").write_text(protocol.to_json())

@@ -47,7 +47,8 @@ def noised(study_maker: Make, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def joint_study(make: Make, **changes: Any) -> Any:
     values = {"privacy__metrics": "joint", "privacy__metrics_bins": BINS, "privacy__metrics_noise_multiplier": STD,
-              "privacy__epsilon": 1000.0, "training__phases": one_round(), "evaluation__bootstrap": 0}  # fmt: skip
+              "privacy__epsilon": 1000.0, "training__phases": one_round(), "evaluation__bootstrap": 0,
+              "federation__deadline_s": 600.0}  # fmt: skip
     return with_true_weights(make("study", private=True, patients=400, **(values | changes),
                                   federation__sites=[{"name": f"site-{n:02d}", "patients": 240, "weight": 1.0}
                                                      for n in (1, 2)]))  # fmt: skip

@@ -85,7 +85,7 @@ def test_the_model_is_the_plain_study_s_within_the_stated_error(small_study: Mak
     summed = make_summed(small_study, "summed")
     plain = with_true_weights(small_study("plain", sites=4, **{
         "federation__sites": summed.protocol.model_dump()["federation"]["sites"], "federation__quorum": 3,
-        "training__phases": summed.protocol.model_dump()["training"]["phases"],
+        "federation__deadline_s": 600.0, "training__phases": summed.protocol.model_dump()["training"]["phases"],
     }))  # fmt: skip
     assert run(summed, tmp_path / "a")[0].status == run(plain, tmp_path / "b", signed=False)[0].status == "COMPLETE"
     one, other = weights(summed, tmp_path / "a", 1), weights(plain, tmp_path / "b", 1)
