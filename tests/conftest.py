@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from client.trainer.config import SiteConfig
 from shared_model.cohort import CohortWriter
@@ -17,6 +19,12 @@ from shared_model.contract import load_contract
 from shared_model.messages import EvaluateRequest, TrainRequest, weights_sha256
 from shared_model.protocol import Protocol
 from tests import shares
+
+# Hypothesis looks at the clock: on a busy machine an example, or what draws it, may take any time. Its examples are the
+# same in each run, so that a change is judged by itself and not by another one's luck; HYPOTHESIS_SEARCH=1 looks for new.
+settings.register_profile("suite", deadline=None, derandomize=not os.environ.get("HYPOTHESIS_SEARCH"), database=None,
+                          suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
+settings.load_profile("suite")
 
 HEIGHT, WIDTH = 32, 32
 PIPELINE = "1" * 64

@@ -32,6 +32,7 @@ from shared_model.signed_protocol import SignedProtocol
 from shared_model.signing import SigningKey
 from tests.enrolled import HANG_S, Coordinator, words
 from tests.handmade_run import protocol_values
+from tests.ports import free_port
 
 NAME = "hub"
 RELEASE = "0.1.0"
@@ -56,7 +57,7 @@ class MemoryBoard:
 
 
 class Hub:
-    """The coordinator; `open` starts everything."""
+    """The coordinator; `open` starts everything, on ports that stay its own, so that it can be opened there again."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] | None = None) -> None:
         self.home = Coordinator(folder, clock)
@@ -103,11 +104,12 @@ class Hub:
             ca = self.home.authority.ca_pem
             self.gateway = Gateway(
                 context=server_context(credentials, ca_pem=ca), registry=self.home.registry, upstream=Upstream(port=9),
-                control=self.server.members, host="127.0.0.1", port=port, roles=roles, clock=self.home.clock,
-                limits=limits or GatewayLimits(watch_s=0.02, linger_s=0.5), report=self.home.events.append,
+                control=self.server.members, host="127.0.0.1", port=port or free_port(), roles=roles,
+                clock=self.home.clock, limits=limits or GatewayLimits(watch_s=0.02, linger_s=0.5),
+                report=self.home.events.append,
             )  # fmt: skip
-            self.door = EnrolDoor(context=enrolling_server_context(credentials, ca_pem=ca), port=enrol_port,
-                                  control=self.server.strangers, host="127.0.0.1", limits=enrol_limits,
+            self.door = EnrolDoor(context=enrolling_server_context(credentials, ca_pem=ca), control=self.server.strangers,
+                                  port=enrol_port or free_port(), host="127.0.0.1", limits=enrol_limits,
                                   report=self.home.events.append)  # fmt: skip
             with in_a_thread(self._doors):
                 yield self
