@@ -108,9 +108,10 @@ class Hub:
                 clock=self.home.clock, limits=limits or GatewayLimits(watch_s=0.02, linger_s=0.5),
                 report=self.home.events.append,
             )  # fmt: skip
-            self.door = EnrolDoor(context=enrolling_server_context(credentials, ca_pem=ca), control=self.server.strangers,
-                                  port=enrol_port or free_port(), host="127.0.0.1", limits=enrol_limits,
-                                  report=self.home.events.append)  # fmt: skip
+            self.door = EnrolDoor(
+                context=enrolling_server_context(credentials, ca_pem=ca), control=self.server.strangers,
+                host="127.0.0.1", port=enrol_port or free_port(), limits=enrol_limits, report=self.home.events.append,
+            )  # fmt: skip
             with in_a_thread(self._doors):
                 yield self
 

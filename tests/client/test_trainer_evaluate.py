@@ -208,8 +208,8 @@ def test_weights_that_overflow_tell_of_no_woman_and_of_no_number_of_them(small_s
 def test_the_noise_on_the_counts_is_the_protocols(
     small_study: Make, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sum over sites and bins of (noised - true)^2 against sigma^2: within 6 standard errors of a chi-square, which goes wrong once
-    in 50 million runs."""
+    """Sum over sites and bins of (noised - true)^2 against sigma^2: within 6 standard errors of a chi-square, which
+    goes wrong once in 100 million runs."""
     study = small_study(private=True, sites=4, privacy__metrics_bins=256)
     seen: list[Any] = []
     monkeypatch.setattr(evaluate_module, "metrics_from_histogram", lambda h, **_: seen.append(h) or {})

@@ -27,7 +27,6 @@ from client.trainer.server import listening
 from shared_model.errors import ConfigError, MessageError, TrainerError
 from shared_model.messages import CHUNK_BYTES, MAX_FRAME_BYTES
 
-
 HANG_S = 120.0  # who waits so long waits in vain; a busy machine takes its time
 
 
