@@ -21,7 +21,7 @@ from shared_model.protocol import Protocol
 from tests import shares
 
 # Hypothesis looks at the clock: on a busy machine an example, or what draws it, may take any time. Its examples are the
-# same in each run, so that a change is judged by itself and not by another one's luck; HYPOTHESIS_SEARCH=1 looks for new.
+# same in each run, so that a change is judged by itself and not by another's luck; HYPOTHESIS_SEARCH=1 looks for new.
 settings.register_profile("suite", deadline=None, derandomize=not os.environ.get("HYPOTHESIS_SEARCH"), database=None,
                           suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
 settings.load_profile("suite")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ from shared_model.signed_protocol import SignedProtocol
 from shared_model.signing import SigningKey
 from tests.enrolled import HANG_S, Coordinator, words
 from tests.handmade_run import protocol_values
-from tests.ports import hold_port, port_of
+from tests.ports import free_port
 
 NAME = "hub"
 RELEASE = "0.1.0"
@@ -58,7 +57,7 @@ class MemoryBoard:
 
 
 class Hub:
-    """The coordinator; `open` starts everything."""
+    """The coordinator; `open` starts everything, on ports that stay its own, so that it can be opened there again."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] | None = None) -> None:
         self.home = Coordinator(folder, clock)
@@ -93,7 +92,6 @@ class Hub:
         control_limits: ControlLimits | None = None, roles: frozenset[Role] = frozenset(Role), port: int = 0,
         enrol_port: int = 0, threads: int = 32,
     ) -> Iterator[Hub]:  # fmt: skip
-        port, enrol_port = port or self._hold(), enrol_port or self._hold()
         witness = Witness(self.audit, pause_s=0.0, alarm=lambda site, said: self.alarms.append((site, said)))
         self.service = ControlService(
             peers=self.peers, registry=self.home.registry, enrolment=self.home.enrolment, board=self.board,
@@ -106,20 +104,16 @@ class Hub:
             ca = self.home.authority.ca_pem
             self.gateway = Gateway(
                 context=server_context(credentials, ca_pem=ca), registry=self.home.registry, upstream=Upstream(port=9),
-                control=self.server.members, host="127.0.0.1", port=port, roles=roles, clock=self.home.clock,
-                limits=limits or GatewayLimits(watch_s=0.02, linger_s=0.5), report=self.home.events.append,
+                control=self.server.members, host="127.0.0.1", port=port or free_port(), roles=roles,
+                clock=self.home.clock, limits=limits or GatewayLimits(watch_s=0.02, linger_s=0.5),
+                report=self.home.events.append,
             )  # fmt: skip
-            self.door = EnrolDoor(context=enrolling_server_context(credentials, ca_pem=ca), port=enrol_port,
-                                  control=self.server.strangers, host="127.0.0.1", limits=enrol_limits,
-                                  report=self.home.events.append)  # fmt: skip
+            self.door = EnrolDoor(
+                context=enrolling_server_context(credentials, ca_pem=ca), control=self.server.strangers,
+                host="127.0.0.1", port=enrol_port or free_port(), limits=enrol_limits, report=self.home.events.append,
+            )  # fmt: skip
             with in_a_thread(self._doors):
                 yield self
-
-    def _hold(self) -> int:
-        """A port that stays this coordinator's while its doors are shut: it may be opened there again."""
-        holder = hold_port()
-        weakref.finalize(self, holder.close)
-        return port_of(holder)
 
     async def _doors(self, ready: Callable[[], None], over: asyncio.Event) -> None:
         async with self.gateway, self.door:

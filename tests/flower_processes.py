@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import ssl
 import subprocess
 import sys
@@ -16,15 +15,11 @@ from pathlib import Path
 from shared_model.certificates import loopback_credentials
 from shared_model.private_files import write_private
 from tests.enrolled import until
+from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 150.0  # Flower's processes import for some seconds, on a busy machine for many
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,10 +29,12 @@ from typing import Any, Self
 
 import pytest
 
+from tests.ports import free_port
+
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 RELAY = Path(__file__).with_name("relay.py")
 ORTHANC = shutil.which("Orthanc", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-START_SECONDS = 40.0
+START_SECONDS = 120.0  # on a busy machine; nobody waits longer than it takes
 INSTALL = "apt-get install -y --no-install-recommends orthanc orthanc-dicomweb dcmtk"
 _UNSHARE = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
 
@@ -54,12 +55,6 @@ def skip_without_orthanc() -> None:
     """Skip the calling test in words where no Orthanc can run."""
     if reason := why_not():
         pytest.skip(reason)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Namespace:
@@ -211,7 +206,7 @@ class Orthanc:
             token = base64.b64encode(f"{self._user}:{self._password}".encode()).decode()
             request.add_header("Authorization", f"Basic {token}")
         context = ssl.create_default_context(cafile=self._tls / "ca.pem") if self._tls else None
-        with urllib.request.urlopen(request, timeout=30, context=context) as answer:
+        with urllib.request.urlopen(request, timeout=START_SECONDS, context=context) as answer:
             return json.loads(answer.read() or b"null")
 
     def store(self, *paths: Path) -> int:

@@ -68,14 +68,29 @@ def content(store_folder: Path) -> dict[str, str]:
     return {str(p.relative_to(store_folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in films}
 
 
+class Stopping(HashingDeidentifier):
+    """Says `so many` on standard output once it has treated `films`, and treats no more."""
+
+    def __init__(self, films: int) -> None:
+        super().__init__()
+        self._left = films
+
+    def dataset(self, dataset: Dataset) -> Dataset:
+        if self._left == 0:
+            print("so many", flush=True)
+            sys.stdin.read()
+        self._left -= 1
+        return super().dataset(dataset)
+
+
 def main() -> None:
-    """`python -m tests.pacs_films SETTINGS.json STORE`: one collection in a process of its own, to be killed."""
+    """`python -m tests.pacs_films SETTINGS.json STORE FILMS`: a collection that stops after so many, to be killed."""
     from client.ingest.sources import DicomWebSource, DimseSource, Received
 
     settings = json.loads(Path(sys.argv[1]).read_text())
     kind = DimseSource if settings["kind"] == "dimse" else DicomWebSource
     with Received(Path(sys.argv[2])) as store:
-        print(kind(**settings).collect(store, HashingDeidentifier()).words(), flush=True)
+        print(kind(**settings).collect(store, Stopping(int(sys.argv[3]))).words(), flush=True)
 
 
 if __name__ == "__main__":

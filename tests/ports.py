@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+
+from server.deploy.home import held_ports
+
+_HELD = ExitStack()  # given back when this process ends, however it ends
 
 
-def hold_port() -> socket.socket:
-    """A socket that keeps a free port and does not listen: until it is closed, the kernel gives its port to nobody who
-    asks for any port, whoever connects there is refused, and a server that asks for this very port gets it.
+def free_port() -> int:
+    """A port on which nobody listens, this test process's own to its end.
 
-    A port that was free a moment ago may be another test process's by the time somebody listens on it.
+    One that was only free a moment ago may be another's by the time the server that it is for listens.
     """
-    holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # with which a server may bind beside it (socket(7))
-    holder.bind(("127.0.0.1", 0))
-    return holder
-
-
-def port_of(holder: socket.socket) -> int:
-    return int(holder.getsockname()[1])
-
-
-@contextmanager
-def held_ports(count: int) -> Iterator[tuple[int, ...]]:
-    """So many different ports, held until the block ends."""
-    with ExitStack() as stack:
-        yield tuple(port_of(stack.enter_context(hold_port())) for _ in range(count))
+    (port,) = _HELD.enter_context(held_ports(1))
+    return port

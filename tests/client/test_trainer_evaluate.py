@@ -208,7 +208,8 @@ def test_weights_that_overflow_tell_of_no_woman_and_of_no_number_of_them(small_s
 def test_the_noise_on_the_counts_is_the_protocols(
     small_study: Make, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sum over sites and bins of (noised - true)^2 against sigma^2: within 5 standard errors of a chi-square."""
+    """Sum over sites and bins of (noised - true)^2 against sigma^2: within 6 standard errors of a chi-square, which
+    goes wrong once in 100 million runs."""
     study = small_study(private=True, sites=4, privacy__metrics_bins=256)
     seen: list[Any] = []
     monkeypatch.setattr(evaluate_module, "metrics_from_histogram", lambda h, **_: seen.append(h) or {})
@@ -220,7 +221,7 @@ def test_the_noise_on_the_counts_is_the_protocols(
     squares = sum(float(((a - b) ** 2).sum()) for a, b in zip(seen, true, strict=True))
     count = sum(a.size for a in seen)
     assert count == 4 * 2 * 256
-    assert abs(squares / 16.0 - count) < 5 * (2 * count) ** 0.5
+    assert abs(squares / 16.0 - count) < 6 * (2 * count) ** 0.5
 
 
 def test_a_site_abstains_where_its_metrics_have_no_budget(small_study: Make, opened: Any) -> None:

@@ -67,10 +67,10 @@ def test_the_noise_that_is_promised_is_the_noise_in_the_update(small_study: Make
     scale = protocol.learning_rate(1) / protocol.expected_batch("site-01", 1)
     frame = ask(opened(with_policy(study, least_noise=2.0, greatest_clip=0.25)), study.train(), study.arrays)
     moved = np.concatenate([(frame.arrays[n] - study.arrays[n]).ravel() for n in sorted(study.arrays)]) / scale
-    moved = moved[np.abs(moved) > 1e-3]
+    moved = moved[moved != 0]  # what this phase does not train; to leave out small numbers would raise the deviation
     assert len(moved) > 1000
-    # 5 standard errors of a standard deviation: one false alarm in two million; 1.0 and 2.0 are far away
-    assert abs(moved.std() - 2.0 * 0.25) < 5 * 0.5 / np.sqrt(2 * len(moved))
+    # 6 standard errors of a standard deviation: one false alarm in 500 million; 1.0 and 2.0 are far away
+    assert abs(moved.std() - 2.0 * 0.25) < 6 * 0.5 / np.sqrt(2 * len(moved))
 
 
 @pytest.mark.parametrize(("policy", "words"), [

@@ -15,7 +15,7 @@ from client.training.features import EncodedCohort, FeatureCache
 from client.training.local import randomness_for, train_round
 from client.training.loop import LoopEngine
 from shared_model.fusion import patient_loss_B
-from tests.client.test_training_local import FixedRandomness
+from tests.client.test_training_local import FixedRandomness, certain_noise
 
 Make = Callable[..., Any]
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ def test_a_scope_moves_its_part_of_the_encoder_and_all_behind_it(
     protocol = small_protocol(private=private, training__phases=[phase(scope=scope)])
     model = tiny_model()
     before = copies(model)
-    run(model, memory_patients(14), protocol)
+    run(model, memory_patients(14), protocol, randomness=certain_noise() if private else None)
     names = set(before)
     encoder = {name for name in names if name.startswith("encoder.")}
     adapters = {name for name in encoder if "norm" in name or name.startswith("encoder.pooling.")}
@@ -70,7 +70,8 @@ def test_a_clinical_phase_trains_the_table_s_branch_alone(
 ) -> None:
     model = tiny_model()
     before = copies(model)
-    run(model, memory_patients(14), small_protocol(private=private, training__phases=[phase(objective="clinical")]))
+    protocol = small_protocol(private=private, training__phases=[phase(objective="clinical")])
+    run(model, memory_patients(14), protocol, randomness=certain_noise() if private else None)
     assert moved(model, before) == {n for n in before if n.startswith("clinical")}
 
 

@@ -22,7 +22,7 @@ from server.enrolment.gateway import GatewayLimits, Upstream
 from shared_model.certificates import Role, der
 from shared_model.errors import CertificateError, ConfigError, TunnelError
 from tests.enrolled import DAY, Clock, Coordinator, in_a_loop, post, response, rest, superlink, until
-from tests.ports import held_ports
+from server.deploy.home import held_ports
 
 NOWHERE = Upstream(port=9)
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -8,7 +8,7 @@ import pytest
 
 from client.inference.explain import write_pages
 from shared_model.released import ReleasedModel
-from tests.browser import chromium
+from tests.browser import WAIT_MS, chromium
 from tests.client.inference.conftest import Hospital
 
 pytestmark = pytest.mark.slow
@@ -20,6 +20,7 @@ def test_nothing_is_cut_off(hospital: Hospital, model_folder: Path, tmp_path: Pa
     pages = write_pages(hospital.site, ReleasedModel.read(model_folder), hospital.ids[:3], tmp_path, method="hirescam")
     with chromium() as browser:
         page = browser.new_context(viewport={"width": A4[0], "height": A4[1]}).new_page()
+        page.set_default_timeout(WAIT_MS)
         page.emulate_media(media="print")
         for path in pages:
             page.goto(path.as_uri())

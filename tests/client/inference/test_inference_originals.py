@@ -75,7 +75,7 @@ def archive(hospital: Hospital, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def site_at(hospital: Hospital, archive: Archive, folder: Path, way: str) -> Path:
     """A site whose films come from the PACS, and whose results go there."""
     pacs, period = archive.pacs, {"from": "1990-01-01", "to": "2030-12-31", "patients": str(folder / "ids.csv")}
-    patience = {"studies": period, "quiet_seconds": 0.0, "retries": 1, "timeout_seconds": 20}
+    patience = {"studies": period, "quiet_seconds": 0.0, "retries": 1, "timeout_seconds": 120}
     dimse = {"host": pacs.host, "port": pacs.dicom_port, "called_ae": "PACS"}
     source = {"kind": "dicomweb", "url": pacs.url} if way == "dicomweb" else {"kind": "dimse", **dimse, "retrieve": way}
     if way == "move":

@@ -245,7 +245,7 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Orthanc, Ho
 
 
 def ways(pacs: Orthanc, ids: str) -> dict[str, dict[str, Any]]:
-    common = {"studies": {**PERIOD, "patients": ids}, "quiet_seconds": 0.2, "retries": 2, "timeout_seconds": 20}
+    common = {"studies": {**PERIOD, "patients": ids}, "quiet_seconds": 0.2, "retries": 2, "timeout_seconds": 120}
     dimse = {"kind": "dimse", "host": pacs.host, "port": pacs.dicom_port, "called_ae": "PACS", **common}
     return {
         "move": {**dimse, "retrieve": "move", "receive_port": pacs.receive_port, "receive_address": "127.0.0.1"},

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from client.ingest.outbox import FAILED, Outbox, OutboxTarget, Sent
 from client.ingest.sources.retry import Backoff
 from shared_model.errors import ConfigError, SourceError, StorageError
 from tests.films import SYNTAX, encode
-from tests.orthanc import Orthanc, free_port, skip_without_orthanc
+from tests.orthanc import Orthanc, skip_without_orthanc
+from tests.ports import free_port
 
 SC = "1.2.840.10008.5.1.4.1.1.7"
 SR = "1.2.840.10008.5.1.4.1.1.88.33"
@@ -58,7 +58,7 @@ def result(number: int = 1, *, sop_class: str = SC, syntax: str = "explicit", **
 
 
 def send(box: Outbox, port: int, *, retries: int = 1, **changes: Any) -> Sent:
-    target = OutboxTarget(**{"host": "127.0.0.1", "port": port, "called_ae": "PACS", "timeout_seconds": 10, **changes})
+    target = OutboxTarget(**{"host": "127.0.0.1", "port": port, "called_ae": "PACS", "timeout_seconds": 60, **changes})
     return box.send(target, backoff=Backoff(retries, first_seconds=0.1, longest_seconds=0.5))
 
 
@@ -102,19 +102,30 @@ def test_a_sender_that_is_killed_sends_the_rest_the_next_time(pacs: Orthanc, tmp
     with Outbox(tmp_path / "o") as box:
         for number in range(25):
             box.put(result(number + 1))
-    code = ("import sys; from pathlib import Path; from client.ingest.outbox import Outbox, OutboxTarget; "
-            "print(Outbox(Path(sys.argv[1])).send(OutboxTarget(host='127.0.0.1', port=sys.argv[2], called_ae='PACS')))")
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "o"), str(pacs.dicom_port)])
-    until = time.monotonic() + 60
-    while time.monotonic() < until and len(list((tmp_path / "o" / "waiting").iterdir())) > 21:
-        assert child.poll() is None
-        time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    code = """
+import sys
+from pathlib import Path
+from pynetdicom.association import Association
+from client.ingest.outbox import Outbox, OutboxTarget
+send, sent = Association.send_c_store, []
+def stop_at_the_fifth(*given):
+    answer = send(*given)
+    sent.append(answer)
+    if len(sent) == 5:
+        print("five", flush=True)
+        sys.stdin.read()
+    return answer
+Association.send_c_store = stop_at_the_fifth
+Outbox(Path(sys.argv[1])).send(OutboxTarget(host="127.0.0.1", port=sys.argv[2], called_ae="PACS"))
+"""
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "o"), str(pacs.dicom_port)],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    assert child.stdout is not None and child.stdout.readline() == b"five\n"
+    child.send_signal(signal.SIGKILL)  # the PACS has the fifth, and the sender has not noted it
+    child.communicate()
     with Outbox(tmp_path / "o") as box:
-        left = len(box.waiting())
-        assert 0 < left <= 21
-        assert send(box, pacs.dicom_port) == Sent(sent=left)
+        assert len(box.waiting()) == 21
+        assert send(box, pacs.dicom_port) == Sent(sent=21)
     assert len(there(pacs)) == 25
 
 
@@ -162,9 +173,8 @@ class Scp:
         entity = AE("PACS")
         for kind in kinds:
             entity.add_supported_context(kind)
-        self.port = free_port()
-        self._running = entity.start_server(("127.0.0.1", self.port), block=False,
-                                            evt_handlers=[(evt.EVT_C_STORE, take)])  # fmt: skip
+        self._running = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, take)])
+        self.port = int(self._running.server_address[1])
 
     def __enter__(self) -> tuple[int, list[str]]:
         return self.port, self.seen
@@ -211,11 +221,10 @@ def test_a_pacs_that_does_not_know_us_is_an_error(outbox: Outbox) -> None:
     entity = AE("PACS")
     entity.add_supported_context(SC)
     entity.require_calling_aet = ["FRIEND"]
-    port = free_port()
-    running = entity.start_server(("127.0.0.1", port), block=False)
+    running = entity.start_server(("127.0.0.1", 0), block=False)
     try:
         with pytest.raises(SourceError, match="registered"):
-            send(outbox, port)
+            send(outbox, running.server_address[1])
     finally:
         running.shutdown()
     assert len(outbox.waiting()) == 1

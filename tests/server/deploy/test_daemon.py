@@ -30,7 +30,7 @@ from shared_model.guard import descendants
 from shared_model.supervisor import ServiceState
 from tests.fake_superlink import FakeLink, FakeSuperLink
 from tests.flower_processes import PATIENCE_S, ROOT
-from tests.ports import held_ports
+from server.deploy.home import held_ports
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from shared_model.errors import ConfigError, RoundError
 from shared_model.supervisor import Supervisor
 from tests.enrolled import HANG_S
 from tests.flower_processes import PATIENCE_S
-from tests.ports import held_ports
+from server.deploy.home import held_ports
 
 NAME = "hub"
 

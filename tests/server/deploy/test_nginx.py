@@ -29,7 +29,7 @@ from shared_model.certificates import CONTROL_ALPN, der
 from shared_model.errors import CertificateError, ConfigError, TunnelError
 from shared_model.private_files import write_private
 from tests.enrolled import DAY, Clock, Coordinator, SuperLink, in_a_loop, post, rest, superlink, until
-from tests.ports import held_ports
+from server.deploy.home import held_ports
 from tests.server.enrolment.test_gateway import forged
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")

@@ -24,7 +24,7 @@ from shared_model.doctor import Check, Level
 from shared_model.doctor.page import as_html
 from shared_model.errors import ConfigError, DoctorError
 from tests.enrolled import DAY, Coordinator, in_a_loop
-from tests.ports import held_ports
+from server.deploy.home import held_ports
 
 
 @pytest.fixture

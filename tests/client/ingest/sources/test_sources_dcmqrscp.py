@@ -16,8 +16,9 @@ from client.ingest.outbox import Outbox, OutboxTarget, Sent
 from client.ingest.sources import Collected, DimseSource, Received
 from client.ingest.sources.retry import Backoff
 from tests.films import write_film
-from tests.orthanc import Namespace, free_port, skip_without_orthanc
+from tests.orthanc import Namespace, skip_without_orthanc
 from tests.pacs_films import PERIOD, VIEWS, HashingDeidentifier, content, film
+from tests.ports import free_port
 
 CONFIGURATION = """
 NetworkTCPPort = 4242
@@ -59,7 +60,7 @@ def qrscp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
         running = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         store = namespace.command(["storescu", "--call", "QRSCP", "127.0.0.1", "4242", *map(str, files)])
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while (done := subprocess.run(store, capture_output=True, text=True, check=False)).returncode:
             assert time.monotonic() < until and running.poll() is None, done.stderr + (folder / "log").read_text()
             time.sleep(0.1)
@@ -74,7 +75,7 @@ def collect(pacs: Pacs, folder: Path, way: str, **changes: Any) -> Collected:
     move = {"receive_port": pacs.receive_port, "receive_address": "127.0.0.1"} if way == "move" else {}
     source = DimseSource(**{
         "host": "127.0.0.1", "port": pacs.port, "called_ae": "QRSCP", "retrieve": way, "studies": PERIOD,
-        "quiet_seconds": 0.2, "timeout_seconds": 10, **move, **changes,
+        "quiet_seconds": 0.2, "timeout_seconds": 60, **move, **changes,
     })  # fmt: skip
     with Received(folder) as store:
         return source.collect(store, HashingDeidentifier(), backoff=Backoff(1, first_seconds=0.1))
@@ -104,5 +105,5 @@ def test_both_ways_bring_the_same(qrscp: Pacs, tmp_path: Path) -> None:
 def test_results_go_back(qrscp: Pacs, tmp_path: Path) -> None:
     with Outbox(tmp_path / "outbox") as box:
         box.put(film(1, "L_CC", number=9, Modality="OT"))
-        target = OutboxTarget(host="127.0.0.1", port=qrscp.port, called_ae="QRSCP", timeout_seconds=10)
+        target = OutboxTarget(host="127.0.0.1", port=qrscp.port, called_ae="QRSCP", timeout_seconds=60)
         assert box.send(target) == Sent(sent=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import signal
@@ -22,15 +23,16 @@ from client.ingest.sources.retry import Backoff
 from shared_model.errors import ConfigError, SourceError, StorageError
 from shared_model.imaging.header import read_film
 from tests.films import write_film
-from tests.orthanc import Orthanc, free_port
+from tests.orthanc import Orthanc
 from tests.pacs_films import PERIOD, SECRETS, HashingDeidentifier, content, film
+from tests.ports import free_port
 
 Source = DimseSource | DicomWebSource
 WAYS = ("move", "get", "dicomweb")
 
 
 def settings(pacs: Orthanc, way: str, **changes: Any) -> dict[str, Any]:
-    common = {"studies": PERIOD, "quiet_seconds": 0.2, "retries": 2, "timeout_seconds": 20}
+    common = {"studies": PERIOD, "quiet_seconds": 0.2, "retries": 2, "timeout_seconds": 120}
     if way == "dicomweb":
         return {"kind": "dicomweb", "url": pacs.url, **common, **changes}
     move = {"receive_port": pacs.receive_port, "receive_address": "127.0.0.1"} if way == "move" else {}
@@ -165,19 +167,14 @@ def test_an_import_that_is_killed_goes_on(
 ) -> None:
     file, folder = tmp_path / "settings.json", tmp_path / "store"
     file.write_text(json.dumps(settings(pacs, way)))
-    command = [sys.executable, "-m", "tests.pacs_films", str(file), str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    until = time.monotonic() + 60
-    while time.monotonic() < until and len(content(folder)) < 3:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
+    command = [sys.executable, "-m", "tests.pacs_films", str(file), str(folder), "5"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"so many\n", process.communicate()
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    came = len(content(folder))
-    assert 3 <= came < 16
+    assert len(content(folder)) == 5
     got = collect(pacs, way, folder)
-    assert (got.films, got.new + got.present, got.incomplete) == (16, 16, 0)
-    assert got.present >= 3
+    assert (got.films, got.new, got.present, got.incomplete) == (16, 11, 5, 0)
     assert content(folder) == reference
 
 
@@ -188,7 +185,7 @@ def test_a_pacs_that_is_killed_and_comes_back_is_waited_for(
     folder = tmp_path / "store"
 
     def crash() -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while time.monotonic() < until and len(content(folder)) < 5:
             time.sleep(0.005)
         pacs.kill()
@@ -198,7 +195,7 @@ def test_a_pacs_that_is_killed_and_comes_back_is_waited_for(
     thread = threading.Thread(target=crash)
     thread.start()
     try:
-        got = collect(pacs, way, folder, retries=8)
+        got = collect(pacs, way, folder, retries=200)  # a second each: a busy machine starts a PACS slowly
     finally:
         thread.join()
     assert (got.films, got.new, got.incomplete) == (16, 16, 0)
@@ -228,6 +225,7 @@ def test_no_log_and_no_message_names_a_patient(
 ) -> None:
     debug_logger()  # what somebody may have left on
     logger = logging.getLogger("pynetdicom")
+    gc.collect()  # what other tests left open would warn of itself when its turn comes, here
     try:
         with caplog.at_level(logging.DEBUG), pytest.warns() as seen:
             import warnings

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.ingest.sources import DicomWebSource, Received
-from client.ingest.sources.retry import Backoff
-from client.ingest.sources.web import Answer, only_part
+from client.ingest.sources.retry import Backoff, LostError
+from client.ingest.sources.web import Answer, Web, only_part
 from shared_model.errors import SourceError
 from tests.films import write_film
 from tests.pacs_films import PERIOD, HashingDeidentifier, film
@@ -117,7 +117,7 @@ def films(tmp_path: Path, server: Server) -> Films:
 
 
 def collect(server: Server, tmp_path: Path, *, max_bytes: int = 1 << 24, retries: int = 1, **changes: Any) -> Any:
-    entry = {"url": server.url, "studies": PERIOD, "quiet_seconds": 0, "timeout_seconds": 2, **changes}
+    entry = {"url": server.url, "studies": PERIOD, "quiet_seconds": 0, "timeout_seconds": 120, **changes}
     source = DicomWebSource(**entry)
     with Received(tmp_path / "store", max_bytes=max_bytes) as store:
         return source.collect(store, HashingDeidentifier(), backoff=Backoff(retries, first_seconds=0.01))
@@ -205,7 +205,8 @@ def of_films(spoil: Callable[[Reply], Reply]) -> Callable[[str, Reply], Reply]:
         (lambda r: (200, {"Content-Type": "multipart/related"}, r[2]), {"not_delivered": 1}, 1),
         (lambda r: (200, {"Content-Type": "multipart/related; boundary=zz"}, r[2]), {"not_delivered": 1}, 1),
         (lambda r: (200, r[1], r[2][:-300]), {"not_delivered": 1}, 1),
-        (lambda r: (200, {**r[1], "Content-Length": str(len(r[2]) + 1000)}, r[2]), {"not_delivered": 1}, 1),
+        (lambda r: (200, {**r[1], "Content-Length": str(len(r[2]) + 1000), "Connection": "close"}, r[2]),
+         {"not_delivered": 1}, 1),
         (lambda r: (200, {**r[1], "Content-Encoding": "gzip"}, r[2]), {"not_delivered": 1}, 1),
         (lambda r: (200, r[1], r[2] + b"x" * (2 << 20)), {"too_large": 1}, 0),
     ],
@@ -215,7 +216,7 @@ def test_one_bad_film_does_not_keep_the_others(
     incomplete: int,
 ) -> None:  # fmt: skip
     films.spoil = of_films(spoil)
-    got = collect(server, tmp_path, max_bytes=1 << 20, timeout_seconds=0.5)
+    got = collect(server, tmp_path, max_bytes=1 << 20)
     assert (got.new, got.failed, got.incomplete) == (3, failed, incomplete)
 
 
@@ -234,11 +235,17 @@ def test_a_server_that_says_nothing_is_given_up(server: Server, films: Films, tm
         tried.set()
 
 
+def test_an_answer_that_stops_in_the_middle_is_not_waited_for(server: Server) -> None:
+    server.answer = lambda path, query: (200, {"Content-Length": "2000"}, b"x" * 1000)
+    with Web("it", context=None, headers={}, timeout_seconds=1.0) as web, pytest.raises(LostError):
+        web.get(server.url, accept="*/*", max_bytes=1 << 20)
+
+
 def test_nobody_there_and_certificates(server: Server, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no answer"):
         collect(server, tmp_path, url="http://127.0.0.1:9/x")
     with pytest.raises(SourceError):  # it speaks no TLS
-        collect(server, tmp_path, url=server.url.replace("http:", "https:"))
+        collect(server, tmp_path, url=server.url.replace("http:", "https:"), timeout_seconds=2)
 
 
 @given(st.binary(max_size=300), st.text(st.sampled_from("abc09'()+_,-./:=? "), min_size=1, max_size=70))
