@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import ssl
 import subprocess
 import sys
@@ -13,18 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.deploy.home import held_ports
 from shared_model.certificates import loopback_credentials
 from shared_model.private_files import write_private
 from tests.enrolled import until
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE_S = 150.0  # Flower's processes import for some seconds, on a busy machine for many
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+PATIENCE_S = 400.0  # Flower's processes import for some seconds, on a busy machine for many
 
 
 @contextmanager
@@ -67,11 +62,17 @@ class Link:
 @contextmanager
 def superlink(folder: Path, *, isolation: str = "process") -> Iterator[Link]:
     """A SuperLink that is just starting; `hub` in Flower's commands."""
+    with held_ports(1) as (port,), _superlink(folder, port, isolation) as link:
+        yield link
+
+
+@contextmanager
+def _superlink(folder: Path, port: int, isolation: str) -> Iterator[Link]:
     both, public = loopback_credentials(now=time.time())
     certificate, key = folder / "link.pem", folder / "link.key"
     write_private(certificate, public)
     write_private(key, both[: both.index(b"-----BEGIN CERTIFICATE")])
-    port, home = free_port(), folder / "home"
+    home = folder / "home"
     home.mkdir()
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "hub"\n[superlink.hub]\naddress = "127.0.0.1:{port}"\n'
