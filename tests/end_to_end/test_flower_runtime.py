@@ -29,7 +29,7 @@ PHASES = [{"name": "all", "rounds": 2, "objective": "fusion", "learning_rate": 0
 
 def settings(actors: int) -> FlowerSettings:
     return FlowerSettings(device="cpu", num_cpus=1, num_gpus=0.0, cpus=actors, gpus=None, ray_address=None,
-                          start_timeout_s=120.0, patience_s=120.0, end_timeout_s=30.0)  # fmt: skip
+                          start_timeout_s=600.0, patience_s=600.0, end_timeout_s=30.0)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory, study_maker: Callable[...,
     sha256 = weights_sha256(study_maker(place / "weights", sites=1).arrays)  # they do not depend on the sites
     terms = {
         "sites": SITES, "patients": 12, "held_out": 40, "initial_weights__sha256": sha256, "training__phases": PHASES,
-        "federation__quorum": SITES, "federation__attempts": 2, "federation__deadline_s": 300.0,
+        "federation__quorum": SITES, "federation__attempts": 2, "federation__deadline_s": 600.0,
     }  # fmt: skip
     made = study_maker(place / "local", **terms), study_maker(place / "flower", **terms)
     for study in made:
