@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from server.deploy import home as home_module
-from server.deploy.home import CoordinatorFile, CoordinatorHome, free_ports
+from server.deploy.home import CoordinatorFile, CoordinatorHome, free_ports, held_ports
 from shared_model.audit import AuditLog
 from shared_model.errors import AuditError, ConfigError, StorageError
 from shared_model.private_files import write_private
@@ -167,6 +168,16 @@ def test_a_crash_between_log_and_spool_writes_twice_and_never_not_at_all(
                 home.drain(log)
         home.drain(log)
         assert kinds(log).count("invited") == 2
+
+
+def test_held_ports_are_for_who_knows_them_again_and_again() -> None:
+    with held_ports(2) as ports:
+        assert len(set(ports)) == 2
+        for port in (*ports, *ports):
+            with socket.create_server(("127.0.0.1", port)):
+                socket.create_connection(("127.0.0.1", port), timeout=30).close()
+        with socket.socket() as other, pytest.raises(OSError):
+            other.bind(("127.0.0.1", ports[0]))  # as who asks for any port does: without knowing that it is shared
 
 
 def test_free_ports_are_free_and_different() -> None:
