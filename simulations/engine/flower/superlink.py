@@ -215,5 +215,3 @@ def _healthy(port: int) -> bool:
         return False
     finally:
         connection.close()
-
-
