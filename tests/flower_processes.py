@@ -23,11 +23,13 @@ PATIENCE_S = 400.0  # Flower's processes import for some seconds, on a busy mach
 
 
 @contextmanager
-def process(name: str, *arguments: object, folder: Path, env: Mapping[str, str]) -> Iterator[Path]:
-    """One of Flower's processes; yields its log."""
+def process(
+    name: str, *arguments: object, folder: Path, env: Mapping[str, str], program: Path | None = None
+) -> Iterator[Path]:
+    """One of Flower's processes; yields its log. program: what stands for it."""
     log = folder / f"{name}.log"
     with log.open("wb") as stream:
-        command = [str(BIN / name), *map(str, arguments)]
+        command = [str(program or BIN / name), *map(str, arguments)]
         started = subprocess.Popen(command, cwd=folder, env=env, stdout=stream, stderr=subprocess.STDOUT)
         try:
             yield log
@@ -74,6 +76,10 @@ def _superlink(folder: Path, port: int, isolation: str) -> Iterator[Link]:
     write_private(key, both[: both.index(b"-----BEGIN CERTIFICATE")])
     home = folder / "home"
     home.mkdir()
+    # As the daemon starts it: Flower's own gives a write five seconds to find its database free, and then up.
+    program = folder / "flower-superlink"
+    program.write_text(f"#!{sys.executable} -P\nfrom server.deploy.superlink import main\n\nmain()\n")
+    program.chmod(0o755)
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "hub"\n[superlink.hub]\naddress = "127.0.0.1:{port}"\n'
         f'root-certificates = "{certificate}"\n'
@@ -86,5 +92,5 @@ def _superlink(folder: Path, port: int, isolation: str) -> Iterator[Link]:
     with process("flower-superlink", "--host", "127.0.0.1", "--port", port, "--ssl-ca-certfile", certificate,
                  "--ssl-certfile", certificate, "--ssl-keyfile", key, "--enable-supernode-auth", "--database",
                  folder / "state.db", "--isolation", isolation, "--disable-runtime-dependency-installation",
-                 folder=folder, env=env) as log:  # fmt: skip
+                 folder=folder, env=env, program=program) as log:  # fmt: skip
         yield Link(folder, port, log, env, ssl.create_default_context(cadata=public.decode()))
