@@ -17,7 +17,7 @@ from server.monitor.web.source import Source
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 PICTURES = Path(os.environ.get("MAMMOFED_PICTURES", "")) if os.environ.get("MAMMOFED_PICTURES") else None
-WAIT_MS = 60_000  # for what has to come; on a busy machine a page is drawn in its own time
+WAIT_MS = LAUNCH_MS = 120_000  # nothing here is timed: a machine that is busy draws a page late
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def chromium() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("chromium is not installed (apt-get install chromium)")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, timeout=2 * WAIT_MS, args=[
+        browser = driver.chromium.launch(executable_path=CHROMIUM, timeout=LAUNCH_MS, args=[
             "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
             "--disable-sync", "--no-first-run",
         ])  # fmt: skip

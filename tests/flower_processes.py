@@ -14,20 +14,22 @@ from pathlib import Path
 
 from shared_model.certificates import loopback_credentials
 from shared_model.private_files import write_private
+from simulations.ports import held_ports
 from tests.enrolled import until
-from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE_S = 150.0  # Flower's processes import for some seconds, on a busy machine for many
+PATIENCE_S = 400.0  # Flower's processes import for some seconds, on a busy machine for many
 
 
 @contextmanager
-def process(name: str, *arguments: object, folder: Path, env: Mapping[str, str]) -> Iterator[Path]:
-    """One of Flower's processes; yields its log."""
+def process(
+    name: str, *arguments: object, folder: Path, env: Mapping[str, str], program: Path | None = None
+) -> Iterator[Path]:
+    """One of Flower's processes; yields its log. program: what stands for it."""
     log = folder / f"{name}.log"
     with log.open("wb") as stream:
-        command = [str(BIN / name), *map(str, arguments)]
+        command = [str(program or BIN / name), *map(str, arguments)]
         started = subprocess.Popen(command, cwd=folder, env=env, stdout=stream, stderr=subprocess.STDOUT)
         try:
             yield log
@@ -62,12 +64,22 @@ class Link:
 @contextmanager
 def superlink(folder: Path, *, isolation: str = "process") -> Iterator[Link]:
     """A SuperLink that is just starting; `hub` in Flower's commands."""
+    with held_ports(1) as (port,), _superlink(folder, port, isolation) as link:
+        yield link
+
+
+@contextmanager
+def _superlink(folder: Path, port: int, isolation: str) -> Iterator[Link]:
     both, public = loopback_credentials(now=time.time())
     certificate, key = folder / "link.pem", folder / "link.key"
     write_private(certificate, public)
     write_private(key, both[: both.index(b"-----BEGIN CERTIFICATE")])
-    port, home = free_port(), folder / "home"
+    home = folder / "home"
     home.mkdir()
+    # As the daemon starts it: Flower's own gives a write five seconds to find its database free, and then up.
+    program = folder / "flower-superlink"
+    program.write_text(f"#!{sys.executable} -P\nfrom server.deploy.superlink import main\n\nmain()\n")
+    program.chmod(0o755)
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "hub"\n[superlink.hub]\naddress = "127.0.0.1:{port}"\n'
         f'root-certificates = "{certificate}"\n'
@@ -80,5 +92,5 @@ def superlink(folder: Path, *, isolation: str = "process") -> Iterator[Link]:
     with process("flower-superlink", "--host", "127.0.0.1", "--port", port, "--ssl-ca-certfile", certificate,
                  "--ssl-certfile", certificate, "--ssl-keyfile", key, "--enable-supernode-auth", "--database",
                  folder / "state.db", "--isolation", isolation, "--disable-runtime-dependency-installation",
-                 folder=folder, env=env) as log:  # fmt: skip
+                 folder=folder, env=env, program=program) as log:  # fmt: skip
         yield Link(folder, port, log, env, ssl.create_default_context(cadata=public.decode()))

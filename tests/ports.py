@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from server.deploy.home import held_ports
+from simulations.ports import held_ports
 
 _HELD = ExitStack()  # given back when this process ends, however it ends
 

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import json
 import secrets
-import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,12 +207,3 @@ class CoordinatorHome:
                 path.replace(path.with_suffix(".refused"))
             else:
                 remove_private(path)
-
-
-def free_ports(count: int) -> Sequence[int]:
-    """Ports of the loopback that nobody listens on now."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports

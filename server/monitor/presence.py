@@ -7,6 +7,7 @@ are the locks, and the files that trainers touch while they are alive (`shared_m
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -81,10 +82,11 @@ def coordinator_of(run_dir: Path) -> Path | None:
 def _held(path: Path) -> bool:
     """Whether another process has its flock on a file, without touching the lock where the kernel lists it."""
     try:
-        inode = path.stat().st_ino
+        found = path.stat()  # by device too: files of other disks have the same numbers
+        place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
         for line in LOCKS.read_text(encoding="ascii").splitlines():
             fields = line.split()
-            if len(fields) > 5 and fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
+            if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == place:
                 return True
     except (OSError, ValueError):
         pass

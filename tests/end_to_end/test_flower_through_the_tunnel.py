@@ -16,8 +16,9 @@ from client.privacy import egress
 from client.trainer.server import listening
 from server.enrolment.gateway import Upstream
 from shared_model.messages import Frame, TrainReply, TrainRequest, decode, encode
+from simulations.ports import held_ports
 from tests.enrolled import Coordinator, post, response, until
-from tests.flower_processes import PATIENCE_S, Link, free_port, process, superlink
+from tests.flower_processes import PATIENCE_S, Link, process, superlink
 
 MEGABYTES = 100
 
@@ -36,10 +37,11 @@ def test_a_real_supernode_is_let_in_and_dropped_when_it_is_revoked(tmp_path: Pat
                 settings = north.settings.model_copy(update={"port": door.port})
                 identity = SiteIdentity(north.folder, settings, clock=coordinator.clock)
                 async with Tunnel(identity) as tunnel:
-                    with process("flower-supernode", "--superlink", f"127.0.0.1:{tunnel.port}",
+                    with held_ports(1) as (port,), \
+                         process("flower-supernode", "--superlink", f"127.0.0.1:{tunnel.port}",
                                  "--root-certificates", north.folder / "local-ca.pem", "--auth-supernode-private-key",
                                  north.folder / "node.key", "--isolation", "process", "--host", "127.0.0.1",
-                                 "--port", free_port(), folder=tmp_path, env=link.env):  # fmt: skip
+                                 "--port", port, folder=tmp_path, env=link.env):  # fmt: skip
                         await until(lambda: '"POST /v1/fleet/activate-node HTTP/1.1" 200' in link.log.read_text())
                         reader, writer = await asyncio.open_connection(
                             "127.0.0.1", door.port, ssl=north.context(), server_hostname="localhost"
@@ -131,9 +133,10 @@ def test_a_message_of_a_hundred_megabytes_passes_both_ways_to_the_bit(tmp_path: 
             async with coordinator.gateway(Upstream(port=link.port, context=link.trust)) as door:
                 settings = north.settings.model_copy(update={"port": door.port})
                 async with Tunnel(SiteIdentity(north.folder, settings, clock=coordinator.clock)) as tunnel:
-                    with process("flower-supernode", "--superlink", f"127.0.0.1:{tunnel.port}",
+                    with held_ports(1) as (port,), \
+                         process("flower-supernode", "--superlink", f"127.0.0.1:{tunnel.port}",
                                  "--root-certificates", north.folder / "local-ca.pem", "--auth-supernode-private-key",
-                                 north.folder / "node.key", "--host", "127.0.0.1", "--port", free_port(),
+                                 north.folder / "node.key", "--host", "127.0.0.1", "--port", port,
                                  "--node-config", " ".join(f"{key}={json.dumps(value)}" for key, value in node.items()),
                                  folder=tmp_path, env=link.env):  # fmt: skip
                         run = await asyncio.to_thread(link.flwr, "run", app, "hub", "--format", "json")

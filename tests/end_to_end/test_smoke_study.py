@@ -204,7 +204,7 @@ def test_a_stopped_study_resumes_to_the_same_bits(place: Path, plain_run: Path) 
     with subprocess.Popen(command(place, "stopped", "privacy=none"), cwd=place, stdout=subprocess.DEVNULL) as process:
         wait_for(lambda: (run / "checkpoints" / "round-0001.safetensors").exists(), process)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=120) == 130
+        assert process.wait(timeout=1500) == 130
     assert summary(run)["status"] == "STOPPED"
     resume = [sys.executable, "-m", "mammofed", "simulate", "resume", str(run)]
     result = subprocess.run(resume, cwd=place, capture_output=True, text=True, timeout=1500)
@@ -244,7 +244,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def wait_for(condition, process: subprocess.Popen[bytes], seconds: float = 300) -> None:  # type: ignore[no-untyped-def]
+def wait_for(condition, process: subprocess.Popen[bytes], seconds: float = 1500) -> None:  # type: ignore[no-untyped-def]
     """Poll until the condition holds; fail at once when the process has ended."""
     deadline = time.monotonic() + seconds
     while not condition():

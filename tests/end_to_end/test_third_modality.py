@@ -47,7 +47,7 @@ BROKEN = 3
 """
 ENTRY_POINTS = "[mammofed.modalities]\nultrasound = our_ultrasound:ULTRASOUND\nbroken = our_ultrasound:BROKEN\n"
 ROUNDS = [{"name": "all", "rounds": 2, "objective": "fusion", "learning_rate": 0.05, "encoder_rate": 1.0}]
-SETTINGS = {"sites": 3, "private": True, "training__phases": ROUNDS,
+SETTINGS = {"sites": 3, "private": True, "training__phases": ROUNDS, "federation__deadline_s": 600.0,
             "model__modalities": ["image", "clinical", "ultrasound"]}  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def test_a_federated_study_by_protocol_only(package: None, tmp_path: Path) -> No
     examined(study, "site-01", "site-02", "evaluator")
     run = tmp_path / "run"
     run.mkdir()
-    with TrainerPool(list(study.files.values()), log_dir=tmp_path / "logs", processes=1, start_timeout_s=90.0) as pool:
+    with TrainerPool(list(study.files.values()), log_dir=tmp_path / "logs", processes=1, start_timeout_s=600.0) as pool:
         grid = LocalGrid(pool)
         done = run_study(grid=grid, protocol=study.protocol, run_dir=run, initial=study.arrays,
                          observer=lambda event: None, stop=threading.Event())  # fmt: skip

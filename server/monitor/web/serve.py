@@ -24,7 +24,8 @@ from shared_model.private_files import read_private, write_private
 
 DEFAULT_PORT = 8787
 TOKEN_BYTES = 24
-END_S = 20.0  # for streams to end
+STREAMS_S = 10  # for streams to end: each looks once a second, on a busy machine later; then uvicorn cuts and complains
+END_S = 20.0  # for all of it to end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ def _prepared(source: Source, door: Door, metrics: Metrics | None) -> tuple[uvic
                      ending=lambda: server.should_exit)  # fmt: skip
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False, proxy_headers=False,
-        http=checked_by(door.readers) if door.readers is not None else "h11", timeout_graceful_shutdown=3,
+        http=checked_by(door.readers) if door.readers is not None else "h11", timeout_graceful_shutdown=STREAMS_S,
         limit_concurrency=200, **tls,
     )  # fmt: skip
     server = uvicorn.Server(config)

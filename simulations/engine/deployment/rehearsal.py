@@ -28,7 +28,7 @@ from client.deploy.peer_keys import peer_keys, publish_key
 from client.deploy.policy_file import Policy
 from client.trainer.client import listens
 from server.cli import server as server_group
-from server.deploy.home import CoordinatorHome, free_ports
+from server.deploy.home import CoordinatorHome
 from server.deploy.studies import StudyFolder, Wish, find_study
 from shared_model.certificates import Role
 from shared_model.errors import TrainerError
@@ -37,6 +37,7 @@ from shared_model.guard import descendants
 from shared_model.private_files import make_private_folder, write_private
 from shared_model.protocol import Protocol
 from shared_model.supervisor import Service, Supervisor
+from simulations.ports import held_ports
 
 HUB, NAME = "hub", "rehearsal"
 POLL_S = 0.2
@@ -78,7 +79,7 @@ class Rehearsal:
     ) -> None:  # fmt: skip
         self.folder, self.parties, self._timeout, self._say = folder.resolve(), tuple(parties), timeout_s, say
         self._reached_by = reached_by
-        self.supervisor = Supervisor(state=None)
+        self.supervisor, self._held = Supervisor(state=None), contextlib.ExitStack()
         self.sites = {party.name: SiteHome(self.folder / party.name) for party in parties}
 
     def __enter__(self) -> Self:
@@ -87,14 +88,17 @@ class Rehearsal:
         try:
             self._begin()
         except BaseException:
-            self.supervisor.__exit__(None, None, None)
+            self.__exit__(None, None, None)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.supervisor.__exit__(kind, error, trace)
+        try:
+            self.supervisor.__exit__(kind, error, trace)
+        finally:
+            self._held.close()
 
     @property
     def hub(self) -> CoordinatorHome:
@@ -115,7 +119,7 @@ class Rehearsal:
 
     def _begin(self) -> None:
         if not (self.folder / HUB / "coordinator.json").exists():
-            port, enrol_port, link_port = free_ports(3)
+            port, enrol_port, link_port = self._held.enter_context(held_ports(3))  # also while a killed one is away
             self._say("Coordinator: authority, signing key, audit log")
             self.server("init", "--name", NAME, "--host", "localhost", "--listen", "127.0.0.1", "--port", str(port),
                         "--enrol-port", str(enrol_port), "--link-port", str(link_port))  # fmt: skip

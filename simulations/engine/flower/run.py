@@ -26,7 +26,7 @@ from simulations.engine.flower.superlink import RunStatus, SuperLink
 POLL_S = 0.2
 RUN_LOG = Path("logs", "flower-run.log")
 RAY_TOO_SLOW = b"timed out during startup"  # Ray gives its own node 30 s, a fixed number, which a busy machine exceeds
-STARTS = 2
+STARTS = 4
 
 
 def run_on_ray(

@@ -15,11 +15,11 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +28,7 @@ from typing import Self
 from shared_model import guard
 from shared_model.errors import ConfigError, TrainerError
 from simulations.engine.pool import trainer_environment
+from simulations.ports import held_ports
 
 POLL_S = 0.1
 STOP_S = guard.GRACE_S + guard.KILL_S + 5.0
@@ -90,7 +91,7 @@ class SuperLink:
         self._folder, self._log_dir, self._timeout = folder, log_dir, start_timeout_s
         self._ray_address = ray_address
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._temporary = Path()
+        self._temporary, self._held = Path(), ExitStack()
 
     def __enter__(self) -> Self:
         self._commands = {name: _command(name) for name in ("flower-superlink", "flwr")}
@@ -135,7 +136,7 @@ class SuperLink:
         return bool(self._processes) and self._processes[0].poll() is None
 
     def _start(self) -> None:
-        port = _free_port()
+        (port,) = self._held.enter_context(held_ports(1))  # until the SuperLink, which imports for seconds, has it
         (self._folder / "home" / "config.toml").write_text(HOME.format(name=NAME, port=port))
         command = [self._commands["flower-superlink"], "--insecure", "--simulation", "--host", "127.0.0.1", "--port",
                    str(port), "--disable-runtime-dependency-installation"]  # fmt: skip
@@ -192,6 +193,7 @@ class SuperLink:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self._held.close()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
 
@@ -204,12 +206,6 @@ def _command(name: str) -> str:
     return found
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _healthy(port: int) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1.0)
     try:
@@ -219,5 +215,3 @@ def _healthy(port: int) -> bool:
         return False
     finally:
         connection.close()
-
-

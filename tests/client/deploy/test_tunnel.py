@@ -21,8 +21,8 @@ from client.deploy.tunnel import Tunnel, TunnelLimits, TunnelStatus
 from server.enrolment.gateway import GatewayLimits, Upstream
 from shared_model.certificates import Role, der
 from shared_model.errors import CertificateError, ConfigError, TunnelError
+from simulations.ports import held_ports
 from tests.enrolled import DAY, Clock, Coordinator, in_a_loop, post, response, rest, superlink, until
-from server.deploy.home import held_ports
 
 NOWHERE = Upstream(port=9)
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -28,9 +28,9 @@ from shared_model.audit import AuditLog
 from shared_model.errors import RoundError, StorageError
 from shared_model.guard import descendants
 from shared_model.supervisor import ServiceState
+from simulations.ports import held_ports
 from tests.fake_superlink import FakeLink, FakeSuperLink
 from tests.flower_processes import PATIENCE_S, ROOT
-from server.deploy.home import held_ports
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from server.deploy import home as home_module
-from server.deploy.home import CoordinatorFile, CoordinatorHome, free_ports
+from server.deploy.home import CoordinatorFile, CoordinatorHome
 from shared_model.audit import AuditLog
 from shared_model.errors import AuditError, ConfigError, StorageError
 from shared_model.private_files import write_private
@@ -167,7 +167,3 @@ def test_a_crash_between_log_and_spool_writes_twice_and_never_not_at_all(
                 home.drain(log)
         home.drain(log)
         assert kinds(log).count("invited") == 2
-
-
-def test_free_ports_are_free_and_different() -> None:
-    assert len(set(free_ports(20))) == 20

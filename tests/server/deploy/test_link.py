@@ -20,9 +20,9 @@ from server.deploy.link import Link
 from shared_model import flower_app
 from shared_model.errors import ConfigError, RoundError
 from shared_model.supervisor import Supervisor
+from simulations.ports import held_ports
 from tests.enrolled import HANG_S
 from tests.flower_processes import PATIENCE_S
-from server.deploy.home import held_ports
 
 NAME = "hub"
 

@@ -28,8 +28,8 @@ from server.enrolment.http_guard import FLEET_ROUTES, MAX_TRANSFER_BYTES
 from shared_model.certificates import CONTROL_ALPN, der
 from shared_model.errors import CertificateError, ConfigError, TunnelError
 from shared_model.private_files import write_private
+from simulations.ports import held_ports
 from tests.enrolled import DAY, Clock, Coordinator, SuperLink, in_a_loop, post, rest, superlink, until
-from server.deploy.home import held_ports
 from tests.server.enrolment.test_gateway import forged
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")

@@ -23,8 +23,8 @@ from shared_model.certificates import loopback_credentials, server_context
 from shared_model.doctor import Check, Level
 from shared_model.doctor.page import as_html
 from shared_model.errors import ConfigError, DoctorError
+from simulations.ports import held_ports
 from tests.enrolled import DAY, Coordinator, in_a_loop
-from server.deploy.home import held_ports
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from server.monitor.alarms import Machine
 from server.monitor.keeper import Keeper
 from server.monitor.notify import Notifier, Told
 from server.monitor.rules import MonitorFile
@@ -78,8 +79,9 @@ class Ear:
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    """A study that somebody began and left: its process is gone."""
+def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study that somebody began and left: its process is gone. How full this machine's disk is, is not asked."""
+    monkeypatch.setattr("server.monitor.keeper.machine_of", lambda folder: Machine())
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "protocol.json").write_text(Protocol.create(protocol_values()).to_json())

@@ -129,6 +129,17 @@ def test_each_end_has_its_own_word(tmp_path: Path) -> None:
     assert complete.best is not None and complete.best.chosen and complete.test["fused"].low == 0.85
 
 
+def test_a_lock_on_a_file_of_that_number_on_another_disk_is_no_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = staged(tmp_path)
+    run.die()
+    number = (run.run_dir / "journal.lock").stat().st_ino
+    (tmp_path / "locks").write_text(f"1: FLOCK  ADVISORY  WRITE 1 ff:ff:{number} 0 EOF\n")
+    monkeypatch.setattr("server.monitor.presence.LOCKS", tmp_path / "locks")
+    assert seen(run).status == "failed"
+
+
 def test_a_study_whose_process_died_has_failed(tmp_path: Path) -> None:
     run = staged(tmp_path)
     run.round(1)

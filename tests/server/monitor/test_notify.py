@@ -21,6 +21,7 @@ from shared_model.errors import StorageError
 from shared_model.private_files import write_private
 
 HOUR = 3600.0
+PATIENCE_S = 60.0  # for what must happen: a busy machine starts a process late
 HOSTILE = "$(touch /tmp/x); `id`\n\x1b[31m<script>alert(1)</script>"
 
 
@@ -165,7 +166,8 @@ def test_a_webhook_gets_one_document_with_its_token(tmp_path: Path) -> None:
     write_private(tmp_path / "token", b"secret\n")
     told = Told(what="begins", study="quick", alarm=alarm(text=HOSTILE), since=1.0, now=2.0)
     with listener() as (url, got):
-        channels_of(send(webhook=Webhook(url=url, token_file=tmp_path / "token")))["webhook"](told)
+        webhook = Webhook(url=url, token_file=tmp_path / "token", timeout_s=PATIENCE_S)
+        channels_of(send(webhook=webhook))["webhook"](told)
     ((path, headers, body),) = got
     assert path == "/hook" and headers["Authorization"] == "Bearer secret" and body == told.document()
     assert all("script" not in value for value in headers.values())
@@ -175,7 +177,7 @@ def test_a_webhook_gets_one_document_with_its_token(tmp_path: Path) -> None:
 def test_an_answer_that_is_no_success_is_a_failure_and_no_redirection_is_followed(status: int) -> None:
     with (listener() as (elsewhere, there), listener(status, location=elsewhere) as (url, got),
           pytest.raises(OSError, match=str(status))):  # fmt: skip
-        post(Webhook(url=url), b"{}")
+        post(Webhook(url=url, timeout_s=PATIENCE_S), b"{}")
     assert len(got) == 1 and there == []
 
 
@@ -200,7 +202,7 @@ def test_a_command_gets_the_document_on_its_input_and_nothing_in_its_arguments(t
             "open(sys.argv[1], 'w').write(json.dumps([sys.argv, sys.stdin.read(), dict(os.environ)]))")  # fmt: skip
     argv = script(tmp_path, code)
     told = Told(what="begins", study="quick", alarm=alarm(text=HOSTILE, site=HOSTILE), since=1.0, now=2.0)
-    channels_of(send(command=Command(argv=argv)))["command"](told)
+    channels_of(send(command=Command(argv=argv, timeout_s=PATIENCE_S)))["command"](told)
     arguments, document, environment = json.loads((tmp_path / "out").read_text())
     assert arguments == [*argv[1:]] and document == told.document().decode()
     assert environment.keys() <= {"PATH", "LANG", "HOME", "LC_CTYPE"}
@@ -208,7 +210,7 @@ def test_a_command_gets_the_document_on_its_input_and_nothing_in_its_arguments(t
 
 def test_a_command_that_fails_is_absent_or_hangs_is_a_failure_in_time(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="ended with 3"):
-        run(Command(argv=script(tmp_path, "raise SystemExit(3)")), b"{}")
+        run(Command(argv=script(tmp_path, "raise SystemExit(3)"), timeout_s=PATIENCE_S), b"{}")
     with pytest.raises(OSError):
         run(Command(argv=(str(tmp_path / "absent"),)), b"{}")
     hang = ("import subprocess, sys, time\n"
@@ -218,4 +220,4 @@ def test_a_command_that_fails_is_absent_or_hangs_is_a_failure_in_time(tmp_path: 
 
 
 def test_a_command_that_does_not_read_its_input_is_no_failure(tmp_path: Path) -> None:
-    run(Command(argv=script(tmp_path, "import os; os.close(0)")), b"x" * 200_000)
+    run(Command(argv=script(tmp_path, "import os; os.close(0)"), timeout_s=PATIENCE_S), b"x" * 200_000)

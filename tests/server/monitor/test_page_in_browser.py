@@ -21,6 +21,7 @@ from shared_model.certificates import Role
 from shared_model.control import TrainerState
 from shared_model.phases import PHASES
 from simulations.benchmarks.staged_run import StagedRun, staged_protocol
+from simulations.ports import held_ports
 from tests.browser import Sight, chromium, served
 
 pytestmark = pytest.mark.slow
@@ -54,12 +55,15 @@ def looking(browser: Any, *, width: int = 1280, dark: bool = False) -> Iterator[
         context.close()
 
 
-def staged(place: Path, name: str, *, rounds: int = 12, done: int = 0, ago: float = 0.0) -> StagedRun:
+def staged(
+    place: Path, name: str, *, rounds: int = 12, done: int = 0, ago: float = 0.0, seconds: float = 10.0
+) -> StagedRun:
+    """seconds: until everybody has answered in a round, which one more ends."""
     protocol = staged_protocol(sites=SITES, rounds=rounds)
-    run = StagedRun(place / name, protocol, started=time.time() - 11.0 * done - ago)
+    run = StagedRun(place / name, protocol, started=time.time() - (seconds + 1.0) * done - ago)
     run.begin()
     for number in range(1, done + 1):
-        run.round(number, outcomes=TROUBLE.get(number))
+        run.round(number, outcomes=TROUBLE.get(number), seconds=seconds)
     return run
 
 
@@ -76,7 +80,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     stalled.open(5)
     for ended in (complete, incomplete, failed):
         ended.die()
-    with staged(place, "running", done=7) as running, stalled:
+    # Its rounds are long, so that round 8 is not stalled before the last test has looked at it.
+    with staged(place, "running", done=7, seconds=600.0) as running, stalled:
         running.open(8)
         yield place
 
@@ -381,14 +386,14 @@ def test_hostile_words_are_text(browser: Any, tmp_path: Path) -> None:
 
 def test_a_monitor_that_comes_back_is_found_again(browser: Any, tmp_path: Path) -> None:
     run = staged(tmp_path, "live", done=1)
-    with run, looking(browser) as sight:
-        with served(run.run_dir) as url:
+    with run, looking(browser) as sight, held_ports(1) as (port,):  # nobody else is given it while it is not served
+        with served(run.run_dir, port=port) as url:
             sight.open(url)
             sight.page.wait_for_function("() => document.getElementById('link').textContent === 'live'")
         sight.page.wait_for_function("() => document.getElementById('link').classList.contains('lost')")
         run.round(2)
-        with served(run.run_dir, port=int(url.rsplit(":", 1)[1].rstrip("/"))):
-            sight.page.wait_for_function("() => document.getElementById('link').textContent === 'live'", timeout=20_000)
+        with served(run.run_dir, port=port):
+            sight.page.wait_for_function("() => document.getElementById('link').textContent === 'live'")
             sight.says("round 2 of 12, 4 of 4 sites")
         sight.complaints.clear()  # the browser says that nobody answered
 
@@ -398,7 +403,6 @@ def test_five_hundred_rounds_of_fifty_sites_stay_fluid(browser: Any, tmp_path: P
 
     run = long_run(tmp_path / "long", rounds=500, sites=50, done=499)
     with run, served(run.run_dir) as url, looking(browser) as sight:
-        sight.page.set_default_timeout(60_000)
         sight.open(url, "sites")
         sight.page.evaluate("""() => { window.worst = 0; let last = performance.now();
             const step = (now) => { window.worst = Math.max(window.worst, now - last); last = now;

@@ -25,6 +25,7 @@ from server.rounds.states import StudyStep
 from shared_model.errors import ConfigError
 from simulations.benchmarks.staged_run import StagedRun, staged_protocol
 from tests.browser import served
+from tests.enrolled import HANG_S
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ("localhost", "127.0.0.1")
@@ -154,7 +155,7 @@ def test_it_is_served_over_tls_with_the_certificate_given(tmp_path: Path) -> Non
         context = ssl.create_default_context(cafile=str(cert))
         request = urllib.request.Request(url.replace(f"?token={TOKEN}", "api/runs"),
                                          headers={"Authorization": f"Bearer {TOKEN}"})  # fmt: skip
-        with urllib.request.urlopen(request, context=context, timeout=10) as answer:
+        with urllib.request.urlopen(request, context=context, timeout=HANG_S) as answer:
             assert json.load(answer)["first"] == "run"
             assert answer.headers["strict-transport-security"]
     with pytest.raises(ConfigError, match="no certificate"):
@@ -200,7 +201,7 @@ def test_a_stream_goes_on_where_it_was_cut(tmp_path: Path) -> None:
 def stream_once(url: str, cursor: str) -> dict[str, Any]:
     """The first message of a stream, over a real socket."""
     request = urllib.request.Request(f"{url}api/stream?run=run", headers={"Last-Event-ID": cursor} if cursor else {})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=HANG_S) as answer:
         for line in answer:
             if line.startswith(b"data: "):
                 return dict(json.loads(line[6:]))

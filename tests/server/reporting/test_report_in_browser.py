@@ -16,7 +16,7 @@ from PIL import Image
 
 from server.reporting import write_evidence_report, write_report
 from simulations.baselines.evidence import evidence
-from tests.browser import PICTURES, chromium
+from tests.browser import PICTURES, WAIT_MS, chromium
 from tests.handmade_run import write_run_dir
 from tests.simulations.baselines.test_baselines_evidence import population
 
@@ -53,6 +53,7 @@ def browser() -> Iterator[Any]:
 def opened(browser: Any, path: Path, *, width: int, dark: bool = False) -> tuple[Any, list[str]]:
     """A page in a window of its own, and what it complained of."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
+    context.set_default_timeout(WAIT_MS)
     page, complaints = context.new_page(), []
     page.on("console", lambda said: complaints.append(said.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
