@@ -11,11 +11,13 @@ import fcntl
 import os
 import secrets
 import stat
+import time
 from pathlib import Path
 
 from shared_model.errors import StorageError
 
 MAX_PRIVATE_BYTES = 1 << 20  # the largest file here is a key with its chain, some 4 KB
+LOOK_S = 0.25  # who only looks has a lock for microseconds, unless the machine takes the processor away just then
 
 
 def make_private_folder(path: Path) -> None:
@@ -81,6 +83,26 @@ def read_private(path: Path, *, limit: int = MAX_PRIVATE_BYTES) -> bytes:
     if len(data) > limit:
         raise StorageError(f"{path} is too long", expected=f"at most {limit} bytes", remedy="restore it from a backup")
     return data
+
+
+def take_lock(handle: int) -> bool:
+    """Take the lock (flock(2)) of an open file, which the kernel gives back however this process ends.
+
+    Somebody who only looks (:func:`is_held`) is waited for, and not taken for its holder.
+
+    Returns:
+        whether this process has it now; False: another one has.
+    """
+    end = time.monotonic() + LOOK_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
 
 
 def is_held(path: Path) -> bool:

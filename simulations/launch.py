@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import sys
 import threading
@@ -29,6 +28,7 @@ from shared_model.cohort import Cohort, split_indices
 from shared_model.contract import Contract, load_contract
 from shared_model.errors import ConfigError, QuorumError, StorageError
 from shared_model.imaging import PipelineConfig
+from shared_model.private_files import take_lock
 from shared_model.protocol import Protocol
 from simulations.baselines.study import run_comparison, wanted
 from simulations.cohorts import cohorts_of, make_cohorts, sources_of
@@ -314,8 +314,6 @@ def _in_words(run_dir: Path) -> Iterator[None]:
 def _lock(run_dir: Path) -> Iterator[None]:
     """One process at a time works on a run directory."""
     with (run_dir / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(f"{run_dir} is in use by another process", remedy="wait for it or stop it") from None
+        if not take_lock(stream.fileno()):
+            raise StorageError(f"{run_dir} is in use by another process", remedy="wait for it or stop it")
         yield

@@ -6,7 +6,6 @@ through it. Every `round_step` and `study_step` is one durable entry, and betwee
 
 from __future__ import annotations
 
-import fcntl
 import platform
 import threading
 import time
@@ -34,6 +33,7 @@ from server.rounds.summary import write_summary
 from server.rounds.waiting import StopRequested, gather
 from shared_model.errors import ConfigError, ProtocolError, RoundError, StorageError, WeightsError
 from shared_model.messages import MAX_FRAME_BYTES, MAX_HEADER_BYTES, Arrays, weights_sha256
+from shared_model.private_files import take_lock
 from shared_model.protocol import Protocol
 from shared_model.signing import SigningKey
 
@@ -207,10 +207,8 @@ def _freeze(run_dir: Path, protocol: Protocol) -> None:
 def alone(run_dir: Path) -> Iterator[None]:
     """One coordinator at a time; the kernel frees the lock however the process ends (flock(2))."""
     with (run_dir / "journal.lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(f"{run_dir} is in use by another coordinator", remedy="wait for it or stop it") from None
+        if not take_lock(stream.fileno()):
+            raise StorageError(f"{run_dir} is in use by another coordinator", remedy="wait for it or stop it")
         yield
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from shared_model.audit.entries import read_lines
 from shared_model.errors import AuditError, StorageError
+from shared_model.private_files import take_lock
 
 
 class AppendFile:
@@ -104,11 +104,9 @@ def _open(path: Path, name: str) -> int:
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise StorageError(f"{name} is not a regular file")
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise StorageError(f"another process writes {name}", expected="one at a time",
-                           remedy="wait until it has ended, or end it") from None  # fmt: skip
+        if not take_lock(handle):
+            raise StorageError(f"another process writes {name}", expected="one at a time",
+                               remedy="wait until it has ended, or end it")  # fmt: skip
     except BaseException:
         os.close(handle)
         raise
