@@ -45,7 +45,7 @@ Party = Literal["courier", "trainer"]
 class Document(BaseModel):
     """Base of all documents."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     def encode(self) -> bytes:
         """As JSON bytes."""

@@ -51,7 +51,7 @@ Base64 = Annotated[
 
 
 class _Document(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     def encode(self) -> bytes:
         """As JSON bytes."""
