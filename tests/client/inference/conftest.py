@@ -74,7 +74,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
                                    film_spacing_mm=1.25, conspicuity=5.0)  # fmt: skip
     source = generate(population, folder / "made", workers=1)[population.hospitals[0].name]
     path = write_example(folder / "north")
-    path.with_name("importer.key").write_bytes(bytes(range(32)))  # by its own, another woman would be the first each time
+    path.with_name("importer.key").write_bytes(bytes(range(32)))  # its own would put another woman first each time
     values = yaml.safe_load(path.read_text())
     values["films"] = [{"kind": "folder", "path": str(source / "dicom")}]
     values["clinical"][0]["path"] = str(source / "clinical.csv")
