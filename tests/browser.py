@@ -17,7 +17,7 @@ from server.monitor.web.source import Source
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 PICTURES = Path(os.environ.get("MAMMOFED_PICTURES", "")) if os.environ.get("MAMMOFED_PICTURES") else None
-WAIT_MS = LAUNCH_MS = 120_000  # nothing here is timed: a machine that is busy draws a page late
+WAIT_MS = 120_000  # nothing here is timed: a machine that is busy draws a page late
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def chromium() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("chromium is not installed (apt-get install chromium)")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, timeout=LAUNCH_MS, args=[
+        browser = driver.chromium.launch(executable_path=CHROMIUM, timeout=WAIT_MS, args=[
             "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
             "--disable-sync", "--no-first-run",
         ])  # fmt: skip

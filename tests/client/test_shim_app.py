@@ -190,7 +190,7 @@ def test_a_message_from_the_future_tells_that_this_clock_is_behind(socket: Path,
 floats = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.dictionaries(st.text(min_size=1, max_size=20), st.lists(floats, max_size=12), max_size=5), st.booleans())
 def test_tensors_survive_the_way_there_and_back_bit_by_bit(values: dict[str, list[float]], square: bool) -> None:
     arrays = {}

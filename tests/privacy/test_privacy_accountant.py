@@ -69,7 +69,7 @@ def test_equal_mechanisms_share_a_row_in_any_order() -> None:
     assert account(a).merge(account(b)) == account(b, a)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.floats(0.3, 10), st.floats(0.001, 1.0), st.integers(0, 10_000)), max_size=6))
 def test_plain_numbers_survive_json(rows: list[tuple[float, float, int]]) -> None:
     before = account(*rows)

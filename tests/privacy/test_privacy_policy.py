@@ -126,7 +126,7 @@ def test_a_protocol_without_noise_cannot_even_be_written(small_protocol: Make) -
         small_protocol(privacy__noise_multiplier=0.0)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(sigma=st.floats(allow_nan=True), clip=st.floats(allow_nan=True), factor=st.floats(1e-3, 1e3),
        least=st.floats(0, 10), most=st.floats(1e-3, 10))  # fmt: skip
 def test_whatever_is_asked_is_refused_or_no_less_private_than_the_policy(

@@ -144,7 +144,7 @@ def as_update(flat: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @given(values=OPTIMISERS, clip=st.floats(0.01, 10.0))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_honest_sgd_update_is_refused_even_when_every_gradient_is_clipped_and_points_one_way(
     values: dict[str, float], clip: float
 ) -> None:
@@ -159,7 +159,7 @@ def test_no_honest_sgd_update_is_refused_even_when_every_gradient_is_clipped_and
 
 @given(values=OPTIMISERS, clip=st.floats(0.01, 10.0), sigma=st.floats(0.3, 20.0), patients=st.integers(10, 400),
        rate=st.floats(0.01, 1.0))  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_honest_private_update_is_refused(
     values: dict[str, float], clip: float, sigma: float, patients: int, rate: float
 ) -> None:
@@ -184,7 +184,7 @@ def test_no_honest_private_update_is_refused(
 
 @given(rate=st.floats(1e-4, 0.1), steps=st.integers(1, 60), seed=st.integers(0, 1 << 20),
        scale=st.sampled_from([1e-6, 1.0, 1e6]), quiet=st.integers(0, 30))  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_honest_adamw_update_is_refused(rate: float, steps: int, seed: int, scale: float, quiet: int) -> None:
     """Adam from zero moments (Kingma and Ba 2015, algorithm 1), gradients that all agree, after a quiet stretch."""
     values = {"momentum": 0.0, "rate": rate, "steps": steps, "decay": 0.0, "encoder_rate": 1.0}

@@ -138,7 +138,7 @@ def test_kill_at_every_journal_entry_changes_nothing(tmp_path: Path, committed: 
 
 @pytest.mark.slow
 @given(kills=st.lists(st.tuples(st.integers(1, 14), st.booleans()), min_size=1, max_size=5))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_series_of_kills_changes_nothing(tmp_path: Path, kills: list[tuple[int, bool]]) -> None:
     protocol = protocol_of("fedadam", training__phases=TWO_ROUNDS)
     reference = tmp_path / "reference"

@@ -61,7 +61,7 @@ def test_each_changed_byte_is_found() -> None:
             read(bytes(bad))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(start=st.integers(0, len(GOOD)), length=st.integers(0, 40), new=st.binary(max_size=8))
 @example(start=len(GOOD), length=0, new=b"\n")
 @example(start=0, length=0, new=b" ")

@@ -47,7 +47,7 @@ def test_what_was_signed_comes_back(request_: TrainRequest | EvaluateRequest) ->
     assert signed == sign(request_)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(which=st.sampled_from([TRAIN, JUDGE]), data=st.data())
 def test_any_changed_inserted_or_removed_byte_is_found(
     which: TrainRequest | EvaluateRequest, data: st.DataObject

@@ -50,7 +50,7 @@ def test_every_slip_of_the_hand_is_found() -> None:
 
 
 @given(st.text(max_size=200))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_other_text_is_no_invitation(text: str) -> None:
     with pytest.raises(EnrolmentError):
         Invite.parse(text)

@@ -61,7 +61,7 @@ def brute_force(y: NDArray[np.int64], *scores: Floats) -> tuple[Floats, Floats]:
 @given(
     data=st.lists(st.tuples(st.sampled_from([0, 1]), st.integers(-3, 3), st.integers(-3, 3)), min_size=4, max_size=40)
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_delong_is_the_brute_force_u_statistic(data: list[tuple[int, int, int]]) -> None:
     """With many ties on purpose: integers from -3 to 3."""
     y, one, two = (np.array(column) for column in zip(*data, strict=True))
@@ -169,7 +169,7 @@ def test_bad_input_is_refused(labels: list[int], scores: list[float]) -> None:
     negatives=st.lists(st.integers(0, 20), min_size=1, max_size=60),
     specificity=st.sampled_from([0.5, 0.85, 0.9, 0.95, 1.0]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_threshold_keeps_its_specificity_and_no_lower_score_would(negatives: list[int], specificity: float) -> None:
     y, s = np.zeros(len(negatives)), np.array(negatives, dtype=float)
     t = threshold_at_specificity(y, s, specificity=specificity)

@@ -52,7 +52,7 @@ def full_batch(patients: int, pixels: Tensor | None = None) -> PatientBatch:
 
 
 @given(logit=st.floats(-40, 40), label=st.sampled_from([0.0, 1.0]), gamma=st.sampled_from([0.0, 0.5, 2.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_losses_are_the_published_formulas(logit: float, label: float, gamma: float) -> None:
     terms = FOCAL.model_copy(update={"focal_gamma": gamma})
     z = torch.tensor(logit, dtype=torch.float64, requires_grad=True)
@@ -125,7 +125,7 @@ def test_numbers_drawn_do_not_depend_on_what_patients_have() -> None:
 
 
 @given(seed=st.integers(0, 2**31), share=st.sampled_from([0.0, 0.3, 1.0]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_dropping_keeps_a_film_and_a_modality(seed: int, share: float) -> None:
     batch = some_batch(12, seed=seed % 17)
     terms = STILL.model_copy(update={"view_dropout": share, "modality_dropout": min(share, 0.5)})

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
@@ -36,7 +36,6 @@ def framed(metadata: Any) -> bytes:
     return len(header).to_bytes(8, "little") + header
 
 
-@settings(deadline=None)
 @given(st.none() | st.text(st.characters(max_codepoint=127), max_size=300))
 def test_an_envelope_comes_back_as_it_was(text: str | None) -> None:
     envelope = None if text is None else text.encode("ascii")

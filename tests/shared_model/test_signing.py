@@ -115,7 +115,7 @@ def test_a_private_key_is_not_shown_copied_or_pickled() -> None:
             attempt(key)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(payload=st.binary(max_size=64), bit=st.integers(0, 511), other=st.binary(max_size=64))
 def test_any_changed_bit_and_any_other_content_or_purpose_or_key_is_found(
     payload: bytes, bit: int, other: bytes

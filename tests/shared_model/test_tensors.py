@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.numpy import save
@@ -35,7 +35,6 @@ def same(one: Any, other: Any) -> bool:
     )
 
 
-@settings(deadline=None)
 @given(TENSORS, TENSORS)
 def test_tensors_come_back_to_the_bit_from_their_blocks(weights: Any, beside: Any) -> None:
     both = weights | {f"{CORRECTION}{name}": array for name, array in beside.items()}

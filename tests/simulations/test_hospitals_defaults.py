@@ -22,7 +22,7 @@ def hospitals(sites: int = 4, patients: int = 1000, held_out: int = 400) -> Popu
     )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 200), st.integers(0, 5000))
 def test_sizes_sum_to_the_total_and_nobody_is_empty(sites: int, more: int) -> None:
     sizes = site_sizes(sites + more, sites)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared_model.errors import CohortError
@@ -80,7 +80,6 @@ def test_a_large_file_a_pipe_and_an_absent_file_are_refused(tmp_path: Path) -> N
             read_grey(tmp_path / name, max_pixels=1 << 16, max_bytes=100)
 
 
-@settings(deadline=None)
 @given(data=st.binary(max_size=60), cut=st.integers(0, 120))
 def test_damage_never_ends_in_anything_but_an_error_in_words(tmp_path_factory: pytest.TempPathFactory, data: bytes,
                                                              cut: int) -> None:  # fmt: skip

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pydicom
 import pytest
 from hypothesis import given
@@ -60,7 +59,6 @@ def headers(folder: Path) -> list[pydicom.Dataset]:
 IDS = st.lists(st.text("PW0123456789_", min_size=1, max_size=8), unique=True, max_size=40)
 
 
-@hypothesis.settings(deadline=None)
 @given(ids=IDS, sites=st.integers(1, 6), fraction=st.floats(0.05, 0.95), salt=st.text(min_size=1, max_size=5))
 def test_a_woman_is_at_one_place_and_stays_there(ids: list[str], sites: int, fraction: float, salt: str) -> None:
     women = [Woman(patient_id=name, label=0, films=()) for name in ids]

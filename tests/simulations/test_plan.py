@@ -115,7 +115,7 @@ def test_what_a_strategy_cannot_do_is_said_before_any_film_is_made(overrides: li
 
 
 @given(rounds=st.integers(2, 200))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_phases_fill_exactly_the_rounds(rounds: int) -> None:
     parts = [{"name": "a", "share": 0.4}, {"name": "b", "share": 0.6}]
     config = {"rounds": rounds, "training": {"scope": None, "phases": parts}}
@@ -145,7 +145,6 @@ def test_too_few_rounds_and_wrong_shares_are_refused() -> None:
 
 
 @given(n=st.integers(0, 10_000), to=st.integers(1, 100))
-@settings(deadline=None)
 def test_public_sizes_are_multiples_and_never_zero(n: int, to: int) -> None:
     assert rounded(n, to) % to == 0
     assert rounded(n, to) >= to

@@ -66,7 +66,7 @@ def test_pixels_come_back_without_loss(syntax: Syntax, bits: int) -> None:
     np.testing.assert_array_equal(ds.pixel_array, pixels_for(vendor))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(hnp.arrays(np.uint16, st.tuples(st.integers(1, 6), st.integers(1, 300)), elements=st.integers(0, 65535)))
 def test_rle_of_any_pixels_is_decoded_by_pydicom(pixels: NDArray[np.uint16]) -> None:
     vendor = replace(VENDORS[0], transfer_syntax="rle", bits=16)

@@ -265,6 +265,19 @@ def test_the_review_says_what_the_difference_to_an_earlier_sum_would_tell(
     assert review(scene.home, scene.signed).apart == [], "a study that sums nothing exactly"
 
 
+def test_joint_figures_of_two_studies_are_told_apart_too_and_counts_of_another_kind_are_not(scene: Scene) -> None:
+    def study(name: str, sites: tuple[int, ...], metrics: str = "joint") -> SignedProtocol:
+        found = summing(scene, sites).model_dump(mode="json") | {"study": name}
+        found["federation"]["secure_sum"], found["privacy"]["metrics"] = "masked", metrics
+        return sign(Protocol.create(found))
+
+    write_private(scene.home.protocols / "first.json", study("first", (1, 2, 3)).to_json().encode())
+    (words,) = review(scene.home, study("second", (1, 2, 3, 4))).apart
+    assert "first sums counts of test women exactly" in words and words.endswith("site-04")
+    assert review(scene.home, study("second", (1, 2, 3, 4), metrics="none")).apart == []
+    assert review(scene.home, exploring(scene, "second", (1, 2, 3, 4))).apart == []
+
+
 def test_an_approved_protocol_that_cannot_be_read_is_not_passed_over(scene: Scene) -> None:
     for name, data in (("torn", b"{"), ("old", b'{"protocol": {"study": "old"}}'), ("list", b"[]")):
         write_private(scene.home.protocols / f"{name}.json", data)
@@ -273,10 +286,14 @@ def test_an_approved_protocol_that_cannot_be_read_is_not_passed_over(scene: Scen
     assert all("not compared" in words for words in found)
 
 
-def exploring(scene: Scene, name: str, sites: tuple[int, ...], noise: float = 0.0) -> SignedProtocol:
+def summing(scene: Scene, sites: tuple[int, ...]) -> Protocol:
     rows = [{"name": f"site-0{n}", "patients": 30, "weight": 1.0} for n in sites]
-    study = Protocol.create(changed(federation__sites=rows, federation__sites_per_round=len(rows))(scene.study))
-    return sign(exploration_of(study, name=name, noise=noise))
+    return Protocol.create(changed(federation__sites=rows, federation__sites_per_round=len(rows),
+                                   federation__quorum=3)(scene.study))  # fmt: skip
+
+
+def exploring(scene: Scene, name: str, sites: tuple[int, ...], noise: float = 0.0) -> SignedProtocol:
+    return sign(exploration_of(summing(scene, sites), name=name, noise=noise))
 
 
 # --- what is refused: the review says it, and the trainer does it ---

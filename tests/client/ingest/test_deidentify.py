@@ -346,7 +346,7 @@ def edits(draw: st.DrawFn) -> dict[str, object]:
     return {name: draw(st.sampled_from([None, *HOSTILE[name]])) for name in names}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=edits(), implicit=st.booleans())
 def test_a_film_is_the_same_whether_its_header_or_its_file_is_deidentified(
     films: ModuleType, config: PipelineConfig, tmp_path: Path, deidentifier: Deidentifier, values: dict[str, object],

@@ -208,7 +208,7 @@ policies = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     lists=st.lists(st.lists(rows_of, max_size=4), min_size=1, max_size=2), exams=st.sets(dates, max_size=3),
     policy=policies,

@@ -25,7 +25,7 @@ def feasible(name: str, counts: dict[str, int], sums: Sequence[Sum], hidden: fro
     return set(tried[name][fits].tolist())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(parts=st.lists(st.integers(0, 7), min_size=2, max_size=4))
 def test_one_table_keeps_its_small_counts(parts: list[int]) -> None:
     names = tuple(f"p{k}" for k in range(len(parts)))
@@ -35,7 +35,7 @@ def test_one_table_keeps_its_small_counts(parts: list[int]) -> None:
     check(counts, sums, hidden)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(a=st.integers(0, 6), b=st.integers(0, 6), c=st.integers(0, 6), d=st.integers(0, 6))
 def test_tables_that_share_counts_keep_them_too(a: int, b: int, c: int, d: int) -> None:
     counts = {"a": a, "b": b, "c": c, "ab": a + b, "n": a + b + c, "d": d, "m": a + d}

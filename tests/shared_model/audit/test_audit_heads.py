@@ -195,7 +195,7 @@ def test_statements_from_another_place_party_or_key_leave_no_trace(site: AuditLo
     exchange(site, coordinator)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_changed_byte_of_a_signed_head_or_a_statement_is_found(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -62,7 +62,7 @@ def test_each_changed_byte_is_found_and_its_line_named(tmp_path: Path, good: tup
         assert bad_line(tmp_path / "bad", bytes(bad)) == data[:at].count(b"\n") + 1, (at, mask)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_inserted_removed_and_replaced_bytes_are_found(
     tmp_path_factory: pytest.TempPathFactory, good: tuple[bytes, list[SignedHead]], data: st.DataObject

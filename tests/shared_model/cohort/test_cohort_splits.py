@@ -26,7 +26,7 @@ def test_known_patients_stay_where_the_first_release_put_them() -> None:
     assert [assign_fold(f"p{n}", k=5, salt="study") for n in range(12)] == FROZEN_FOLDS
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(NAMES, st.text(min_size=1, max_size=8))
 def test_a_split_looks_at_the_patient_alone(names: list[str], salt: str) -> None:
     fractions = {"a": 0.5, "b": 0.3, "c": 0.2}
@@ -146,7 +146,7 @@ def test_a_site_without_positives_has_folds() -> None:
     assert set(folds(MANY[:100], np.zeros(100, int), k=5, salt="s").tolist()) == set(range(5))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(NAMES, st.integers(2, 6), st.data())
 def test_stratified_folds_deal_each_class_evenly(names: list[str], k: int, data: st.DataObject) -> None:
     labels = data.draw(st.lists(st.integers(0, 1), min_size=len(names), max_size=len(names)))
@@ -160,7 +160,7 @@ def test_stratified_folds_deal_each_class_evenly(names: list[str], k: int, data:
     assert np.array_equal(dealt[order], turned)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(NAMES, st.integers(2, 5), st.data())
 def test_stratified_folds_keep_their_patients_and_level_out(names: list[str], k: int, data: st.DataObject) -> None:
     labels = data.draw(st.lists(st.integers(0, 1), min_size=len(names), max_size=len(names)))

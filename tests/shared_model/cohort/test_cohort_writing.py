@@ -312,7 +312,7 @@ def test_the_manifest_says_what_is_there(kit: Any, cohort: Cohort) -> None:
     assert set(manifest["files"]) == set(left_over(cohort.path)) - {"cohort.json"}
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.data())
 def test_any_patients_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     from shared_model.cohort import CohortWriter

@@ -30,7 +30,7 @@ TABLES = st.integers(0, 6).flatmap(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(TABLES)
 def test_any_table_gives_finite_features_of_constant_width(frame: pd.DataFrame) -> None:
     encoded = CONTRACT.encode(frame, source="t.csv")
@@ -53,7 +53,7 @@ def test_any_table_gives_finite_features_of_constant_width(frame: pd.DataFrame) 
             assert (known >= low - 1e-4).all() and (known <= high + 1e-4).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(TABLES, st.randoms(use_true_random=False))
 def test_a_row_means_the_same_whatever_stands_around_it(frame: pd.DataFrame, random: object) -> None:
     whole = CONTRACT.encode(frame, source="t.csv").values
@@ -65,7 +65,7 @@ def test_a_row_means_the_same_whatever_stands_around_it(frame: pd.DataFrame, ran
         assert np.array_equal(whole[row : row + 1], CONTRACT.encode(frame.iloc[[row]], source="t.csv").values)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.one_of(st.none(), st.integers(18, 120), st.floats(18, 120)), max_size=8))
 def test_numbers_and_their_text_are_one(values: list[float | None]) -> None:
     numbers = CONTRACT.encode(pd.DataFrame({"age": pd.Series(values, dtype=float)}), source="t.csv").values

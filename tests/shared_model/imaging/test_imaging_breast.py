@@ -58,7 +58,7 @@ def test_padding_is_no_tissue(films: ModuleType) -> None:
     assert (breast.mask_HW & truth).sum() / (breast.mask_HW | truth).sum() > 0.95
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(air=st.integers(0, 300), noise=st.integers(1, 60), seed=st.integers(0, 99))
 def test_haze_and_noise_of_a_scanner_do_not_move_the_mask(films: ModuleType, air: int, noise: int, seed: int) -> None:
     film, truth = film_and_truth(films, seed=seed)

@@ -47,7 +47,7 @@ def edited(data: bytes, edits: list[tuple[float, str, int]]) -> bytes:
     return bytes(out)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(syntax=st.sampled_from(SYNTAXES), edits=st.lists(EDIT, min_size=1, max_size=6), near=st.booleans())
 def test_a_header_gives_a_film_or_a_reason(
     originals: dict[str, bytes], config: PipelineConfig, tmp_path: Path, syntax: str,
@@ -63,7 +63,7 @@ def test_a_header_gives_a_film_or_a_reason(
         assert error.reason in REASONS and "SYNTH" not in str(error)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=400), mark=st.booleans())
 def test_bytes_at_random_give_a_reason(config: PipelineConfig, tmp_path: Path, data: bytes, mark: bool) -> None:
     path = tmp_path / "f.dcm"

@@ -20,7 +20,7 @@ def brute_force(image: np.ndarray, n_out: int, start: int, factor: int, grain: i
     return out
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     n_in=st.integers(1, 20), n_out=st.integers(1, 12), start=st.integers(-40, 40), factor=st.integers(1, 60),
     grain=st.integers(1, 8), seed=st.integers(0, 99),
@@ -36,7 +36,7 @@ def test_equals_brute_force_for_any_rational_factor(
     assert np.allclose(area_average(image[None, :], one, axis)[0], expected, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(height=st.integers(1, 50), width=st.integers(1, 50), factor=st.floats(0.3, 20.0), seed=st.integers(0, 99))
 def test_total_brightness_is_kept(height: int, width: int, factor: float, seed: int) -> None:
     image = np.random.default_rng(seed).random((height, width)).astype(np.float32)

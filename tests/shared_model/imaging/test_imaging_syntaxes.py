@@ -59,13 +59,13 @@ def test_other_syntaxes_are_refused(films: ModuleType, config: PipelineConfig, t
     assert caught.value.reason == "unsupported_syntax"
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(data=st.binary(min_size=1, max_size=600))
 def test_rle_decoder_inverts_the_encoder(films: ModuleType, data: bytes) -> None:
     assert _unpack_bits(films._pack_bits(data), len(data)) == data
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(code=st.binary(max_size=300), size=st.integers(1, 500))
 def test_rle_decoder_gives_the_asked_size_or_refuses(code: bytes, size: int) -> None:
     try:

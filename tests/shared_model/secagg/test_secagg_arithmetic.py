@@ -17,7 +17,7 @@ from shared_model.secagg.fixed_point import FixedPoint
 COEFFICIENTS = st.lists(st.floats(1e-9, 1.0), min_size=3, max_size=40)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data(), COEFFICIENTS, st.floats(1e-12, 1e12), st.sampled_from([32, 64]))
 def test_the_sum_is_within_the_stated_error_and_never_wraps(
     data: st.DataObject, weights: list[float], bound: float, bits: int
@@ -35,7 +35,7 @@ def test_the_sum_is_within_the_stated_error_and_never_wraps(
         assert abs(Fraction(float(found[place])) - exact) <= Fraction(code.error(weights)) * (1 + Fraction(1, 2**40))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(COEFFICIENTS, st.floats(1e-12, 1e12), st.sampled_from([32, 64]))
 def test_the_step_is_the_finest_that_does_not_wrap(weights: list[float], bound: float, bits: int) -> None:
     code = FixedPoint.fitting(bits=bits, bound=bound, coefficients=weights)
@@ -88,7 +88,7 @@ def test_any_threshold_of_the_shares_gives_the_secret_back(secret: bytes) -> Non
         shamir.join({place: shares[place] for place in range(3)}, threshold=4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
 def test_fewer_shares_fit_every_secret(secret: bytes, other: bytes) -> None:
     """For any other secret there is one last share with which the same two shares give that one."""

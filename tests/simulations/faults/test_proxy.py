@@ -84,7 +84,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(test())  # type: ignore[arg-type]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.binary(min_size=0, max_size=100_000))
 def test_without_a_fault_every_byte_and_both_half_closes_pass(data: bytes) -> None:
     async def test() -> None:

@@ -30,12 +30,12 @@ from client.ingest.sources.quiet import quiet_network
 from client.ingest.sources.retry import Backoff, LostError
 from client.ingest.sources.settings import Peer
 from shared_model.errors import SourceError
+from tests.enrolled import HANG_S
 from tests.pacs_films import PERIOD, HashingDeidentifier, film
 from tests.ports import free_port
 
 uid = HashingDeidentifier().uid
 EXPLICIT = "1.2.840.10008.1.2.1"
-HANG_S = 120.0
 
 
 @pytest.fixture(autouse=True)

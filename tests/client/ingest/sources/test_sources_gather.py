@@ -259,7 +259,7 @@ def test_a_full_disk_ends_it_and_the_next_goes_on(bench: Bench, monkeypatch: pyt
     assert bench.gather().present == came and len(bench.store.paths()) == 6
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(["ok", "lost", "die"]), max_size=14), st.sets(st.integers(0, 5), max_size=3))
 def test_whatever_breaks_nothing_is_lost_or_twice(
     files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory, events: list[str], hidden: set[int]

@@ -161,7 +161,7 @@ def test_junk_is_damaged(intake: Intake, data: bytes) -> None:
     assert intake.take_file(data, film_uid=ds.SOPInstanceUID) == "damaged"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damage_anywhere_is_a_reason_and_no_exception(intake: Intake, tmp_path: Path, data: st.DataObject) -> None:
     ds = film(1, "L_CC")
@@ -175,7 +175,7 @@ def test_damage_anywhere_is_a_reason_and_no_exception(intake: Intake, tmp_path: 
     assert reason is None or reason in FAILED
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=400), st.sampled_from(SYNTAXES))
 def test_random_bytes_are_parsed_or_damaged(data: bytes, syntax: str) -> None:
     with quiet_network():

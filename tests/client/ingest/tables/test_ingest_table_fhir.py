@@ -309,7 +309,7 @@ WHOLE = [patient(), observation(BMI, "2021-01-01", **kg_m2(27)), condition(conce
          relative("SIS", "2020-01-01", ill=True)]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(which=st.integers(0, len(WHOLE) - 1), data=st.data())
 def test_no_element_of_a_wrong_type_gets_through_as_a_crash(tmp_path: Path, which: int, data: st.DataObject) -> None:
     resource = dict(WHOLE[which])
