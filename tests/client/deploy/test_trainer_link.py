@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -58,9 +58,24 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+@pytest.fixture(autouse=True)
+def asking() -> Iterator[Callable[[], list[threading.Thread]]]:
+    """The links' threads that ask. A test ends after its own: a late one would ask the next test's trainer."""
+
+    def those() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "trainer"]
+
+    yield those
+    for thread in those():
+        thread.join(HANG_S)
+    assert not those()
+
+
 @pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
-    return Answers(monkeypatch)
+def answers(monkeypatch: pytest.MonkeyPatch, asking: object) -> Iterator[Answers]:
+    found = Answers(monkeypatch)
+    yield found
+    found.may.set()
 
 
 @pytest.fixture
@@ -85,9 +100,11 @@ def test_whatever_else_comes_the_trainer_is_down_and_the_heartbeat_goes_on(
         link.audit(0, None)
 
 
-def test_one_that_hangs_is_told_of_and_the_heartbeat_does_not_wait_for_it(tmp_path: Path) -> None:
+def test_one_that_hangs_is_told_of_and_the_heartbeat_does_not_wait_for_it(
+    tmp_path: Path, asking: Callable[[], list[threading.Thread]]
+) -> None:
     """A socket of a real kernel, whose owner accepts nobody, as of a process that was stopped."""
-    path, before = tmp_path / "trainer.sock", set(threading.enumerate())  # those of other tests may not have ended yet
+    path = tmp_path / "trainer.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as hangs:
         hangs.bind(str(path))
         hangs.listen(8)
@@ -96,8 +113,7 @@ def test_one_that_hangs_is_told_of_and_the_heartbeat_does_not_wait_for_it(tmp_pa
             assert link.state() == TrainerState(up=False)
             with pytest.raises(TrainerError, match="has not answered yet"):
                 link.audit(0, None)
-        asking = [thread for thread in set(threading.enumerate()) - before if thread.name == "trainer"]
-        assert len(asking) == 1, "it is asked once"
+        assert len(asking()) == 1, "it is asked once"
 
 
 def test_one_that_is_slow_stays_up_until_its_time_is_over(answers: Answers) -> None:
@@ -132,7 +148,6 @@ def test_one_of_which_nothing_is_known_yet_keeps_its_published_key(answers: Answ
     answers.may.clear()
     link = TrainerLink(Path("/nowhere.sock"), "north", key=tmp_path / "trainer.pub", beat_s=0.0, first_s=0.0)
     assert link.state() == TrainerState(up=False, key=key)
-    answers.may.set()
 
 
 def test_who_does_not_listen_is_not_asked(answers: Answers, link: TrainerLink) -> None:
