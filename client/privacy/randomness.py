@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 REKEY_BYTES = 1 << 36  # far below the 2^68 bytes after which 128-bit counter blocks could be told from random ones
-CHUNK = 1 << 15  # normals at a time: 8 float64 temporaries of 256 KB stay in the second-level cache
+# Normals at a time: on a CPU 8 float64 temporaries of 256 KB stay in the second-level cache; a GPU must be filled.
+CHUNK = {"cpu": 1 << 15, "cuda": 1 << 20}
+CPU = torch.device("cpu")
 
 
 class Randomness(Interface):
@@ -31,8 +33,8 @@ class Randomness(Interface):
         """Whether nobody, ourselves included, can draw the same numbers again."""
         ...
 
-    def normal(self, count: int, *, std: float) -> Tensor:
-        """float32 [count], independent N(0, std^2)."""
+    def normal(self, count: int, *, std: float, device: torch.device = CPU) -> Tensor:
+        """float32 [count] on `device`, independent N(0, std^2)."""
         ...
 
     def poisson_sample(self, population: int, *, rate: float) -> NDArray[np.int64]:
@@ -78,30 +80,31 @@ class SecureRandomness:
             self._encryptor.update_into(bytes(size), stream)
         return np.frombuffer(stream, dtype=np.uint64, count=count)
 
-    def _uniform(self, count: int) -> Tensor:
+    def _uniform(self, count: int, device: torch.device) -> Tensor:
         """float64 [count] in (0, 1], 53 random bits each."""
-        return torch.from_numpy(((self._words(count) >> np.uint64(11)).astype(np.float64) + 1.0) * 2.0**-53)
+        bits = torch.from_numpy((self._words(count) >> np.uint64(11)).view(np.int64)).to(device)
+        return bits.double().add_(1.0).mul_(2.0**-53)
 
-    def _sum_of_four(self, count: int) -> Tensor:
+    def _sum_of_four(self, count: int, device: torch.device) -> Tensor:
         """float64 [count]: sums of four standard normals by Box and Muller (1958), from four different pairs."""
         width = max(count, 2)
-        radius = self._uniform(2 * width).log_().mul_(-2.0).sqrt_().view(2, width)
-        angle = self._uniform(2 * width).mul_(2.0 * math.pi).view(2, width)
+        radius = self._uniform(2 * width, device).log_().mul_(-2.0).sqrt_().view(2, width)
+        angle = self._uniform(2 * width, device).mul_(2.0 * math.pi).view(2, width)
         cosines = angle.cos().mul_(radius).sum(0)
         # Without the roll, cosine and sine of one pair would meet in a number and collapse into a single Gaussian.
         return cosines.add_(angle.sin_().mul_(radius).sum(0).roll(1))[:count]
 
-    def normal(self, count: int, *, std: float) -> Tensor:
-        """float32 [count], N(0, std^2); each is half the sum of four, computed in float64.
+    def normal(self, count: int, *, std: float, device: torch.device = CPU) -> Tensor:
+        """float32 [count] on `device`, N(0, std^2); each is half the sum of four, computed in float64.
 
         A single floating-point Gaussian betrays the number it was added to through its low bits (Mironov 2012); with
         the sum of 2n Gaussians an attacker must search some 2^(3n x 52) candidates (Holohan and Braghin 2021; here n
-        = 2).
+        = 2). A GPU turns the same secret words into normals; the words come from the CPU's AES in every case.
         """
-        noise = torch.empty(count, dtype=torch.float32)
-        for start in range(0, count, CHUNK):
-            part = noise[start : start + CHUNK]
-            part.copy_(self._sum_of_four(len(part)).mul_(0.5 * std))
+        noise, chunk = torch.empty(count, dtype=torch.float32, device=device), CHUNK.get(device.type, CHUNK["cpu"])
+        for start in range(0, count, chunk):
+            part = noise[start : start + chunk]
+            part.copy_(self._sum_of_four(len(part), device).mul_(0.5 * std))
         return noise
 
     def poisson_sample(self, population: int, *, rate: float) -> NDArray[np.int64]:
@@ -131,9 +134,9 @@ class SeededRandomness:
         self._numpy = np.random.Generator(np.random.PCG64(words[:6].tolist()))
         self._augmentation = torch.Generator().manual_seed(int(words[7]))
 
-    def normal(self, count: int, *, std: float) -> Tensor:
-        """float32 [count], N(0, std^2), predictable."""
-        return torch.from_numpy(self._numpy.standard_normal(count) * std).float()
+    def normal(self, count: int, *, std: float, device: torch.device = CPU) -> Tensor:
+        """float32 [count] on `device`, N(0, std^2), predictable."""
+        return torch.from_numpy(self._numpy.standard_normal(count) * std).float().to(device)
 
     def poisson_sample(self, population: int, *, rate: float) -> NDArray[np.int64]:
         """Poisson sample, predictable."""

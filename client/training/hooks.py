@@ -15,11 +15,23 @@ import torch
 from opacus import GradSampleModule
 from torch import Tensor, nn
 
-from client.training.engines import ClippedSum, PatientLoss, Precision, autocast, fold_views, parts, trainable
+from client.training.engines import (
+    ONE_SIZE,
+    ClippedSum,
+    PatientLoss,
+    Precision,
+    autocast,
+    filled,
+    fold_views,
+    parts,
+    trainable,
+)
 from shared_model.cohort.batch import PatientBatch
 from shared_model.errors import PrivacyError
 
-PHYSICAL = {"cpu": 8, "cuda": 64}  # patients whose gradients are held at a time: B x P numbers
+# Patients whose gradients are held at a time (B x P numbers), and pixels of theirs: on a GPU passes have one size.
+PHYSICAL = {"cpu": 8, "cuda": 16}
+PHYSICAL_PIXELS = 1 << 23
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +52,24 @@ class OpacusEngine:
         """
         parameters = trainable(model)
         sums = [torch.zeros_like(p) for p in parameters]
-        finite, size = 0, PHYSICAL.get(batch.labels_B.device.type, PHYSICAL["cpu"])
+        device = batch.labels_B.device
+        finite, size = 0, PHYSICAL.get(device.type, PHYSICAL["cpu"])
+        if device.type in ONE_SIZE:
+            size = min(size, max(1, PHYSICAL_PIXELS // batch.pixels_BVCHW[0, :, 0].numel()))
         with _hooked(model) as hooked:
             for part in parts(batch, size):
-                with autocast(part.labels_B.device, self.precision):
+                count = len(part)
+                if device.type in ONE_SIZE:
+                    part = part.select(filled(torch.arange(count, device=device), size))
+                with autocast(device, self.precision):
                     output = hooked(part)
                     value = loss(output, part).sum()
                     # Opacus pairs backward with forward calls by counting: a call that the loss does not use would
                     # shift the pairs. Zero times every output gives each call its turn.
                     anchor = sum(0.0 * t.sum() for t in output if t.requires_grad)
                     (value + anchor).backward()
-                finite += _add_clipped(sums, _per_patient(hooked, parameters, len(part)), clip)
+                rows = [row[:count] for row in _per_patient(hooked, parameters, len(part))]
+                finite += _add_clipped(sums, rows, clip)
         return ClippedSum(sums, finite)
 
 

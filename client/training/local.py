@@ -10,6 +10,7 @@ import functools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,7 +107,8 @@ def train_round(
     run = _private if protocol.private else _ordinary
     model.encoded = source is not cohort
     try:
-        mean_loss = run(model, rows, loader, update, loss, protocol, site, randomness, workers, round_number)
+        with _repeatable():
+            mean_loss = run(model, rows, loader, update, loss, protocol, site, randomness, workers, round_number)
     finally:
         model.encoded = False  # other sites of the process use this very model next
     update.finish()
@@ -114,6 +116,17 @@ def train_round(
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     model.eval()
     return RoundResult(protocol.steps(round_number), mean_loss, time.monotonic() - started, opened_s + loader.seconds)
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """On a GPU, convolutions whose sums have one order: what is repeated gives the same bits, as it does on a CPU."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
 
 
 def _source(

@@ -58,7 +58,7 @@ class RowGradients:
         for parameter in parameters:
             self.columns[parameter] = slice(self.width, self.width + parameter.numel())
             self.width += parameter.numel()
-        self._thread = threading.local()
+        self._thread, self._device = threading.local(), parameters[0].device
 
     @property
     def tape(self) -> _Tape:
@@ -72,7 +72,7 @@ class RowGradients:
         Raises:
             PrivacyError: a layer saw rows that are neither patients nor films.
         """
-        tape = self._thread.tape = _Tape(patients, films, self.width)
+        tape = self._thread.tape = _Tape(patients, films, torch.zeros(patients, self.width, device=self._device))
         try:
             value = loss()
             if value.requires_grad and tape.beginnings:
@@ -116,10 +116,9 @@ class RowGradients:
 class _Tape:
     """One pass: the rows that come of it, and the tensors that its graph begins with."""
 
-    def __init__(self, patients: int, films: int, width: int) -> None:
-        self.patients, self.films = patients, films
+    def __init__(self, patients: int, films: int, rows_BP: Tensor) -> None:
+        self.patients, self.films, self.rows_BP = patients, films, rows_BP
         self.beginnings: list[Tensor] = []
-        self.rows_BP = torch.zeros(patients, width)
 
     def rows(self, tensor: Tensor) -> Tensor:
         """[N, ...] -> [B, N/B, ...], the rows of a patient together.
@@ -143,11 +142,28 @@ def _conv(module: nn.Conv2d, given: Tensor, gradient: Tensor, weight: Tensor | N
     if module.kernel_size == (1, 1) and module.stride == (1, 1) and module.padding == (0, 0):
         _linear(given.movedim(2, -1), gradient.movedim(2, -1), weight.flatten(2), None)
         return
-    stride, padding = list(module.stride), list(module.padding)
+    if given.device.type == "cuda":
+        _conv_at_once(module, given, gradient, weight)
+        return
     for target, x, g in zip(weight, given, gradient, strict=True):
-        target += torch.ops.aten.convolution_backward(
-            g, x, module.weight, None, stride, padding, [1, 1], False, [0, 0], 1, [False, True, False]
-        )[1]
+        target += _conv_weight(module, x, g, module.weight, groups=1)
+
+
+def _conv_at_once(module: nn.Conv2d, given: Tensor, gradient: Tensor, weight: Tensor) -> None:
+    """All patients as groups of one convolution: one start of a kernel, where the loop above would have B."""
+    B, out = gradient.shape[0], module.weight.shape[0]
+    x, g = (t.transpose(0, 1).flatten(1, 2) for t in (given, gradient))  # [B, V, C, H, W] -> [V, B*C, H, W]
+    like = module.weight.repeat(B, 1, 1, 1)  # of which the shape is asked, no number
+    weight += _conv_weight(module, x, g, like, groups=B).view(B, out, *module.weight.shape[1:])
+
+
+def _conv_weight(module: nn.Conv2d, x: Tensor, gradient: Tensor, weight: Tensor, *, groups: int) -> Tensor:
+    """The weight's gradient of a convolution."""
+    found: Tensor = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, list(module.stride), list(module.padding), [1, 1], False, [0, 0], groups,
+        [False, True, False],
+    )[1]  # fmt: skip
+    return found
 
 
 def _linear(given: Tensor, gradient: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:

@@ -22,12 +22,9 @@ from shared_model.protocol import PhaseTerms, Protocol
 
 def add_noise(sums: list[Tensor], *, std: float, randomness: Randomness) -> None:
     """Add N(0, std^2) to every number of every tensor, in place; `std` is sigma * C."""
-    noise = randomness.normal(sum(t.numel() for t in sums), std=std)
-    start = 0
-    for tensor in sums:
-        part = noise[start : start + tensor.numel()].view(tensor.shape)
-        tensor.add_(part.to(tensor.device))
-        start += tensor.numel()
+    noise = randomness.normal(sum(t.numel() for t in sums), std=std, device=sums[0].device)
+    for tensor, part in zip(sums, torch.split(noise, [t.numel() for t in sums]), strict=True):
+        tensor.add_(part.view(tensor.shape))
 
 
 def trained_names(model: FusionModel, protocol: Protocol, round_number: int) -> frozenset[str]:

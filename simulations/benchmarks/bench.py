@@ -24,6 +24,7 @@ from simulations.words import seconds_in_words
 # name -> (title, module with `measure() -> list[Row]`); imported only when asked for
 SECTIONS: dict[str, tuple[str, str]] = {
     "dp": ("Patient-level DP-SGD: speed and memory", "simulations.benchmarks.dp_engines"),
+    "gpu": ("Patient-level DP-SGD on a GPU", "simulations.benchmarks.gpu"),
     "privacy": ("What a site's privacy guards cost", "simulations.benchmarks.privacy"),
     "films": ("DICOM films prepared, by transfer syntax", "simulations.benchmarks.films"),
     "exam": ("An exam of four films from DICOM to score and heat map, one core", "simulations.benchmarks.exam"),
@@ -38,8 +39,8 @@ SECTIONS: dict[str, tuple[str, str]] = {
     "secure_sum": ("A secure sum against a plain one, CPU time", "simulations.benchmarks.secure_sum"),
     "peers": ("The same study in other frameworks", "simulations.benchmarks.peers.compare"),
 }
-# Take minutes, or install packages: never without `--only`.
-ON_REQUEST = frozenset({"deployment", "peers", "secure_sum"})
+# Take minutes, install packages or need a GPU: never without `--only`.
+ON_REQUEST = frozenset({"deployment", "gpu", "peers", "secure_sum"})
 VERSIONS = ("torch", "opacus", "flwr", "numpy", "pydicom")
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 

@@ -23,7 +23,7 @@ from statistics import median
 import torch
 
 from client.privacy.randomness import SecureRandomness
-from client.training.engines import BatchGradient, PatientLoss, fold_views, trainable
+from client.training.engines import BatchGradient, GradientEngine, PatientLoss, fold_views, trainable
 from client.training.loop import LoopEngine
 from client.training.update import add_noise, clip_by_norm
 from shared_model.cohort.batch import VIEWS, PatientBatch
@@ -46,9 +46,9 @@ class Case:
     size: Size
     height: int
     width: int
-    of_plain: float | None
-    of_hooks: float | None
-    memory: float | None
+    of_plain: float | None = None
+    of_hooks: float | None = None
+    memory: float | None = None
 
     @property
     def name(self) -> str:
@@ -57,7 +57,7 @@ class Case:
 
 
 CASES = (
-    Case(size="tiny", height=112, width=84, of_plain=None, of_hooks=None, memory=None),  # the quick study's films
+    Case(size="tiny", height=112, width=84),  # the quick study's films
     Case(size="tiny", height=128, width=128, of_plain=0.5, of_hooks=1.6, memory=0.4),
     Case(size="small", height=128, width=128, of_plain=0.5, of_hooks=1.6, memory=0.4),
     Case(size="tiny", height=224, width=224, of_plain=0.75, of_hooks=1.6, memory=0.3),
@@ -110,17 +110,22 @@ def memory(case: Case) -> Row:
 
 def make_step(case: Case, way: str) -> Step:
     """One whole step of `private`, `plain` (without privacy) or `hooks` (stock Opacus) on its own copy of the model."""
-    model, batch = make_model(case), _women(case)
-    terms = LossTerms(kind="bce", prevalence=0.3, pos_weight=2.0, focal_gamma=2.0, focal_alpha=0.5, auxiliary=0.5)
-    loss = functools.partial(patient_loss_B, terms=terms, objective="fusion")
+    model, batch = make_model(case), women(case, PATIENTS)
     if way == "hooks":
-        return _hooks_step(model, batch, loss)
+        return _hooks_step(model, batch, make_loss())
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return _private_step(model, batch, loss) if way == "private" else _plain_step(model, batch, loss)
+    return private_step(model, batch, LoopEngine()) if way == "private" else plain_step(model, batch, BatchGradient())
 
 
-def _private_step(model: FusionModel, batch: PatientBatch, loss: PatientLoss) -> Step:
-    engine, randomness, parameters = LoopEngine(), SecureRandomness(), trainable(model)
+def make_loss() -> PatientLoss:
+    """The loss of a fusion phase."""
+    terms = LossTerms(kind="bce", prevalence=0.3, pos_weight=2.0, focal_gamma=2.0, focal_alpha=0.5, auxiliary=0.5)
+    return functools.partial(patient_loss_B, terms=terms, objective="fusion")
+
+
+def private_step(model: FusionModel, batch: PatientBatch, engine: GradientEngine) -> Step:
+    """Clipped gradients of patients, noise, SGD."""
+    randomness, parameters, loss = SecureRandomness(), trainable(model), make_loss()
     optimizer = torch.optim.SGD(parameters, lr=RATE)
 
     def step() -> None:
@@ -131,8 +136,9 @@ def _private_step(model: FusionModel, batch: PatientBatch, loss: PatientLoss) ->
     return step
 
 
-def _plain_step(model: FusionModel, batch: PatientBatch, loss: PatientLoss) -> Step:
-    engine, parameters = BatchGradient(), trainable(model)
+def plain_step(model: FusionModel, batch: PatientBatch, engine: BatchGradient) -> Step:
+    """The same without privacy."""
+    parameters, loss = trainable(model), make_loss()
     optimizer = torch.optim.SGD(parameters, lr=RATE)
 
     def step() -> None:
@@ -182,13 +188,13 @@ def make_model(case: Case) -> FusionModel:
     return build_model(config, seed=0, prevalence=0.3).train()
 
 
-def _women(case: Case) -> PatientBatch:
+def women(case: Case, count: int) -> PatientBatch:
     """Random numbers in the place of films: what is measured does not depend on them."""
     generator = torch.Generator().manual_seed(0)
-    films = torch.rand(PATIENTS, len(VIEWS), IMAGE_CHANNELS, case.height, case.width, generator=generator)
-    everything = torch.ones(PATIENTS, len(VIEWS), dtype=torch.bool)
-    table = torch.randn(PATIENTS, FEATURES, generator=generator)
-    return PatientBatch(films, everything, table, everything[:, 0], (torch.arange(PATIENTS) % 3 == 0).float())
+    films = torch.rand(count, len(VIEWS), IMAGE_CHANNELS, case.height, case.width, generator=generator)
+    everything = torch.ones(count, len(VIEWS), dtype=torch.bool)
+    table = torch.randn(count, FEATURES, generator=generator)
+    return PatientBatch(films, everything, table, everything[:, 0], (torch.arange(count) % 3 == 0).float())
 
 
 def _in_a_process(case: Case, way: str) -> float:

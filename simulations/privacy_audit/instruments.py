@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.privacy.randomness import Randomness, SecureRandomness
+from client.privacy.randomness import CPU, Randomness, SecureRandomness
 from client.training.features import Films
 from shared_model.cohort.batch import PatientBatch
 
@@ -22,9 +22,9 @@ from shared_model.cohort.batch import PatientBatch
 class Silent(SecureRandomness):
     """No noise: what leaves is the exact clipped sum. Says that it is secret, or training would refuse it."""
 
-    def normal(self, count: int, *, std: float) -> Tensor:
+    def normal(self, count: int, *, std: float, device: torch.device = CPU) -> Tensor:
         """Zeros."""
-        return torch.zeros(count)
+        return torch.zeros(count, device=device)
 
 
 @dataclass
@@ -43,10 +43,10 @@ class Recorder:
         """As the inner one."""
         return self.inner.secret
 
-    def normal(self, count: int, *, std: float) -> Tensor:
+    def normal(self, count: int, *, std: float, device: torch.device = CPU) -> Tensor:
         """The inner one's noise."""
         self.noise.append((count, std))
-        return self.inner.normal(count, std=std)
+        return self.inner.normal(count, std=std, device=device)
 
     def poisson_sample(self, population: int, *, rate: float) -> NDArray[np.int64]:
         """The inner one's sample."""

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from client.privacy.randomness import SecureRandomness
+from client.privacy.randomness import CPU, SecureRandomness
 from client.training.features import FeatureCache
 from client.training.local import LOAD_BYTES, randomness_for, train_round
 from shared_model.cohort import Cohort
@@ -58,8 +58,8 @@ Arrays = dict[str, NDArray[np.float32]]
 class _NoNoise(SecureRandomness):
     """What the same training does without noise: clipped, sampled, not noised."""
 
-    def normal(self, count: int, *, std: float) -> torch.Tensor:
-        return torch.zeros(count)
+    def normal(self, count: int, *, std: float, device: torch.device = CPU) -> torch.Tensor:
+        return torch.zeros(count, device=device)
 
 
 class Population:

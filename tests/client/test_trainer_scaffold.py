@@ -26,7 +26,7 @@ SCAFFOLD = {"federation__strategy": "scaffold", "training__momentum": 0.0}
 class FixedRandomness(SecureRandomness):
     """Secret as far as the checks can tell; everybody takes part, and the noise is as large as its scale."""
 
-    def normal(self, count: int, *, std: float) -> torch.Tensor:
+    def normal(self, count: int, *, std: float, device: torch.device) -> torch.Tensor:
         return torch.full((count,), std)
 
     def poisson_sample(self, population: int, *, rate: float) -> Any:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from client.training import hooks, loop
 from client.training.engines import BatchGradient, GradientEngine, PatientLoss, parts, trainable
 from client.training.hooks import OpacusEngine
 from client.training.loop import LoopEngine
@@ -250,6 +251,22 @@ def test_groups_are_exact_for_any_choice_of_trained_layers(
     found = LoopEngine().clipped_sum(model, batch, clip=0.05, loss=loss)
     assert found.finite == 12
     assert distance(found.sums, one_at_a_time(model, batch, loss, 0.05)) < 1e-5
+
+
+@pytest.mark.parametrize("engine", [LoopEngine, OpacusEngine])
+def test_passes_of_one_size_as_on_a_gpu_change_no_sum(
+    engine: Callable[..., GradientEngine], tiny_model: Callable[..., FusionModel],
+    patients: Callable[..., PatientBatch], small_protocol: Callable[..., Protocol], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What fills a pass up to its size is computed and dropped."""
+    for module in (loop, hooks):
+        monkeypatch.setattr(module, "ONE_SIZE", ("cpu",))
+    model, loss = tiny_model().train(), loss_of(small_protocol())
+    for count in (1, 5, 13):
+        batch = patients(count)
+        found = engine().clipped_sum(model, batch, clip=0.05, loss=loss)
+        assert found.finite == count
+        assert distance(found.sums, one_at_a_time(model, batch, loss, 0.05)) < 1e-5
 
 
 def test_groups_leave_the_model_as_it_was(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from client.privacy.randomness import SecureRandomness, SeededRandomness
 from client.training.checks import check_training, layer_faults
-from client.training.engines import BatchGradient, trainable
+from client.training.engines import trainable
 from client.training.local import RoundResult, randomness_for, train_round
 from client.training.sampling import oversample_positives, poisson_batches, shuffled_batches
 from client.training.update import Update, add_noise, clip_by_norm
@@ -33,7 +33,7 @@ class FixedRandomness(SecureRandomness):
         super().__init__()
         self.members, self.noise, self.stds = iter(members), noise, []  # type: ignore[var-annotated]
 
-    def normal(self, count: int, *, std: float) -> Tensor:
+    def normal(self, count: int, *, std: float, device: torch.device) -> Tensor:
         self.stds.append(std)
         return torch.full((count,), self.noise * std)
 
@@ -270,7 +270,7 @@ def test_noise_reaches_every_number_once() -> None:
 
         drawn = 0
 
-        def normal(self, count: int, *, std: float) -> Tensor:
+        def normal(self, count: int, *, std: float, device: torch.device) -> Tensor:
             first, self.drawn = self.drawn + 1, self.drawn + count
             return torch.arange(first, first + count) * std
 
@@ -388,38 +388,3 @@ def test_a_site_without_positives_trains(tiny_model: Make, memory_patients: Make
         model = tiny_model()
         run(model, cohort, small_protocol(private=private))
         assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("engine", ["loop", "opacus"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_round_on_a_gpu(
-    tiny_model: Make, memory_patients: Make, small_protocol: Make, engine: str, precision: str
-) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no NVIDIA GPU here")
-    protocol = small_protocol(training__engine=engine, training__precision=precision,
-                              training__augmentation__enabled=True)  # fmt: skip
-    model = tiny_model()
-    train_round(model=model, cohort=memory_patients(20), indices=range(20), protocol=protocol, site="a", round_number=3,
-                device=torch.device("cuda"), randomness=SecureRandomness())  # fmt: skip
-    assert all(p.is_cuda and bool(torch.isfinite(p).all()) for p in model.parameters())
-
-
-@pytest.mark.cuda
-def test_engines_on_a_gpu_agree_with_the_cpu(tiny_model: Make, patients: Make, small_protocol: Make) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no NVIDIA GPU here")
-    from client.training.hooks import OpacusEngine
-    from client.training.loop import LoopEngine
-
-    torch.backends.cudnn.allow_tf32 = False
-    loss = functools.partial(patient_loss_B, terms=small_protocol().loss, objective="fusion")
-    wanted = LoopEngine().clipped_sum(tiny_model().train(), patients(8), clip=0.1, loss=loss).sums
-    scale = float(torch.cat([w.flatten() for w in wanted]).norm())
-    for engine in (LoopEngine(), OpacusEngine()):
-        batch = patients(8).to(torch.device("cuda"))
-        found = engine.clipped_sum(tiny_model().cuda().train(), batch, clip=0.1, loss=loss).sums
-        gap = torch.cat([(f.cpu() - w).flatten() for f, w in zip(found, wanted, strict=True)])
-        assert float(gap.norm()) / scale < 1e-4
-    BatchGradient().gradient_sum(tiny_model().cuda().train(), patients(8).to(torch.device("cuda")), loss=loss)

@@ -73,32 +73,32 @@ def test_the_real_code_holds(subject: Make, check: Make, phases: Any) -> None:
 NORMAL = SecureRandomness.normal
 
 
-def halved(self: SecureRandomness, count: int, *, std: float) -> torch.Tensor:
-    return NORMAL(self, count, std=0.5 * std)
+def halved(self: SecureRandomness, count: int, *, std: float, device: torch.device) -> torch.Tensor:
+    return NORMAL(self, count, std=0.5 * std, device=device)
 
 
-def silent_tensor(self: SecureRandomness, count: int, *, std: float) -> torch.Tensor:
-    drawn = NORMAL(self, count, std=std)
+def silent_tensor(self: SecureRandomness, count: int, *, std: float, device: torch.device) -> torch.Tensor:
+    drawn = NORMAL(self, count, std=std, device=device)
     drawn[-1:] = 0.0  # the last tensor of the phase is one number long
     return drawn
 
 
-def seeded(self: SecureRandomness, count: int, *, std: float) -> torch.Tensor:
+def seeded(self: SecureRandomness, count: int, *, std: float, device: torch.device) -> torch.Tensor:
     return torch.randn(count, generator=torch.Generator().manual_seed(3)) * std
 
 
-def repeated_within_a_round(self: SecureRandomness, count: int, *, std: float) -> torch.Tensor:
+def repeated_within_a_round(self: SecureRandomness, count: int, *, std: float, device: torch.device) -> torch.Tensor:
     """One noise a round: each round makes a generator of its own, which keeps what it drew first."""
-    kept = self.__dict__.setdefault("kept", NORMAL(self, count, std=std))
+    kept = self.__dict__.setdefault("kept", NORMAL(self, count, std=std, device=device))
     return kept
 
 
-def uniform(self: SecureRandomness, count: int, *, std: float) -> torch.Tensor:
+def uniform(self: SecureRandomness, count: int, *, std: float, device: torch.device) -> torch.Tensor:
     return (torch.rand(count) - 0.5) * (12**0.5) * std
 
 
-def shifted(self: SecureRandomness, count: int, *, std: float) -> torch.Tensor:
-    return NORMAL(self, count, std=std) + 0.1 * std
+def shifted(self: SecureRandomness, count: int, *, std: float, device: torch.device) -> torch.Tensor:
+    return NORMAL(self, count, std=std, device=device) + 0.1 * std
 
 
 @pytest.mark.parametrize(("phases", "fault", "words"), [

@@ -98,12 +98,12 @@ def test_the_test_sees_broken_noise(
 ) -> None:
     normal = SecureRandomness.normal
 
-    def broken(self: SecureRandomness, count: int, *, std: float) -> torch.Tensor:
+    def broken(self: SecureRandomness, count: int, *, std: float, device: torch.device) -> torch.Tensor:
         if bug == "halved":
-            return normal(self, count, std=0.5 * std)
+            return normal(self, count, std=0.5 * std, device=device)
         if bug == "repeated":
             return torch.randn(count, generator=torch.Generator().manual_seed(3)) * std
-        noise = normal(self, count, std=std)
+        noise = normal(self, count, std=std, device=device)
         noise[-33:] = 0.0
         return noise
 

@@ -29,7 +29,7 @@ def test_noise_is_gaussian_of_the_asked_spread() -> None:
     assert noise.max() > 4 and noise.min() < -4
 
 
-@pytest.mark.parametrize("lag", [1, 2, CHUNK // 2, CHUNK - 1, CHUNK])
+@pytest.mark.parametrize("lag", [1, 2, CHUNK["cpu"] // 2, CHUNK["cpu"] - 1, CHUNK["cpu"]])
 def test_noise_of_neighbours_is_independent(lag: int) -> None:
     """Cosine and sine of one Box-Muller pair go into neighbouring numbers: neither they nor their squares correlate."""
     noise = SecureRandomness().normal(400_000, std=1.0).double().numpy()
@@ -38,7 +38,7 @@ def test_noise_of_neighbours_is_independent(lag: int) -> None:
     assert abs(np.corrcoef(noise[:-lag] ** 2, noise[lag:] ** 2)[0, 1]) < limit
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3, CHUNK + 1])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, CHUNK["cpu"] + 1])
 def test_any_count_is_given_and_finite(count: int) -> None:
     noise = SecureRandomness().normal(count, std=1.0)
     assert noise.shape == (count,) and noise.dtype == torch.float32 and bool(torch.isfinite(noise).all())
