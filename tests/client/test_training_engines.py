@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from client.training import hooks, loop
+from client.training import hooks, loop, rows
 from client.training.engines import BatchGradient, GradientEngine, PatientLoss, parts, trainable
 from client.training.hooks import OpacusEngine
 from client.training.loop import LoopEngine
@@ -328,6 +328,23 @@ def test_random_layers_and_unknown_ones_go_one_at_a_time(tiny_model: Callable[..
     assert unknown_layers(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, dilation=2))) == ["0", "1"]
     assert unknown_layers(nn.Sequential(nn.Conv2d(4, 4, 3, padding_mode="reflect"), nn.PReLU())) == ["0", "1"]
     assert set(unknown_layers(AnyLayer())) >= {"", "attention", "recurrent"}
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (5, 2, 2), (1, 2, 0)])
+def test_a_convolution_of_all_patients_at_once_as_on_a_gpu_has_each_ones_gradient(
+    kernel: int, stride: int, padding: int
+) -> None:
+    g, patients, films = torch.Generator().manual_seed(0), 3, 2
+    layer = nn.Conv2d(4, 6, kernel, stride, padding)
+    given = torch.randn(patients, films, 4, 17, 13, generator=g)
+    output = layer(given.flatten(0, 1)).unflatten(0, (patients, films))
+    upstream = torch.randn(output.shape, generator=g)
+    wanted = [torch.autograd.grad((o * u).sum(), layer.weight, retain_graph=True)[0]
+              for o, u in zip(output, upstream, strict=True)]  # fmt: skip
+    found = torch.zeros(patients, *layer.weight.shape)
+    with torch.no_grad():
+        rows._conv_at_once(layer, given, upstream, found)
+    assert distance(list(found), wanted) < 1e-5
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 40, 30), (2, 16, 33, 35), (1, 8, 5, 7)])
