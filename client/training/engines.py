@@ -9,7 +9,7 @@ Letters: B patients, V views, C channels, H W pixels. `clip` is C of the literat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 from typing import Protocol as Interface
@@ -56,6 +56,17 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """On a GPU, convolutions whose sums have one order: what is repeated gives the same bits, as it does on a CPU."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
 
 
 def fold_views(model: nn.Module, folded: bool) -> None:

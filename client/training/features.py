@@ -19,10 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client.training.engines import ONE_SIZE, filled
 from shared_model.cohort import VIEWS
 from shared_model.cohort.batch import PatientBatch
 from shared_model.fusion import FusionModel
 
+PASS = 64  # patients encoded at a time at most where passes have one size
 KEPT = 4  # encoders whose descriptors stay in memory: the study's own, the initial one, and those of a second study
 
 Indices = Sequence[int] | NDArray[np.integer[Any]]
@@ -116,14 +118,23 @@ class FeatureCache:
 
     def _encode(self, model: FusionModel, missing: NDArray[np.int64], table_NVD: Tensor, device: torch.device) -> None:
         pixels = 4 * len(VIEWS) * 2 * model.config.height * model.config.width
-        size = max(1, self._load_bytes // pixels)
+        size, one_size = max(1, self._load_bytes // pixels), device.type in ONE_SIZE
+        if one_size:
+            size = min(size, PASS)
         training = model.training
         model.eval()
         with torch.inference_mode():
             for start in range(0, len(missing), size):
                 part = missing[start : start + size]
                 batch = self._cohort.batch(part).to(device)
-                table_NVD[torch.from_numpy(part)] = model.encode(batch.pixels_BVCHW, batch.view_mask_BV).float().cpu()
+                there_BV = batch.view_mask_BV
+                if one_size:  # a film that is missing is encoded too, and dropped
+                    batch = batch.select(filled(torch.arange(len(part), device=device), size))
+                    all_BV = torch.ones_like(batch.view_mask_BV)
+                    encoded_BVD = model.encode(batch.pixels_BVCHW, all_BV)[: len(part)] * there_BV.unsqueeze(2)
+                else:
+                    encoded_BVD = model.encode(batch.pixels_BVCHW, there_BV)
+                table_NVD[torch.from_numpy(part)] = encoded_BVD.float().cpu()
         model.train(training)
 
 

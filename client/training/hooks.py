@@ -1,4 +1,4 @@
-"""The reference engine: per-patient gradients by Opacus' layer hooks, clipped and summed by us; used on CUDA, in tests.
+"""The reference engine: per-patient gradients by Opacus' layer hooks, clipped and summed by us (`engine=opacus`).
 
 Opacus prepares the gradients only. Clipping is ours because Opacus takes norms in the precision of the activations (one
 patient then contributes up to 1.01 C under bf16) and lets one non-finite patient make every parameter NaN.
@@ -55,7 +55,8 @@ class OpacusEngine:
         device = batch.labels_B.device
         finite, size = 0, PHYSICAL.get(device.type, PHYSICAL["cpu"])
         if device.type in ONE_SIZE:
-            size = min(size, max(1, PHYSICAL_PIXELS // batch.pixels_BVCHW[0, :, 0].numel()))
+            _, V, _, H, W = batch.pixels_BVCHW.shape
+            size = min(size, max(1, PHYSICAL_PIXELS // (V * H * W)))
         with _hooked(model) as hooked:
             for part in parts(batch, size):
                 count = len(part)

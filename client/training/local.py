@@ -10,7 +10,6 @@ import functools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from client.privacy.randomness import Randomness, SecureRandomness, SeededRandomness
 from client.training.checks import check_training
-from client.training.engines import BatchGradient, GradientEngine, PatientLoss, trainable
+from client.training.engines import BatchGradient, GradientEngine, PatientLoss, repeatable, trainable
 from client.training.features import EncodedCohort, FeatureCache, Films, TableOnly
 from client.training.loop import LoopEngine
 from client.training.sampling import Rows, oversample_positives, poisson_batches, shuffled_batches
@@ -53,6 +52,7 @@ def randomness_for(protocol: Protocol, *, site: str, round_number: int) -> Rando
     return SeededRandomness(seed=protocol.seed, site=site, round_number=round_number)
 
 
+@repeatable()
 def train_round(
     *,
     model: FusionModel,
@@ -107,8 +107,7 @@ def train_round(
     run = _private if protocol.private else _ordinary
     model.encoded = source is not cohort
     try:
-        with _repeatable():
-            mean_loss = run(model, rows, loader, update, loss, protocol, site, randomness, workers, round_number)
+        mean_loss = run(model, rows, loader, update, loss, protocol, site, randomness, workers, round_number)
     finally:
         model.encoded = False  # other sites of the process use this very model next
     update.finish()
@@ -116,17 +115,6 @@ def train_round(
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     model.eval()
     return RoundResult(protocol.steps(round_number), mean_loss, time.monotonic() - started, opened_s + loader.seconds)
-
-
-@contextmanager
-def _repeatable() -> Iterator[None]:
-    """On a GPU, convolutions whose sums have one order: what is repeated gives the same bits, as it does on a CPU."""
-    before = torch.backends.cudnn.deterministic
-    torch.backends.cudnn.deterministic = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.deterministic = before
 
 
 def _source(

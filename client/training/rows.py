@@ -1,10 +1,10 @@
-"""Gradients of a few patients in one pass, one row each: what makes the loop engine fast on the CPU for small films.
+"""Gradients of a few patients in one pass, one row each: what makes the loop engine fast.
 
-One pass per patient costs some 5 ms of launching small operations, whatever the size of the films. Here a group of
-patients with *equally many films* goes through the model together. The trained layers' weights are taken out of the
-graph, so that autograd computes the gradients of the layers' outputs only; each weight's gradient is then formed
-patient by patient from the layer's input and that output gradient. A layer sees either one row a patient or one row a
-film, the films of a patient next to each other; anything else is refused, and the first group of each round is
+One pass per patient costs some 5 ms of launching small operations (11 to 17 ms on a GPU), whatever her films. Here a
+group of patients with *equally many films* goes through the model together. The trained layers' weights are taken out
+of the graph, so that autograd computes the gradients of the layers' outputs only; each weight's gradient is then
+formed patient by patient from the layer's input and that output gradient. A layer sees either one row a patient or
+one row a film, the films of a patient next to each other; anything else is refused, and a group of each round is
 checked against autograd.
 
 Letters: B patients of a group, N rows of a layer, L cells, C channels, P trained parameters.

@@ -14,7 +14,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 from client.privacy.randomness import SecureRandomness
-from client.training.engines import BatchGradient, GradientEngine, PatientLoss, parts
+from client.training.engines import BatchGradient, GradientEngine, PatientLoss, parts, repeatable
+from client.training.features import FeatureCache
 from client.training.hooks import OpacusEngine
 from client.training.local import randomness_for, train_round
 from client.training.loop import LoopEngine
@@ -37,6 +38,12 @@ engines = pytest.mark.parametrize(
 @pytest.fixture
 def loss(small_protocol: Make) -> PatientLoss:
     return functools.partial(patient_loss_B, terms=small_protocol().loss, objective="fusion")
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_round() -> Iterator[None]:
+    with repeatable():
+        yield
 
 
 @pytest.fixture
@@ -131,7 +138,9 @@ def test_leaving_one_patient_out_moves_the_sum_by_the_bound_at_most(
     for left_out in range(4):
         rest = batch.select(torch.tensor([i for i in range(count) if i != left_out], device=CUDA))
         moved = everybody - flat(runner.clipped_sum(model, rest, clip=clip, loss=loss).sums)
+        hers = flat(runner.clipped_sum(model, batch.select(slice(left_out, left_out + 1)), clip=clip, loss=loss).sums)
         assert float(moved.norm()) <= 1.0001 * clip
+        assert float((moved - hers).norm()) <= 1e-4 * clip
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
@@ -150,6 +159,15 @@ def test_the_engines_group_norm_is_group_norm(layout: torch.memory_format) -> No
     found = torch.autograd.grad((group_norm(given, norm) * upstream.to(CUDA)).sum(), [given, norm.weight, norm.bias])
     for f, w in zip(found, wanted, strict=True):
         assert float((f.double().cpu() - w).norm() / w.norm()) < 1e-5
+
+
+def test_a_film_s_descriptor_does_not_depend_on_who_else_is_encoded(tiny_model: Make, memory_patients: Make) -> None:
+    model, cohort = tiny_model().to(CUDA), memory_patients(21)
+    found = []
+    for chosen in (np.arange(21), np.arange(0, 21, 2), np.arange(3)):
+        cache = FeatureCache(cohort, load_bytes=1 << 20)
+        found.append(cache.encoded(model, chosen, device=CUDA).batch([0, 2]).pixels_BVCHW)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
 def test_noise_made_on_the_gpu_is_normal_and_never_the_same() -> None:

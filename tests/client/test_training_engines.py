@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from client.training import hooks, loop, rows
+from client.training import norm as norm_module
 from client.training.engines import BatchGradient, GradientEngine, PatientLoss, parts, trainable
 from client.training.hooks import OpacusEngine
 from client.training.loop import LoopEngine
 from client.training.norm import group_norm
 from shared_model.cohort.batch import PatientBatch
 from shared_model.errors import PrivacyError
-from shared_model.fusion import FusionModel, patient_loss_B
+from shared_model.fusion import FusionModel, FusionOutput, patient_loss_B
 from shared_model.fusion.config import Fusion
 from shared_model.protocol import Protocol
 
@@ -27,6 +28,7 @@ ENGINES: dict[str, Callable[..., GradientEngine]] = {
     "loop-2-workers": functools.partial(LoopEngine, workers=2), "opacus": OpacusEngine,
 }  # fmt: skip
 engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES.keys())
+conv = rows._conv
 
 
 def loss_of(protocol: Protocol, objective: str = "fusion") -> PatientLoss:
@@ -261,12 +263,37 @@ def test_passes_of_one_size_as_on_a_gpu_change_no_sum(
     """What fills a pass up to its size is computed and dropped."""
     for module in (loop, hooks):
         monkeypatch.setattr(module, "ONE_SIZE", ("cpu",))
-    model, loss = tiny_model().train(), loss_of(small_protocol())
-    for count in (1, 5, 13):
-        batch = patients(count)
+    model, given = tiny_model().train(), loss_of(small_protocol())
+    sizes: dict[int, set[int]] = {}  # of passes, by films a patient; hooks take all four views of everybody
+
+    def loss(output: FusionOutput, batch: PatientBatch) -> Tensor:
+        films = set(batch.view_mask_BV.sum(1).tolist()) if engine is LoopEngine else {4}
+        assert len(films) == 1
+        sizes.setdefault(films.pop(), set()).add(len(batch))
+        return given(output, batch)
+
+    for count in (0, 1, 5, 13):
+        batch = patients(13).select(slice(0, count))
         found = engine().clipped_sum(model, batch, clip=0.05, loss=loss)
         assert found.finite == count
-        assert distance(found.sums, one_at_a_time(model, batch, loss, 0.05)) < 1e-5
+        if count:
+            assert distance(found.sums, one_at_a_time(model, batch, given, 0.05)) < 1e-5
+    checked = {1} if engine is LoopEngine else set()  # whom the engine looks at alone, to compare a group with
+    assert sizes and all(len(found - checked) == 1 for found in sizes.values())
+
+
+def test_the_group_that_is_checked_has_films_and_rows_that_could_be_exchanged(
+    tiny_model: Callable[..., FusionModel], patients: Callable[..., PatientBatch],
+    small_protocol: Callable[..., Protocol], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A fault in convolutions alone, which a woman without films, or one who is alone in her group, cannot show."""
+    monkeypatch.setattr(loop, "ONE_SIZE", ("cpu",))
+    monkeypatch.setattr(rows, "_conv", lambda module, given, gradient, weight, bias: conv(
+        module, given.flip(0), gradient, weight, bias))  # fmt: skip
+    batch = full_bags(patients(7))
+    batch.view_mask_BV[0] = False
+    with pytest.raises(PrivacyError, match="gradients of a group are not those of its patients"):
+        LoopEngine().clipped_sum(tiny_model().train(), batch, clip=0.05, loss=loss_of(small_protocol()))
 
 
 def test_groups_leave_the_model_as_it_was(
@@ -349,8 +376,14 @@ def test_a_convolution_of_all_patients_at_once_as_on_a_gpu_has_each_ones_gradien
 
 @pytest.mark.parametrize("shape", [(3, 8, 40, 30), (2, 16, 33, 35), (1, 8, 5, 7)])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_the_fast_group_norm_is_group_norm(shape: tuple[int, ...], layout: torch.memory_format) -> None:
-    """Against torch's own in float64, forward and backward."""
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_fast_group_norm_is_group_norm(
+    shape: tuple[int, ...], layout: torch.memory_format, gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against torch's own in float64, forward and backward; `gpu`: by the formula that a GPU takes."""
+    if gpu:
+        monkeypatch.setattr(norm_module, "_by_cells", norm_module._whole)
+        layout = torch.contiguous_format
     g = torch.Generator().manual_seed(0)
     norm = nn.GroupNorm(4, shape[1])
     with torch.no_grad():

@@ -123,6 +123,20 @@ def test_descriptors_of_few_encoders_are_kept(tiny_model: Make, memory_patients:
     assert len(cache._kept) == features_module.KEPT
 
 
+def test_as_on_a_gpu_films_are_encoded_in_passes_of_one_size_to_the_same_descriptors(
+    tiny_model: Make, memory_patients: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, cohort, indices = tiny_model(), memory_patients(11), np.arange(11)
+    wanted = FeatureCache(cohort, load_bytes=1 << 16).encoded(model, indices, device=CPU).batch(indices)
+    monkeypatch.setattr(features_module, "ONE_SIZE", ("cpu",))
+    films: set[int] = set()
+    model.encoder.register_forward_hook(lambda module, given, output: films.add(len(given[0])))
+    found = FeatureCache(cohort, load_bytes=1 << 16).encoded(model, indices, device=CPU).batch(indices)
+    assert len(films) == 1 and films.pop() < 44, "more than one pass, all alike"
+    torch.testing.assert_close(found.pixels_BVCHW, wanted.pixels_BVCHW, rtol=1e-5, atol=1e-6)
+    assert bool((found.pixels_BVCHW[~found.view_mask_BV] == 0).all())
+
+
 def test_a_woman_without_films_has_empty_descriptors(tiny_model: Make, memory_patients: Make) -> None:
     cohort = memory_patients(6)
     encoded = FeatureCache(cohort, load_bytes=1 << 30).encoded(tiny_model(), np.arange(6), device=CPU)
