@@ -58,7 +58,7 @@ class RowGradients:
         for parameter in parameters:
             self.columns[parameter] = slice(self.width, self.width + parameter.numel())
             self.width += parameter.numel()
-        self._thread, self._device = threading.local(), parameters[0].device
+        self._thread, self._like = threading.local(), parameters[0].detach()
 
     @property
     def tape(self) -> _Tape:
@@ -67,12 +67,12 @@ class RowGradients:
         return tape
 
     def rows(self, patients: int, films: int, loss: Callable[[], Tensor]) -> Tensor:
-        """float32 [B, P]: each patient's gradient of `loss()`, the sum over `patients` with `films` films each.
+        """[B, P], in the parameters' type: gradients of `loss()`, the sum over `patients` with `films` films each.
 
         Raises:
             PrivacyError: a layer saw rows that are neither patients nor films.
         """
-        tape = self._thread.tape = _Tape(patients, films, torch.zeros(patients, self.width, device=self._device))
+        tape = self._thread.tape = _Tape(patients, films, self._like.new_zeros(patients, self.width))
         try:
             value = loss()
             if value.requires_grad and tape.beginnings:

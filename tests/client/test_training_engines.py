@@ -347,6 +347,28 @@ def test_weights_used_behind_a_layers_back_are_noticed(
         LoopEngine().clipped_sum(model, full_bags(patients(6)), clip=0.1, loss=penalised)
 
 
+@pytest.mark.parametrize("fusion", get_args(Fusion))
+def test_where_float32_cannot_tell_float64_does(
+    fusion: Fusion, tiny_model: Callable[..., FusionModel], patients: Callable[..., PatientBatch],
+    small_protocol: Callable[..., Protocol], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A model that noise threw far off: rows and autograd differ by 1e-2 in float32, and no patient is mistaken."""
+    gaps: list[float | None] = []
+    measure = loop._gap
+    monkeypatch.setattr(loop, "AGREEMENT", {"cpu": 0.0})
+    monkeypatch.setattr(loop, "_gap", lambda *given: gaps.append(measure(*given)) or gaps[-1])
+    model, batch, loss = tiny_model(fusion=fusion).train(), full_bags(patients(7)), loss_of(small_protocol())
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=g))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    LoopEngine().clipped_sum(model, batch, clip=0.1, loss=loss)
+    in_float32, in_float64 = gaps
+    assert in_float32 is not None and in_float64 is not None and in_float64 < 1e-9 < in_float32
+    assert all(p.dtype == torch.float32 and torch.equal(p, before[name]) for name, p in model.state_dict().items())
+
+
 def test_random_layers_and_unknown_ones_go_one_at_a_time(tiny_model: Callable[..., FusionModel]) -> None:
     from client.training.rows import unknown_layers
 
