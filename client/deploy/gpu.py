@@ -13,7 +13,7 @@ from shared_model.doctor.check import Check, amber, green, red
 from shared_model.doctor.machine import GIB
 
 PROBE_S = 120.0  # a first start of CUDA on a busy machine takes up to half a minute
-LEAST_FREE = 8 * GIB  # the full model in the chunks that the trainer takes: 7 GiB, 4 with privacy (`bench --only gpu`)
+LEAST_FREE = 8 * GIB  # the full model in the chunks that the trainer takes: 7 GiB, 4 with privacy and `loop`
 _PROBE = """
 import json, torch
 seen = {"torch": torch.__version__, "cuda": torch.version.cuda, "names": [], "free": [], "error": ""}
